@@ -1,0 +1,50 @@
+"""The repository root is the package `animate_rt`: every folder of Python files below it is a subpackage."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+SUBPACKAGES = ["export", "engines", "runtime", "benchmarks"]
+
+CPU = ["openvino>=2026.0"]
+EXPORT = [
+    "torch>=2.13,<3",
+    "onnx>=1.18",
+    "onnxscript>=0.7",
+    "safetensors>=0.5",
+    "pyyaml>=6",
+]
+TENSORRT_RTX = ["tensorrt-rtx>=1.7"]
+TEST = [
+    *CPU,
+    *EXPORT,
+    *TENSORRT_RTX,
+    "onnxruntime>=1.22",
+    "pytest>=8",
+    "pytest-timeout>=2",
+    "ruff==0.17.5",
+    "mypy==2.4.1",
+    "types-pyyaml",
+]
+
+setup(
+    name="animate-rt",
+    version="0.1.0",
+    description="The optimized inference runtime for Animate Anyone",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    package_dir={"animate_rt": "."},
+    packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
+    package_data={"animate_rt": ["py.typed"]},
+    install_requires=["numpy>=2", "av>=15,<20", "pillow>=11", "tqdm>=4.66"],
+    extras_require={
+        "cpu": CPU,
+        "export": EXPORT,
+        "tensorrt": ["tensorrt>=10.12"],
+        "tensorrt-rtx": TENSORRT_RTX,
+        "test": TEST,
+    },
+    entry_points={"console_scripts": ["animate-rt = animate_rt.__main__:main"]},
+)
