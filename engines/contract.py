@@ -1,0 +1,137 @@
+"""The contract of each graph: names, dtypes and shapes as a function of model, shape bucket and precision.
+
+Exporters produce graphs that keep it, backends check what they load against it, the runtime allocates from
+it. Every shape is static. Shapes below: F frames of a window, H x W pixels, h x w latents, C0 channels at full
+latent resolution. `DENOISING_UNET` returns a guided prediction; `DENOISING_UNET_CONDITIONAL` is the same
+network without the unconditional half, for guidance_scale = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+from ..errors import ConfigError
+from .model import ModelConfig
+
+IMAGE_ENCODER = "image_encoder"
+VAE_ENCODER = "vae_encoder"
+REFERENCE_NET = "reference_net"
+POSE_GUIDER = "pose_guider"
+TIME_EMBEDDING = "time_embedding"
+DENOISING_UNET = "denoising_unet"
+DENOISING_UNET_CONDITIONAL = "denoising_unet_conditional"
+VAE_DECODER = "vae_decoder"
+
+DType = Literal["float32", "float16", "uint8", "int32"]
+ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "uint8": 1, "int32": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShapeBucket:
+    """The one size of video and window that a bundle's engines are built for."""
+
+    width: int  # pixels
+    height: int
+    window: int  # frames the denoising UNet sees at once
+
+    def check(self, model: ModelConfig) -> None:
+        """Raise ConfigError where this model cannot run at this size."""
+        step = model.latent_scale
+        smallest = step * int(2 ** (len(model.unet.widths) - 1))  # one latent left at the lowest level
+        for name, size in (("width", self.width), ("height", self.height)):
+            if size % step or size < smallest:
+                nearest = max(smallest, round(size / step) * step)
+                raise ConfigError(
+                    f"{name}: expected a multiple of {step} of at least {smallest}, found {size}; "
+                    f"the nearest is {nearest}"
+                )
+        if not 1 <= self.window <= model.motion.max_frames:
+            raise ConfigError(
+                f"window: expected 1 to {model.motion.max_frames} frames (the length of the weights' "
+                f"positional encoding), found {self.window}"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and static shape of one input or output."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """Inputs and outputs of one graph, in the order of the graph."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str, Contract]:
+    """Contract of every graph, by name. `dtype` is that of features and cached keys and values; latents,
+    predictions and the guidance scale are float32 whatever it is."""
+    bucket.check(model)
+    unet, frames = model.unet, bucket.window
+    height, width = bucket.height, bucket.width
+    h, w = height // model.latent_scale, width // model.latent_scale
+    encoder = model.image_encoder
+
+    def image(name: str, height: int, width: int) -> TensorSpec:
+        return TensorSpec(name, "uint8", (1, height, width, 3))
+
+    def latents(name: str, frames: int) -> TensorSpec:
+        return TensorSpec(name, "float32", (frames, unet.latent_channels, h, w))
+
+    def pose_features(frames: int) -> TensorSpec:
+        return TensorSpec("pose_features", dtype, (frames, unet.widths[0], h, w))
+
+    embeds = TensorSpec("image_embeds", dtype, (1, encoder.projection_dim))
+    time_row = TensorSpec("time_row", dtype, (1, sum(model.resnet_widths())))
+    reference = reference_specs(model, h, w, dtype)
+    conditional = (
+        latents("latents", frames),
+        TensorSpec("num_frames", "int32", (1,)),  # frames past the first num_frames are padding
+        time_row,
+        pose_features(frames),
+        *reference,
+    )
+    guidance_scale = TensorSpec("guidance_scale", "float32", (1,))
+    prediction = (latents("prediction", frames),)
+    side = encoder.image_size
+    return {
+        IMAGE_ENCODER: Contract((image("image", side, side),), (embeds,)),
+        VAE_ENCODER: Contract((image("image", height, width),), (latents("latents", 1),)),
+        REFERENCE_NET: Contract((latents("latents", 1), embeds), reference),
+        POSE_GUIDER: Contract((image("frame", height, width),), (pose_features(1),)),
+        TIME_EMBEDDING: Contract((TensorSpec("timestep", "float32", (1,)),), (time_row,)),
+        DENOISING_UNET: Contract((*conditional, guidance_scale), prediction),
+        DENOISING_UNET_CONDITIONAL: Contract(conditional, prediction),
+        VAE_DECODER: Contract((latents("latents", 1),), (image("frame", height, width),)),
+    }
+
+
+def reference_specs(model: ModelConfig, h: int, w: int, dtype: DType) -> tuple[TensorSpec, ...]:
+    """key_i, value_i (1, heads, tokens, head width) and cross_i (1, C) of each spatial attention block."""
+    specs = []
+    for i, block in enumerate(model.spatial_attentions()):
+        tokens = halved(h, block.level) * halved(w, block.level)
+        keys = (1, block.heads, tokens, block.width // block.heads)
+        specs += [
+            TensorSpec(f"key_{i}", dtype, keys),
+            TensorSpec(f"value_{i}", dtype, keys),
+            TensorSpec(f"cross_{i}", dtype, (1, block.width)),
+        ]
+    return tuple(specs)
+
+
+def halved(size: int, times: int) -> int:
+    """Length of a side after `times` stride-2 convolutions with padding 1."""
+    return -(-size // 2**times)

@@ -1,0 +1,135 @@
+"""A checkpoint directory in the public layout (SPEC.md 1), loaded into the six networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..engines.model import ModelConfig
+from ..errors import CheckpointError, InputMissing
+from .image_encoder import ImageEncoder
+from .motion import positions
+from .pose_guider import PoseGuider
+from .settings import model_config
+from .unet import DenoisingUNet, ReferenceNet
+from .vae import VAE
+from .weights import WrongWeights, assign, find_weights, read_weights, sha256_of
+
+# Places of the public layouts, Moore-AnimateAnyone's first and MusePose's after it.
+NETWORKS = (".", "MusePose")
+UNET = ("stable-diffusion-v1-5/unet", "sd-image-variations-diffusers/unet")
+VAE_FOLDER = ("sd-vae-ft-mse",)
+IMAGE_ENCODER = ("image_encoder", "sd-image-variations-diffusers/image_encoder")
+
+REFERENCE_HEAD = ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The networks with their weights, and where these came from."""
+
+    config: ModelConfig
+    denoising_unet: DenoisingUNet
+    reference_net: ReferenceNet
+    pose_guider: PoseGuider
+    vae: VAE
+    image_encoder: ImageEncoder
+    weights: Mapping[str, str]  # SHA-256 of each weight file
+
+
+def load_checkpoint(
+    folder: str | Path, inference_config: str | Path | None = None, dtype: torch.dtype = torch.float32
+) -> Checkpoint:
+    """Read a checkpoint directory; widths, heads, layers, pose channels and the length of the positional
+    encoding come from its configs and weights.
+
+    Raises CheckpointError if a file is missing or broken, a setting is not supported, or keys or shapes are
+    not exactly those of the networks.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputMissing(f"{folder}: expected a checkpoint directory, found none")
+    networks = locate(folder, NETWORKS, "denoising_unet.*")
+    unet_folder = locate(folder, UNET, "config.json")
+    vae_folder = locate(folder, VAE_FOLDER, "config.json")
+    clip_folder = locate(folder, IMAGE_ENCODER, "config.json")
+    files = {
+        "denoising_unet": find_weights(networks, "denoising_unet"),
+        "motion_module": find_weights(networks, "motion_module"),
+        "reference_unet": find_weights(networks, "reference_unet"),
+        "pose_guider": find_weights(networks, "pose_guider"),
+        "vae": find_weights(vae_folder, "diffusion_pytorch_model"),
+        "image_encoder": find_weights(clip_folder, "pytorch_model", "model"),
+    }
+    states = {name: read_weights(path) for name, path in files.items()}
+    config = model_config(
+        unet_folder / "config.json",
+        vae_folder / "config.json",
+        clip_folder / "config.json",
+        Path(inference_config) if inference_config is not None else None,
+        pose_channels=pose_channels(states["pose_guider"], files["pose_guider"]),
+        max_frames=encoded_frames(states["motion_module"]),
+    )
+    with torch.device("meta"):
+        checkpoint = Checkpoint(
+            config,
+            DenoisingUNet(config),
+            ReferenceNet(config),
+            PoseGuider(config.pose_channels, config.unet.widths[0]),
+            VAE(config.vae),
+            ImageEncoder(config.image_encoder),
+            sha256_of(files.values(), folder),
+        )
+    motion = {key: value for key, value in states["motion_module"].items() if not key.endswith(".pe")}
+    encodings = positional_encodings(checkpoint.denoising_unet)
+    denoising = {**states["denoising_unet"], **motion, **encodings}
+    reference = {key: value for key, value in states["reference_unet"].items() if key not in REFERENCE_HEAD}
+    names = {name: path.name for name, path in files.items()}
+    assign(
+        checkpoint.denoising_unet,
+        denoising,
+        dtype,
+        f"{names['denoising_unet']} with {names['motion_module']}",
+    )
+    assign(checkpoint.reference_net, reference, dtype, names["reference_unet"])
+    assign(checkpoint.pose_guider, states["pose_guider"], dtype, names["pose_guider"])
+    assign(checkpoint.vae, states["vae"], dtype, names["vae"])
+    assign(checkpoint.image_encoder, states["image_encoder"], dtype, names["image_encoder"])
+    return checkpoint
+
+
+def locate(folder: Path, places: tuple[str, ...], pattern: str) -> Path:
+    """The first of `places` that holds a file like `pattern`."""
+    for place in places:
+        if any((folder / place).glob(pattern)):
+            return folder / place
+    raise CheckpointError(f"{folder}: expected {Path(places[0]) / pattern}, found no such file")
+
+
+def pose_channels(state: Mapping[str, Tensor], path: Path) -> tuple[int, ...]:
+    """Widths of the Pose Guider: its first convolution's and each halving one's."""
+    halving = [f"blocks.{i}.weight" for i in range(1, len(state), 2) if f"blocks.{i}.weight" in state]
+    if missing := [key for key in ("conv_in.weight", "conv_out.weight") if key not in state]:
+        raise WrongWeights(path.name, missing, [], [])
+    return tuple(state[key].shape[0] for key in ("conv_in.weight", *halving))
+
+
+def encoded_frames(motion: Mapping[str, Tensor]) -> int | None:
+    """Length of the positional encoding in the motion weights."""
+    lengths = {value.shape[1] for key, value in motion.items() if key.endswith(".pe") and value.dim() == 3}
+    if len(lengths) > 1:
+        raise CheckpointError(f"motion_module: expected pe of one length, found {sorted(lengths)}")
+    return lengths.pop() if lengths else None
+
+
+def positional_encodings(network: DenoisingUNet) -> dict[str, Tensor]:
+    """Exact tables in place of stored, possibly rounded or absent ones."""
+    return {
+        key: positions(table.shape[1], table.shape[2])
+        for key, table in network.state_dict().items()
+        if key.endswith(".pe")
+    }

@@ -1,0 +1,111 @@
+"""The graphs of a bundle as torch modules: tensors in and out exactly as engines/contract.py has them.
+
+Pixels cross the boundary as uint8 NHWC; scaling, normalisation, clamping and rounding happen in here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..engines import contract
+from .checkpoint import Checkpoint
+from .unet import DenoisingUNet, Reference, ReferenceNet
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def graph_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
+    """Every graph by its name in the contract; they share the checkpoint's weights."""
+    unet = checkpoint.denoising_unet
+    return {
+        contract.IMAGE_ENCODER: ImageEncoderGraph(checkpoint.image_encoder),
+        contract.VAE_ENCODER: VAEEncoderGraph(checkpoint.vae),
+        contract.REFERENCE_NET: ReferenceNetGraph(checkpoint.reference_net, unet),
+        contract.POSE_GUIDER: PoseGuiderGraph(checkpoint.pose_guider),
+        contract.TIME_EMBEDDING: TimeEmbeddingGraph(unet),
+        contract.DENOISING_UNET: DenoisingUNetGraph(unet),
+        contract.DENOISING_UNET_CONDITIONAL: ConditionalUNetGraph(unet),
+        contract.VAE_DECODER: VAEDecoderGraph(checkpoint.vae),
+    }
+
+
+class Graph(nn.Module):
+    """A network behind the edges of one graph."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+        self.dtype = next(network.parameters()).dtype
+
+
+class ImageEncoderGraph(Graph):
+    def forward(self, image: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        return self.network(((pixels(image) / 255 - mean) / std).to(self.dtype))
+
+
+class VAEEncoderGraph(Graph):
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network.encode((pixels(image) / 255 * 2 - 1).to(self.dtype))
+
+
+class ReferenceNetGraph(nn.Module):
+    """ReferenceNet, and the denoising UNet's projections of what it finds."""
+
+    def __init__(self, reference_net: ReferenceNet, denoising_unet: DenoisingUNet):
+        super().__init__()
+        self.reference_net, self.denoising_unet = reference_net, denoising_unet
+
+    def forward(self, latents: Tensor, image_embeds: Tensor) -> tuple[Tensor, ...]:
+        features = self.reference_net(latents, image_embeds)
+        reference = self.denoising_unet.project_reference(features, image_embeds)
+        return tuple(tensor for block in reference for tensor in block)
+
+
+class PoseGuiderGraph(Graph):
+    def forward(self, frame: Tensor) -> Tensor:
+        return self.network((pixels(frame) / 255).to(self.dtype))
+
+
+class TimeEmbeddingGraph(Graph):
+    def forward(self, timestep: Tensor) -> Tensor:
+        return self.network.time_row(timestep)
+
+
+class ConditionalUNetGraph(Graph):
+    def forward(
+        self, latents: Tensor, num_frames: Tensor, time_row: Tensor, pose_features: Tensor, *reference: Tensor
+    ) -> Tensor:
+        return self.network(latents, num_frames, time_row, pose_features, by_block(reference))
+
+
+class DenoisingUNetGraph(Graph):
+    def forward(
+        self,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        *reference_and_scale: Tensor,
+    ) -> Tensor:
+        *reference, guidance_scale = reference_and_scale
+        blocks = by_block(tuple(reference))
+        return self.network(latents, num_frames, time_row, pose_features, blocks, guidance_scale)
+
+
+class VAEDecoderGraph(Graph):
+    def forward(self, latents: Tensor) -> Tensor:
+        decoded = self.network.decode(latents).float()
+        frames = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
+        return frames.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def pixels(image: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W), still 0 to 255"""
+    return image.permute(0, 3, 1, 2).float()
+
+
+def by_block(tensors: tuple[Tensor, ...]) -> list[Reference]:
+    return [Reference(*tensors[i : i + 3]) for i in range(0, len(tensors), 3)]
