@@ -1,0 +1,47 @@
+"""animate-rt: the optimized inference runtime for Animate Anyone.
+
+    from animate_rt import Animator
+
+    with Animator.load("bundle") as animator:
+        for frame in animator.animate("reference.png", "pose.mp4"):  # uint8 (H, W, 3)
+            ...
+
+Bundles are made by `animate-rt build`, or by `animate_rt.export.build_bundle`, which needs torch.
+"""
+
+from .errors import (
+    AnimateError,
+    BuildError,
+    BundleCorrupt,
+    BundleError,
+    BundleMismatch,
+    Cancelled,
+    CheckpointError,
+    ConfigError,
+    DeviceError,
+    InputError,
+    InputMissing,
+    OutOfMemory,
+    OutputError,
+    Rejected,
+)
+from .runtime.animator import Animator, Progress
+
+__all__ = [
+    "AnimateError",
+    "Animator",
+    "BuildError",
+    "BundleCorrupt",
+    "BundleError",
+    "BundleMismatch",
+    "Cancelled",
+    "CheckpointError",
+    "ConfigError",
+    "DeviceError",
+    "InputError",
+    "InputMissing",
+    "OutOfMemory",
+    "OutputError",
+    "Progress",
+    "Rejected",
+]

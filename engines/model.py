@@ -7,11 +7,8 @@ checkpoint's business (export/checkpoint.py).
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from ..errors import ConfigError
 
@@ -134,42 +131,3 @@ class ModelConfig:
         down = [width for width in widths for _ in range(layers)]
         up = [width for width in reversed(widths) for _ in range(layers + 1)]
         return [*down, widths[-1], widths[-1], *up]
-
-    def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, document: dict[str, Any]) -> ModelConfig:
-        """Inverse of `to_json`; raises ConfigError where a field is missing, unknown or of the wrong type."""
-        return typing.cast(ModelConfig, from_json(cls, document, "model"))
-
-
-def from_json(kind: Any, value: Any, where: str) -> Any:
-    """`value`, as json.loads made it, as the type `kind`: dataclasses, tuples, literals and numbers."""
-    if dataclasses.is_dataclass(kind):
-        fields = typing.get_type_hints(kind)
-        if not isinstance(value, dict) or value.keys() - fields.keys():
-            raise ConfigError(f"{where}: expected the fields {', '.join(fields)}, found {value!r}")
-        required = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
-        if required - value.keys():
-            raise ConfigError(f"{where}: missing {', '.join(sorted(required - value.keys()))}")
-        parts = {name: from_json(fields[name], part, f"{where}.{name}") for name, part in value.items()}
-        return kind(**parts)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is tuple and isinstance(value, list):
-        inner = arguments[0]
-        return tuple(from_json(inner, part, f"{where}[{i}]") for i, part in enumerate(value))
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise ConfigError(f"{where}: expected one of {', '.join(map(str, arguments))}, found {value!r}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        (kind,) = (argument for argument in arguments if argument is not type(None))
-        return from_json(kind, value, where)
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if type(value) is kind:
-        return value
-    raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {value!r}")

@@ -104,7 +104,7 @@ class VAEDecoderGraph(Graph):
 
 def pixels(image: Tensor) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W), still 0 to 255"""
-    return image.permute(0, 3, 1, 2).float()
+    return image.float().permute(0, 3, 1, 2)  # in this order: TensorRT takes uint8 to casts only
 
 
 def by_block(tensors: tuple[Tensor, ...]) -> list[Reference]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from ..engines.document import from_json
 from ..engines.model import (
     Activation,
     ImageEncoderConfig,
@@ -21,7 +22,6 @@ from ..engines.model import (
     NoiseConfig,
     UNetConfig,
     VAEConfig,
-    from_json,
 )
 from ..errors import CheckpointError, ConfigError
 
@@ -69,7 +69,9 @@ class Settings:
                 f"{path}: expected a config file, cannot read it: {error.strerror}"
             ) from error
         except (ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(f"{path}: expected {path.suffix[1:]}, cannot parse it: {one_line(error)}") from error
+            raise CheckpointError(
+                f"{path}: expected {path.suffix[1:]}, cannot parse it: {one_line(error)}"
+            ) from error
 
     def part(self, key: str) -> Settings:
         return Settings(self.values.get(key, {}), f"{self.source}: {key}")
@@ -112,7 +114,12 @@ def unet_config(settings: Settings) -> UNetConfig:
     widths = settings.get(tuple[int, ...], "block_out_channels")
     down = settings.get(tuple[str, ...], "down_block_types")
     up = settings.get(tuple[str, ...], "up_block_types")
-    kinds = {"CrossAttnDownBlock2D": True, "DownBlock2D": False, "CrossAttnUpBlock2D": True, "UpBlock2D": False}
+    kinds = {
+        "CrossAttnDownBlock2D": True,
+        "DownBlock2D": False,
+        "CrossAttnUpBlock2D": True,
+        "UpBlock2D": False,
+    }
     attention = tuple(kinds.get(kind) for kind in down)
     mirrored = tuple(kinds.get(kind) for kind in reversed(up))
     if None in attention or attention != mirrored or len(attention) != len(widths):
@@ -216,12 +223,19 @@ def noise_config(settings: Settings) -> NoiseConfig:
 
 
 def model_config(
-    unet: Path, vae: Path, image_encoder: Path, inference: Path | None, *, pose_channels: tuple[int, ...],
+    unet: Path,
+    vae: Path,
+    image_encoder: Path,
+    inference: Path | None,
+    *,
+    pose_channels: tuple[int, ...],
     max_frames: int | None,
 ) -> ModelConfig:
     """All networks, from the config files of the public layout. Without `inference`, the public v2 settings."""
     if inference is None:
-        public = Settings({"unet_additional_kwargs": V2_MOTION, "noise_scheduler_kwargs": V2_NOISE}, "v2 settings")
+        public = Settings(
+            {"unet_additional_kwargs": V2_MOTION, "noise_scheduler_kwargs": V2_NOISE}, "v2 settings"
+        )
     else:
         public = Settings.read(inference)
     unet_ = unet_config(Settings.read(unet))

@@ -27,10 +27,16 @@ class WrongWeights(CheckpointError):
         self.missing, self.unexpected, self.misshapen = missing, unexpected, misshapen
         parts = [
             f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}" + (", ..." if len(keys) > SHOWN else "")
-            for kind, keys in (("missing", missing), ("unexpected", unexpected), ("of wrong shape", misshapen))
+            for kind, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of wrong shape", misshapen),
+            )
             if keys
         ]
-        super().__init__(f"{name}: expected exactly the keys and shapes of the configs, found {'; '.join(parts)}")
+        super().__init__(
+            f"{name}: expected exactly the keys and shapes of the configs, found {'; '.join(parts)}"
+        )
 
 
 def find_weights(folder: Path, *stems: str) -> Path:

@@ -1,0 +1,217 @@
+"""A bundle: one directory with everything a clip needs, and a manifest that vouches for every byte of it.
+
+    manifest.json       what was built from what, for what, and the SHA-256 of every file
+    graphs/<graph>.onnx opset 23; the weights of all graphs in graphs/weights.bin
+    engines/<graph>.*   compiled plans, where the backend compiles ahead of time
+
+A bundle appears under its name complete or not at all. Opening it verifies every file first; that a file is
+there proves nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
+from .contract import Contract, DType, ShapeBucket, contracts
+from .document import from_json
+from .model import ModelConfig
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+
+Backend = Literal["openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "fp16"]
+# What a backend computes in; the first is its default. bf16 is OpenVINO's own: its graphs stay float32.
+PRECISIONS: dict[Backend, tuple[Precision, ...]] = {"openvino": ("fp32", "bf16"), "tensorrt": ("fp16",)}
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a bundle is; `files` and `digest` are filled in when it is sealed."""
+
+    schema: int = SCHEMA
+    model: ModelConfig
+    bucket: ShapeBucket
+    backend: Backend
+    backend_version: str
+    compute_capabilities: tuple[str, ...]
+    precision: Precision
+    weights: dict[str, str]  # SHA-256 of each weight file of the checkpoint
+    graphs: dict[str, Contract]
+    files: dict[str, File] = dataclasses.field(default_factory=dict)
+
+    @property
+    def rebuild_command(self) -> str:
+        bucket = self.bucket
+        return (
+            f"animate-rt build CHECKPOINT BUNDLE --width {bucket.width} --height {bucket.height} "
+            f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A verified bundle on disk."""
+
+    path: Path
+    manifest: Manifest
+    digest: str  # of the manifest, and so of everything in the bundle
+
+    def graph(self, name: str) -> Path:
+        return self.path / "graphs" / f"{name}.onnx"
+
+
+def open_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Verify a bundle, every byte of it, and return it.
+
+    Raises InputMissing if there is none, BundleCorrupt if a file is missing or not what was built,
+    BundleMismatch if another version of animate-rt built it.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputMissing(f"{path}: expected a bundle directory, found none; make one with animate-rt build")
+    document = read_manifest(path / MANIFEST)
+    digest = document.pop("digest")
+    if document.get("schema") != SCHEMA:
+        raise BundleMismatch(
+            f"{path}: expected a bundle of schema {SCHEMA}, found {document.get('schema')}; "
+            "build it again with this version: animate-rt build --help"
+        )
+    try:
+        manifest: Manifest = from_json(Manifest, document, "manifest")
+        expected = contracts(manifest.model, manifest.bucket, graph_dtype(manifest.precision))
+    except ConfigError as error:
+        raise BundleMismatch(f"{path}: this version cannot use it: {error}; build it again") from error
+    verify_files(path, manifest.files)
+    if manifest.graphs != expected:
+        names = sorted(name for name in expected if manifest.graphs.get(name) != expected[name])
+        raise BundleMismatch(
+            f"{path}: expected the inputs and outputs of this version, found others for {', '.join(names)}; "
+            f"build it again: {manifest.rebuild_command}"
+        )
+    return Bundle(path, manifest, digest)
+
+
+@contextmanager
+def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place at the end, if nothing went wrong before.
+
+    The body puts files into it and ends with `seal`. An existing bundle is replaced; anything else that is in
+    the way is an OutputError before the body begins.
+    """
+    path = Path(path)
+    if path.exists() and not replaceable(path):
+        raise OutputError(f"{path}: expected a new name or an existing bundle, found something else there")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write here: {error.strerror}") from error
+    try:
+        folder.chmod(0o755)  # mkdtemp's own mode would lock out everyone else
+        yield folder
+        replace_folder(folder, path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest over all files of the folder; the last thing before the bundle takes its name."""
+    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    files = {name: describe(folder / name) for name in names}
+    document = dataclasses.asdict(dataclasses.replace(manifest, files=files))
+    document["digest"] = digest_of(document)
+    (folder / MANIFEST).write_bytes(canonical(document))
+
+
+def graph_dtype(precision: Precision) -> DType:
+    """What features, keys and values are passed as between the graphs."""
+    return "float16" if precision == "fp16" else "float32"
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest's document, if its bytes are exactly those that `seal` wrote."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path.parent}: expected a bundle, cannot read {path.name}: {error.strerror}"
+        ) from error
+    try:
+        document = json.loads(content)
+        rest = {key: value for key, value in document.items() if key != "digest"}
+        intact = content == canonical(document) and document["digest"] == digest_of(rest)
+    except (ValueError, AttributeError, KeyError):
+        intact = False
+    if not intact:
+        raise BundleCorrupt(
+            f"{path}: expected the bytes that were built, found others; build the bundle again"
+        )
+    assert isinstance(document, dict)
+    return document
+
+
+def verify_files(path: Path, files: dict[str, File]) -> None:
+    def damage(name: str) -> str | None:
+        try:
+            found = describe(path / name)
+        except OSError as error:
+            return f"{name}: {error.strerror}"
+        if found != files[name]:
+            return f"{name}: expected SHA-256 {files[name].sha256[:12]}, found {found.sha256[:12]}"
+        return None
+
+    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
+        damaged = [line for line in pool.map(damage, files) if line]
+    if damaged:
+        raise BundleCorrupt(f"{path}: {'; '.join(damaged)}; build the bundle again, or copy it again")
+
+
+def describe(path: Path) -> File:
+    with path.open("rb") as file:
+        return File(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
+
+
+def canonical(document: dict[str, Any]) -> bytes:
+    """The one spelling of a manifest, so that not even its white space can change unnoticed."""
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def digest_of(document: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical(document)).hexdigest()
+
+
+def replaceable(path: Path) -> bool:
+    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+
+
+def replace_folder(new: Path, path: Path) -> None:
+    """Put `new` in the place of `path`. A directory cannot be replaced in one step: for an instant there is
+    none, never a mixture."""
+    if path.exists():
+        old = new.with_name(new.name + ".old")
+        path.rename(old)
+        new.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        new.rename(path)

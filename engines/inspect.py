@@ -1,0 +1,65 @@
+"""What a bundle is, for people: one table of its settings and one of its graphs."""
+
+from __future__ import annotations
+
+from .bundle import Bundle, Manifest
+from .contract import TensorSpec
+
+
+def report(bundle: Bundle) -> str:
+    """Several lines of text about a verified bundle."""
+    manifest = bundle.manifest
+    width = max(len(name) for name, _ in settings(bundle))
+    lines = [f"{name:<{width}}  {value}" for name, value in settings(bundle)]
+    return "\n".join([*lines, "", *graph_table(manifest)])
+
+
+def settings(bundle: Bundle) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    model, bucket = manifest.model, manifest.bucket
+    size = sum(file.num_bytes for file in manifest.files.values())
+    unet, motion, noise = model.unet, model.motion, model.noise
+    return [
+        ("bundle", f"{bundle.path}  ({size / 1e6:.1f} MB in {len(manifest.files)} files, all verified)"),
+        ("digest", bundle.digest),
+        ("backend", f"{manifest.backend}, built with {manifest.backend_version}"),
+        ("precision", manifest.precision),
+        *([("devices", ", ".join(manifest.compute_capabilities))] if manifest.compute_capabilities else []),
+        ("size", f"{bucket.width}x{bucket.height} pixels, window of {bucket.window} frames"),
+        (
+            "denoising UNet",
+            f"widths {join(unet.widths)}, heads {join(unet.heads)}, {unet.layers_per_block} layers per block",
+        ),
+        ("motion modules", f"{motion.heads} heads, windows of up to {motion.max_frames} frames"),
+        ("VAE", f"widths {join(model.vae.widths)}"),
+        (
+            "noise schedule",
+            f"{noise.beta_schedule}, {noise.prediction_type}, {noise.timestep_spacing} spacing"
+            f"{', zero terminal SNR' if noise.rescale_betas_zero_snr else ''}",
+        ),
+        *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
+    ]
+
+
+def graph_table(manifest: Manifest) -> list[str]:
+    """Every graph with its inputs and outputs; the reference's tensors in one line."""
+    lines = []
+    for name, contract in manifest.graphs.items():
+        file = manifest.files[f"graphs/{name}.onnx"]
+        lines.append(f"{name}  ({file.num_bytes / 1e3:.0f} kB)")
+        lines += [f"  in   {line}" for line in specs(contract.inputs)]
+        lines += [f"  out  {line}" for line in specs(contract.outputs)]
+    return lines
+
+
+def specs(tensors: tuple[TensorSpec, ...]) -> list[str]:
+    reference = [t for t in tensors if t.name.startswith(("key_", "value_", "cross_"))]
+    lines = [f"{t.name} {t.dtype} {join(t.shape, 'x')}" for t in tensors if t not in reference]
+    if reference:
+        size = sum(tensor.num_bytes for tensor in reference)
+        lines.append(f"key_*, value_*, cross_* of {len(reference) // 3} blocks ({size / 1e6:.1f} MB)")
+    return lines
+
+
+def join(values: tuple[int, ...], separator: str = ", ") -> str:
+    return separator.join(map(str, values))

@@ -1,0 +1,89 @@
+"""Graphs on the CPU through OpenVINO, which reads the bundle's ONNX files and compiles them when loaded."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from typing import Any
+
+from ..errors import DeviceError, OutOfMemory
+from .bundle import Bundle, Precision
+from .contract import TensorSpec
+from .engine import Buffer, check_binding
+
+INSTALL = "pip install 'animate-rt[cpu]'"
+
+
+def version() -> str:
+    try:
+        return f"openvino {metadata.version('openvino')}"
+    except metadata.PackageNotFoundError:
+        raise DeviceError(f"backend openvino: expected the package openvino, found none; {INSTALL}") from None
+
+
+class OpenVINOEngine:
+    """One compiled graph. Inputs and outputs are float32 even where it computes in bfloat16."""
+
+    def __init__(self, bundle: Bundle, graph: str):
+        version()
+        import openvino as ov
+
+        self.contract = bundle.manifest.graphs[graph]
+        self.runs = 0
+        core = ov.Core()
+        try:
+            model = core.read_model(bundle.graph(graph))
+            self.compiled = core.compile_model(model, "CPU", options(core, bundle.manifest.precision))
+        except MemoryError as error:
+            raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
+        except RuntimeError as error:
+            raise DeviceError(
+                f"{graph}: openvino cannot compile it: {' '.join(str(error).split())}"
+            ) from error
+
+    def context(self) -> OpenVINOContext:
+        return OpenVINOContext(self)
+
+
+class OpenVINOContext:
+    """An infer request bound to the caller's buffers; nothing is copied on the way in or out."""
+
+    def __init__(self, engine: OpenVINOEngine):
+        self.engine = engine
+        self.request = engine.compiled.create_infer_request()
+        contract = engine.contract
+        self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in contract.inputs}
+        self.specs = {**self.inputs, **{spec.name: spec for spec in contract.outputs}}
+        self.buffers: dict[str, Buffer] = {}  # keeps alive what the request points into
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        import openvino as ov
+
+        if self.buffers.get(name) is buffer:
+            return
+        check_binding(self.specs[name], buffer)
+        self.request.set_tensor(name, ov.Tensor(buffer, shared_memory=True))
+        self.buffers[name] = buffer
+
+    def run(self) -> None:
+        missing = self.specs.keys() - self.buffers.keys()
+        assert not missing, f"not bound: {sorted(missing)}"
+        try:
+            self.request.infer()
+        except RuntimeError as error:
+            raise DeviceError(f"openvino failed: {' '.join(str(error).split())}") from error
+        self.engine.runs += 1
+
+
+def options(core: Any, precision: Precision) -> dict[str, Any]:
+    """Exactly the precision asked for: left to itself OpenVINO picks bfloat16 where the CPU has it."""
+    import openvino as ov
+    from openvino import properties
+
+    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise DeviceError(
+            "expected a CPU that computes in bfloat16, found none; build the bundle with --precision fp32"
+        )
+    return {
+        properties.hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
+        properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
+    }

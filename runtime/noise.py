@@ -1,0 +1,48 @@
+"""The noise a clip starts from: drawn per frame from a seed, or given as a file."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError, InputMissing
+
+Shape = tuple[int, int, int]  # (4, h, w)
+
+
+def seeded_noise(seed: int, num_frames: int, shape: Shape) -> NDArray[Any]:
+    """(num_frames, 4, h, w) float32. A frame's noise depends on the seed and its index alone, so a clip keeps
+    its beginning when it is made longer."""
+    frames = [np.random.default_rng((seed, frame)) for frame in range(num_frames)]
+    return np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in frames])
+
+
+def read_noise(path: str | os.PathLike[str]) -> NDArray[Any]:
+    """A .npy file of shape (1, 4, frames, h, w), the public layout, as (frames, 4, h, w) float32."""
+    path = Path(path)
+    if not path.exists():
+        raise InputMissing(f"{path}: expected a .npy file of noise, found none")
+    try:
+        noise = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected a .npy file of noise, cannot read it: {error}") from error
+    if not isinstance(noise, np.ndarray) or noise.ndim != 5 or noise.shape[0] != 1 or noise.dtype.kind != "f":
+        found = f"{noise.dtype} {noise.shape}" if isinstance(noise, np.ndarray) else type(noise).__name__
+        raise InputError(f"{path}: expected floating point noise (1, 4, frames, h, w), found {found}")
+    if not np.isfinite(noise).all():
+        raise InputError(f"{path}: expected finite noise, found NaN or infinity")
+    return np.ascontiguousarray(noise[0].swapaxes(0, 1), dtype=np.float32)
+
+
+def check_noise(noise: NDArray[Any], num_frames: int, shape: Shape) -> None:
+    if noise.shape != (num_frames, *shape):
+        channels, h, w = shape
+        found = f"({noise.shape[1]}, {noise.shape[0]}, {noise.shape[2]}, {noise.shape[3]})"
+        raise InputError(
+            f"initial noise: expected (1, {channels}, {num_frames}, {h}, {w}) for {num_frames} pose frames and "
+            f"this bundle's size, found (1, {found[1:]}"
+        )

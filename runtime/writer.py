@@ -1,0 +1,154 @@
+"""Frames out: an H.264 mp4 or a directory of PNGs, encoded in a thread of its own while rendering goes on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from queue import Queue
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from ..errors import ConfigError, OutputError
+from .picture import Frame, atomic, unwritable, write_png
+
+QUEUE_FRAMES = 8  # rides out an encoder that is uneven; one that is too slow, a longer queue would only hide
+BT709 = 1  # the same number in all of H.264's colour tables
+
+
+@contextmanager
+def open_writer(
+    path: str | os.PathLike[str], width: int, height: int, frame_rate: Fraction
+) -> Iterator[FrameWriter]:
+    """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
+
+    What was written appears under its name when the block ends well; otherwise `path` stays as it was.
+    """
+    target = Path(os.path.realpath(path))
+    suffix = target.suffix.lower()
+    if suffix not in (".mp4", ""):
+        raise ConfigError(
+            f"cannot write {suffix} files: choose a name in .mp4, or one without suffix for PNGs"
+        )
+    if not target.parent.is_dir():
+        raise OutputError(f"there is no directory {target.parent} to write {target.name} in: create it first")
+    create: Callable[[Path], None]
+    encode: Callable[[Path, Iterator[Frame]], None]
+    if suffix:
+        _check_mp4(target, width, height)
+        create, encode = Path.touch, partial(_encode_mp4, width, height, frame_rate)
+    else:
+        _check_directory(target)
+        create, encode = Path.mkdir, _encode_pngs
+    with atomic(target) as temporary:
+        try:
+            create(temporary)
+        except OSError as error:
+            raise unwritable(target, error) from error
+        with FrameWriter(target, (height, width, 3), partial(encode, temporary)) as writer:
+            yield writer
+
+
+class FrameWriter:
+    """Passes frames on to an encoder that runs in a thread of its own."""
+
+    def __init__(
+        self, path: Path, shape: tuple[int, int, int], encode: Callable[[Iterator[Frame]], None]
+    ) -> None:
+        self.num_frames = 0
+        self._path = path
+        self._shape = shape
+        self._queue: Queue[Frame | None] = Queue(QUEUE_FRAMES)
+        self._failure: Exception | None = None
+        # A daemon, for programs that die without leaving the `with`; leaving it waits for the thread.
+        self._thread = Thread(target=self._run, args=(encode,), name="animate-rt writer", daemon=True)
+
+    def write(self, frame: Frame) -> None:
+        """Queue a copy of `frame`, uint8 (height, width, 3); waits while the queue is full."""
+        self._raise_failure()
+        if frame.dtype != np.uint8 or frame.shape != self._shape:
+            raise OutputError(
+                f"expected frames of uint8 {self._shape} for {self._path}, found {frame.dtype} {frame.shape}"
+            )
+        self._queue.put(frame.copy())
+        self.num_frames += 1
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if kind is not None:
+            return
+        if self.num_frames == 0:
+            raise OutputError(f"nothing to write to {self._path}: expected at least one frame")
+        self._raise_failure()
+
+    def _run(self, encode: Callable[[Iterator[Frame]], None]) -> None:
+        frames = self._queued()
+        try:
+            encode(frames)
+        except Exception as error:
+            self._failure = error
+            for _ in frames:  # or a full queue would hold up write() for ever
+                pass
+
+    def _queued(self) -> Iterator[Frame]:
+        while (frame := self._queue.get()) is not None:
+            yield frame
+
+    def _raise_failure(self) -> None:
+        if isinstance(self._failure, OutputError):
+            raise self._failure
+        if self._failure is not None:
+            raise unwritable(self._path, self._failure) from self._failure
+
+
+def _check_mp4(path: Path, width: int, height: int) -> None:
+    if path.is_dir():
+        raise OutputError(f"{path} is a directory: choose another name for the mp4")
+    if width % 2 or height % 2:
+        raise OutputError(
+            f"an mp4 needs even sides, found {width}x{height}: change the size, or write a directory of PNGs"
+        )
+
+
+def _check_directory(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file: choose another name for the directory of PNGs")
+    if path.is_dir() and any(path.iterdir()):
+        raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or remove it")
+
+
+def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
+    for index, frame in enumerate(frames):
+        write_png(directory / f"{index:05}.png", frame)
+
+
+def _encode_mp4(width: int, height: int, frame_rate: Fraction, path: Path, frames: Iterator[Frame]) -> None:
+    import av
+    from av.video.reformatter import ColorRange
+
+    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream("libx264", frame_rate, {"crf": "18", "preset": "medium"})
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        # Tags convert nothing and conversion tags nothing: without both, players would guess, and be wrong.
+        stream.colorspace = stream.color_primaries = stream.color_trc = BT709
+        stream.color_range = ColorRange.MPEG
+        for index, frame in enumerate(frames):
+            picture = av.VideoFrame.from_ndarray(frame).reformat(
+                format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
+            )
+            picture.pts, picture.time_base = index, 1 / frame_rate
+            container.mux(stream.encode(picture))
+        container.mux(stream.encode())
