@@ -7,9 +7,11 @@ compute capabilities, which takes no GPU. Networks are strongly typed: the graph
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ..errors import BuildError, DeviceError
 from .bundle import Bundle
@@ -44,15 +46,28 @@ def compute_capabilities() -> tuple[str, ...]:
 
 
 def build_plan(graph: Path, plan: Path) -> None:
-    """Compile one ONNX file into a plan file. Raises BuildError with the end of TensorRT's log."""
+    """Compile one ONNX file into a plan file, in a process of its own: builders crash and run out of memory.
+
+    Raises BuildError with the end of TensorRT's log.
+    """
+    provider()
+    command = [sys.executable, "-m", __name__, os.fspath(graph), os.fspath(plan)]
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        how = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
+        log = " | ".join(" ".join(line.split()) for line in done.stderr.splitlines()[-LOG_LINES:])
+        raise BuildError(f"{graph.name}: TensorRT ended with {how}: {log or 'it gave no reason'}")
+
+
+def compile_plan(graph: Path, plan: Path) -> None:
+    """What the other process does; TensorRT logs to its standard error."""
     trt = provider()
-    log = make_log(trt)
+    log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     network = builder.create_network(0)
     parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
-        errors = [str(parser.get_error(i)) for i in range(parser.num_errors)]
-        raise BuildError(f"{graph.name}: TensorRT cannot parse it: {last_line(errors)}")
+    if not parser.parse_from_file(os.fspath(graph)):
+        sys.exit(1)
     config = builder.create_builder_config()
     if capabilities := compute_capabilities():
         config.num_compute_capabilities = len(capabilities)
@@ -60,31 +75,17 @@ def build_plan(graph: Path, plan: Path) -> None:
             config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
     built = builder.build_serialized_network(network, config)
     if built is None:
-        raise BuildError(f"{graph.name}: TensorRT cannot build it: {last_line(log.errors)}")
+        sys.exit(1)
     plan.write_bytes(memoryview(built))
 
 
 def load_plan(bundle: Bundle, graph: str) -> Engine:
+    """Refuse: this version builds plans and does not run them."""
     raise DeviceError(
-        f"{bundle.path}: this version builds TensorRT engines and does not run them yet; "
+        f"{bundle.path}, {graph}: this version builds TensorRT engines and does not run them yet; "
         "to render now, build with --backend openvino"
     )
 
 
-def make_log(trt: ModuleType) -> Any:
-    """A logger that keeps errors for the exception and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Log()
-
-
-def last_line(errors: list[str]) -> str:
-    return " | ".join(" ".join(error.split()) for error in errors[-LOG_LINES:]) or "it gave no reason"
+if __name__ == "__main__":
+    compile_plan(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -134,14 +134,15 @@ class Attention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(query key^T / sqrt(width) + mask) value, on (N, heads, tokens, width).
+    """softmax(query key^T / sqrt(width) + mask) value, on (N, heads, tokens, width) and mask (keys,).
 
     The form follows from dtype and head width: TensorRT fuses the ONNX operator Attention for half precision
-    and widths of 16 to 256 that are multiples of 8, and refuses to build it otherwise (DESIGN.md 3).
+    and widths of 16 to 256 that are multiples of 8, and refuses to build it otherwise (docs/structure.md).
     """
     width = query.shape[3]
     if query.dtype != torch.float32 and 16 <= width <= 256 and width % 8 == 0:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        rows = None if mask is None else mask.expand(query.shape[2], -1)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=rows)
     scores = (query * width**-0.5) @ key.transpose(2, 3)
     if mask is not None:
         scores = scores + mask

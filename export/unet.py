@@ -205,8 +205,9 @@ def reading(
         tensors = attention.query(normed), attention.key(normed), attention.value(normed)
         if not guided:
             return attention.output(conditional(*tensors))
-        # One half stands for both as long as they are the same.
-        halves = [x.chunk(2) if x.shape[0] > frames else (x, x) for x in tensors]
+        # One half stands for both as long as they are the same. It is copied rather than used twice: two
+        # Attention operators that share a query crash the builder of TensorRT-RTX 1.7.
+        halves = [(x if x.shape[0] > frames else torch.cat([x, x])).chunk(2) for x in tensors]
         without, with_reference = zip(*halves, strict=True)
         return attention.output(torch.cat([attend(*without), conditional(*with_reference)]))
 

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image"
 Frame: TypeAlias = "npt.NDArray[np.uint8]"  # (height, width, 3), RGB
 
-MIN_SIDE = 16  # pixels; two latents
+MIN_SIDE = 16  # pixels: two latents; what is smaller is there by mistake
 
 
 def read_picture(source: Picture) -> Image.Image:
@@ -31,7 +31,10 @@ def read_picture(source: Picture) -> Image.Image:
     name = _name(source)
     try:
         with _opened(source) as opened:
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
+            picture = ImageOps.exif_transpose(opened)
+            if picture.has_transparency_data:
+                picture = picture.convert("RGBA")  # same colours; without this step Pillow may warn
+            picture = picture.convert("RGB")
     except FileNotFoundError as error:
         raise InputMissing(f"there is no picture {name}: check the path") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
@@ -44,14 +47,14 @@ def read_picture(source: Picture) -> Image.Image:
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Frame:
-    """Resize to exactly (height, width, 3); like the public pipeline, this does not keep the aspect ratio."""
+    """Resize to (height, width, 3) by LANCZOS, as the public pipeline does: the aspect ratio is not kept."""
     from PIL import Image
 
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def square(picture: Image.Image, side: int) -> Frame:
-    """Resize to (side, side, 3) the way the image encoder was trained to see pictures."""
+    """Resize to (side, side, 3) by BICUBIC, as the public pipeline does before the image encoder."""
     from PIL import Image
 
     return np.array(picture.resize((side, side), Image.Resampling.BICUBIC))
@@ -71,7 +74,7 @@ def write_png(path: str | os.PathLike[str], frame: Frame) -> None:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a hidden name beside `path`; what the block puts there becomes `path`, or goes if it fails."""
+    """Yield a hidden name beside `path`; what stands there becomes `path`, or goes if the block fails."""
     # A name of its own for each attempt: two processes that were sent the same job must not share one.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -81,10 +84,9 @@ def atomic(path: Path) -> Iterator[Path]:
         except OSError as error:
             raise unwritable(path, error) from error
     except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            temporary.unlink()
         raise
 
 

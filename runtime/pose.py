@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from itertools import islice, pairwise
@@ -29,7 +29,10 @@ PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 # Named one by one: FFmpeg would also draw a text file as terminal art, or follow a playlist to other files.
 VIDEO_FORMATS = "mov,matroska,avi,gif,apng,mpegts,mpeg,flv,asf,ogg,ivf,mxf,nut"
 
-UNTAGGED = 2  # AVCOL_SPC_UNSPECIFIED, which PyAV has no name for
+# AVI counts frames in the order of decoding, an MPEG program stream times only some: their rate is constant.
+UNTIMED_FORMATS = {"avi", "mpeg"}
+
+RGB, UNTAGGED = 0, 2  # AVCOL_SPC_RGB and AVCOL_SPC_UNSPECIFIED, which PyAV has no names for
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class PoseSequence:
     A path is read anew by each iteration, an iterator only lasts for one.
     """
 
-    read: Callable[[], Iterator[Image.Image]]
+    read: Callable[[], Iterator[Image.Image]] = field(repr=False)
     frame_rate: Fraction | None
     num_frames: int | None
 
@@ -49,7 +52,10 @@ class PoseSequence:
 
 
 def open_pose(source: PoseSource, limit: int | None) -> PoseSequence:
-    """Open the first `limit` frames of a video, of a directory of pictures or of an iterable of them."""
+    """Open the first `limit` frames of a video, of a directory of pictures or of an iterable of them.
+
+    What cannot be a pose sequence is refused here; damage further in shows while iterating.
+    """
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         sequence = _open_directory(name) if os.path.isdir(name) else _open_video(name)
@@ -73,14 +79,15 @@ def _first(limit: int | None, frames: Iterable[Image.Image], name: str) -> Itera
 
 
 def _open_directory(path: str) -> PoseSequence:
-    pictures = sorted(
-        (
-            entry
-            for entry in Path(path).iterdir()
-            if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")
-        ),
-        key=_natural,
-    )
+    try:
+        entries = sorted(Path(path).iterdir(), key=_natural)
+    except OSError as error:
+        raise InputError(f"cannot look into {path}: {error.strerror}") from error
+    pictures = [
+        entry
+        for entry in entries
+        if entry.suffix.lower() in PICTURE_SUFFIXES and not entry.name.startswith(".")
+    ]
     if not pictures:
         raise InputError(
             f"{path} has no pose frame: expected files ending in {' '.join(sorted(PICTURE_SUFFIXES))}"
@@ -88,18 +95,20 @@ def _open_directory(path: str) -> PoseSequence:
     return PoseSequence(partial(map, read_picture, pictures), None, len(pictures))
 
 
-def _natural(path: Path) -> list[str | int]:
-    """Sort 2.png before 10.png: text and numbers alternate, so like is always compared with like."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """A sort key that puts 2.png before 10.png, and 02.png before 2.png."""
+    # Text and numbers alternate in what the split returns, so like is always compared with like.
+    parts = re.split(r"(\d+)", path.name)
+    return [int(part) if part.isdecimal() else part for part in parts], path.name
 
 
 def _open_video(path: str) -> PoseSequence:
     with _opened(path) as (_, stream):
         rate = _constant_rate(stream)
-        if rate and stream.duration and stream.time_base:
+        num_frames = stream.frames
+        if num_frames and rate and stream.duration and stream.time_base:
+            # The count knows nothing of frames that an edit list hides or that variable rate makes stay.
             num_frames = round(stream.duration * stream.time_base * rate)
-        else:
-            num_frames = stream.frames
     return PoseSequence(partial(_read_video, path), rate, num_frames or None)
 
 
@@ -107,8 +116,7 @@ def _read_video(path: str) -> Iterator[Image.Image]:
     with _opened(path) as (container, stream):
         rate = _constant_rate(stream)
         frames = _decoded(path, container, stream)
-        # An AVI numbers its frames in the order of decoding: it has no presentation times to go by.
-        if rate is not None and container.format.name != "avi":
+        if rate is not None and container.format.name not in UNTIMED_FORMATS:
             frames = _at_constant_rate(frames, rate)
         yield from map(_to_picture, frames)
 
@@ -119,8 +127,9 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     from av.stream import Disposition
 
     try:
-        # An absolute path cannot be taken for a URL, whatever colons are in it.
-        container = av.open(os.path.abspath(path), options={"format_whitelist": VIDEO_FORMATS})
+        # By its absolute path, as a name with a colon could be taken for a URL. And not with `options`: those
+        # are for streams too, and before 18 PyAV crashes if one of them is found late (flv, mpg).
+        container = av.open(os.path.abspath(path), container_options={"format_whitelist": VIDEO_FORMATS})
     except FileNotFoundError as error:
         raise InputMissing(f"there is no pose video or directory {path}: check the path") from error
     except av.FFmpegError as error:
@@ -177,7 +186,7 @@ def _timed(frames: Iterator[VideoFrame], rate: Fraction) -> Iterator[tuple[Video
     """Pair each frame with its time in ticks of `rate` since the first; the last one again as its own end."""
     frame, time, origin = None, -1.0, None
     for frame in frames:
-        if frame.pts is None:  # some containers time only some of the frames
+        if frame.pts is None:  # transport streams need not time every frame
             time += 1
         else:
             stamp = frame.time * float(rate)
@@ -195,10 +204,13 @@ def _to_picture(frame: VideoFrame) -> Image.Image:
 
     colorspace = frame.colorspace
     if colorspace == UNTAGGED:
-        colorspace = Colorspace.ITU709 if frame.height >= 720 else Colorspace.ITU601
+        # Lines count on the shorter side: the public pose tools write untagged BT.601, upright, 512 wide.
+        hd = min(frame.width, frame.height) >= 720
+        colorspace = Colorspace.ITU709 if hd else Colorspace.ITU601
     pixels = frame.to_ndarray(
         format="rgb24",
         src_colorspace=colorspace,
+        dst_colorspace=RGB,  # before 17, PyAV converts by the tags only if something is to change
         src_color_range=frame.color_range or ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
     )

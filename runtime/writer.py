@@ -11,15 +11,17 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError, OutputError
 from .picture import Frame, atomic, unwritable, write_png
 
-QUEUE_FRAMES = 8  # rides out an encoder that is uneven; one that is too slow, a longer queue would only hide
+QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
 BT709 = 1  # the same number in all of H.264's colour tables
+
+Encode: TypeAlias = Callable[[Iterator[Frame]], None]
 
 
 @contextmanager
@@ -28,39 +30,31 @@ def open_writer(
 ) -> Iterator[FrameWriter]:
     """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
 
-    What was written appears under its name when the block ends well; otherwise `path` stays as it was.
+    What cannot be written is refused before the block. The result appears under its name when the block ends
+    well; otherwise `path` stays as it was.
     """
-    target = Path(os.path.realpath(path))
-    suffix = target.suffix.lower()
+    suffix = Path(path).suffix.lower()
     if suffix not in (".mp4", ""):
-        raise ConfigError(
-            f"cannot write {suffix} files: choose a name in .mp4, or one without suffix for PNGs"
-        )
-    if not target.parent.is_dir():
+        raise ConfigError(f"cannot write {suffix} files: choose a name in .mp4, or without suffix for PNGs")
+    target = Path(os.path.realpath(path))
+    if not os.path.isdir(target.parent):
         raise OutputError(f"there is no directory {target.parent} to write {target.name} in: create it first")
-    create: Callable[[Path], None]
-    encode: Callable[[Path, Iterator[Frame]], None]
-    if suffix:
-        _check_mp4(target, width, height)
-        create, encode = Path.touch, partial(_encode_mp4, width, height, frame_rate)
-    else:
-        _check_directory(target)
-        create, encode = Path.mkdir, _encode_pngs
     with atomic(target) as temporary:
         try:
-            create(temporary)
+            if suffix:
+                encode = _start_mp4(target, temporary, width, height, frame_rate)
+            else:
+                encode = _start_pngs(target, temporary)
         except OSError as error:
             raise unwritable(target, error) from error
-        with FrameWriter(target, (height, width, 3), partial(encode, temporary)) as writer:
+        with FrameWriter(target, (height, width, 3), encode) as writer:
             yield writer
 
 
 class FrameWriter:
     """Passes frames on to an encoder that runs in a thread of its own."""
 
-    def __init__(
-        self, path: Path, shape: tuple[int, int, int], encode: Callable[[Iterator[Frame]], None]
-    ) -> None:
+    def __init__(self, path: Path, shape: tuple[int, int, int], encode: Encode) -> None:
         self.num_frames = 0
         self._path = path
         self._shape = shape
@@ -94,7 +88,7 @@ class FrameWriter:
             raise OutputError(f"nothing to write to {self._path}: expected at least one frame")
         self._raise_failure()
 
-    def _run(self, encode: Callable[[Iterator[Frame]], None]) -> None:
+    def _run(self, encode: Encode) -> None:
         frames = self._queued()
         try:
             encode(frames)
@@ -114,20 +108,24 @@ class FrameWriter:
             raise unwritable(self._path, self._failure) from self._failure
 
 
-def _check_mp4(path: Path, width: int, height: int) -> None:
+def _start_mp4(path: Path, temporary: Path, width: int, height: int, frame_rate: Fraction) -> Encode:
     if path.is_dir():
         raise OutputError(f"{path} is a directory: choose another name for the mp4")
     if width % 2 or height % 2:
         raise OutputError(
             f"an mp4 needs even sides, found {width}x{height}: change the size, or write a directory of PNGs"
         )
+    temporary.touch()
+    return partial(_encode_mp4, temporary, width, height, frame_rate)
 
 
-def _check_directory(path: Path) -> None:
-    if path.exists() and not path.is_dir():
+def _start_pngs(path: Path, temporary: Path) -> Encode:
+    if path.is_file():
         raise OutputError(f"{path} is a file: choose another name for the directory of PNGs")
     if path.is_dir() and any(path.iterdir()):
-        raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or remove it")
+        raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or empty it")
+    temporary.mkdir()
+    return partial(_encode_pngs, temporary)
 
 
 def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
@@ -135,7 +133,7 @@ def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
         write_png(directory / f"{index:05}.png", frame)
 
 
-def _encode_mp4(width: int, height: int, frame_rate: Fraction, path: Path, frames: Iterator[Frame]) -> None:
+def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frames: Iterator[Frame]) -> None:
     import av
     from av.video.reformatter import ColorRange
 

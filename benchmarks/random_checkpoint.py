@@ -1,0 +1,153 @@
+"""Checkpoints of random weights in the public layout: the right shapes for speed and memory, noise for a picture.
+
+    python -m animate_rt.benchmarks.random_checkpoint sd15 FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..export.checkpoint import UNET
+from ..export.image_encoder import ImageEncoder
+from ..export.pose_guider import PoseGuider
+from ..export.settings import model_config
+from ..export.unet import DenoisingUNet, ReferenceNet
+from ..export.vae import VAE
+
+Config = dict[str, Any]
+
+
+def unet(widths: list[int], layers: int, heads: int, context: int, groups: int = 32) -> Config:
+    """A UNet2DConditionModel config with attention at every level but the lowest, as SD 1.5's."""
+    levels = len(widths)
+    return {
+        "_class_name": "UNet2DConditionModel",
+        "act_fn": "silu",
+        "attention_head_dim": heads,
+        "block_out_channels": widths,
+        "center_input_sample": False,
+        "cross_attention_dim": context,
+        "down_block_types": ["CrossAttnDownBlock2D"] * (levels - 1) + ["DownBlock2D"],
+        "downsample_padding": 1,
+        "flip_sin_to_cos": True,
+        "freq_shift": 0,
+        "in_channels": 4,
+        "layers_per_block": layers,
+        "mid_block_scale_factor": 1,
+        "norm_eps": 1e-05,
+        "norm_num_groups": groups,
+        "out_channels": 4,
+        "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * (levels - 1),
+    }
+
+
+def vae(widths: list[int], layers: int, groups: int = 32) -> Config:
+    return {
+        "_class_name": "AutoencoderKL",
+        "act_fn": "silu",
+        "block_out_channels": widths,
+        "in_channels": 3,
+        "latent_channels": 4,
+        "layers_per_block": layers,
+        "norm_num_groups": groups,
+        "out_channels": 3,
+    }
+
+
+def image_encoder(width: int, layers: int, heads: int, patch: int, projection: int) -> Config:
+    return {
+        "model_type": "clip_vision_model",
+        "hidden_act": "quick_gelu",
+        "hidden_size": width,
+        "image_size": 224,
+        "intermediate_size": 4 * width,
+        "layer_norm_eps": 1e-05,
+        "num_attention_heads": heads,
+        "num_channels": 3,
+        "num_hidden_layers": layers,
+        "patch_size": patch,
+        "projection_dim": projection,
+    }
+
+
+SIZES: dict[str, tuple[Config, Config, Config, tuple[int, ...]]] = {
+    # UNet, VAE, image encoder, Pose Guider channels
+    "tiny": (
+        unet([32, 32, 64, 64], 1, 2, 32),
+        vae([32, 32, 32, 32], 1),
+        image_encoder(32, 2, 2, 32, 32),
+        (8, 16, 32, 48),
+    ),
+    "mid": (
+        unet([128, 256, 256, 256], 1, 8, 256),
+        vae([64, 128, 128, 128], 1),
+        image_encoder(256, 4, 8, 32, 256),
+        (16, 32, 64, 128),
+    ),
+    "sd15": (
+        unet([320, 640, 1280, 1280], 2, 8, 768),
+        vae([128, 256, 512, 512], 2),
+        image_encoder(1024, 24, 16, 14, 768),
+        (16, 32, 96, 256),
+    ),
+}
+
+
+def write_random_checkpoint(
+    folder: Path, size: str, *, seed: int = 0, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a checkpoint directory of one of SIZES; the same seed gives the same bytes."""
+    unet_config, vae_config, encoder_config, pose_channels = SIZES[size]
+    configs = {UNET[0]: unet_config, "sd-vae-ft-mse": vae_config, "image_encoder": encoder_config}
+    for place, config in configs.items():
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        (folder / place / "config.json").write_text(json.dumps(config, indent=1))
+    paths = (folder / place / "config.json" for place in configs)
+    model = model_config(*paths, None, pose_channels=pose_channels, max_frames=None)
+    with torch.device("meta"):
+        denoising_unet = DenoisingUNet(model)
+        networks: dict[str, nn.Module] = {
+            "reference_unet": ReferenceNet(model),
+            "pose_guider": PoseGuider(pose_channels, model.unet.widths[0]),
+            "sd-vae-ft-mse/diffusion_pytorch_model": VAE(model.vae),
+            "image_encoder/model": ImageEncoder(model.image_encoder),
+        }
+    generator = torch.Generator().manual_seed(seed)
+    states = {name: randomised(network.state_dict(), generator, dtype) for name, network in networks.items()}
+    everything = randomised(denoising_unet.state_dict(), generator, dtype)
+    motion = {key: everything.pop(key) for key in list(everything) if "motion_modules" in key}
+    for name, state in {**states, "denoising_unet": everything, "motion_module": motion}.items():
+        save_file(state, folder / f"{name}.safetensors")
+
+
+def randomised(
+    shapes: dict[str, Tensor], generator: torch.Generator, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """Weights that keep activations near unit size, so that half precision and accuracy figures mean
+    something: norms near one, matrices scaled by their fan-in."""
+    state = {}
+    for key, shape in shapes.items():
+        values = torch.empty(shape.shape, dtype=torch.float32).normal_(generator=generator)
+        if "norm" in key and key.endswith("weight"):
+            values = 1 + 0.1 * values
+        elif values.dim() > 1:
+            values *= values[0].numel() ** -0.5
+        else:
+            values *= 0.1
+        state[key] = values.to(dtype)
+    return state
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("size", choices=SIZES)
+    arguments.add_argument("folder", type=Path)
+    options = arguments.parse_args()
+    write_random_checkpoint(options.folder, options.size)

@@ -1,0 +1,153 @@
+"""Recorded cases of the public implementation, and the bundles built from them once per run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+REFERENCE = Path(__file__).parent / "reference"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One recorded run: its inputs, options and every boundary in between (tests/reference/README.md)."""
+
+    path: Path
+    width: int
+    height: int
+    frames: int
+    window: int
+    overlap: int
+    steps: int
+    guidance_scale: float
+    io: dict[str, NDArray[Any]]
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def inference_config(self) -> Path:
+        return self.path / "inference.yaml"
+
+    @property
+    def reference(self) -> Path:
+        return self.path / "reference.png"
+
+    @property
+    def pose(self) -> Path:
+        return self.path / "pose"
+
+    @property
+    def initial_noise(self) -> Path:
+        return self.path / "initial_noise.npy"
+
+    @property
+    def build_options(self) -> dict[str, Any]:
+        return {
+            "width": self.width,
+            "height": self.height,
+            "window": self.window,
+            "inference_config": self.inference_config,
+        }
+
+    @property
+    def animate_options(self) -> dict[str, Any]:
+        return {
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "overlap": self.overlap,
+            "initial_noise": self.initial_noise,
+        }
+
+
+def load_case(name: str) -> Case:
+    from safetensors.numpy import load_file
+
+    path = REFERENCE / name
+    case = json.loads((path / "case.json").read_text())
+    return Case(
+        path=path,
+        width=case["width"],
+        height=case["height"],
+        frames=case["frames"],
+        window=case["context_frames"],
+        overlap=case["context_overlap"],
+        steps=case["steps"],
+        guidance_scale=case["guidance"],
+        io=load_file(path / "io.safetensors"),
+    )
+
+
+@pytest.fixture(scope="session")
+def small() -> Case:
+    """One layer per block, several overlapping windows."""
+    return load_case("small")
+
+
+@pytest.fixture(scope="session")
+def sdlike() -> Case:
+    """Two layers per block as SD 1.5, one window."""
+    return load_case("sdlike")
+
+
+@pytest.fixture(scope="session", params=["small", "sdlike"])
+def case(request: pytest.FixtureRequest) -> Case:
+    found: Case = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def checkpoints() -> dict[Path, Any]:
+    return {}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
+    """The case's networks, loaded once."""
+    from animate_rt.export import load_checkpoint
+
+    if case.path not in checkpoints:
+        checkpoints[case.path] = load_checkpoint(case.checkpoint, case.inference_config)
+    return checkpoints[case.path]
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`bundles(case)`: the case's OpenVINO float32 bundle, built when first asked for."""
+    from animate_rt.export import build_bundle
+
+    built: dict[Path, Path] = {}
+
+    def get(case: Case) -> Path:
+        if case.path not in built:
+            path = tmp_path_factory.mktemp("bundles") / case.path.name
+            build_bundle(case.checkpoint, path, **case.build_options)
+            built[case.path] = path
+        return built[case.path]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def bundle(case: Case, bundles: Any) -> Path:
+    path: Path = bundles(case)
+    return path
+
+
+@pytest.fixture(scope="session")
+def small_bundle(small: Case, bundles: Any) -> Path:
+    path: Path = bundles(small)
+    return path
+
+
+def psnr(frames: NDArray[Any], truth: NDArray[Any]) -> float:
+    """Decibels between two arrays in [0, 1]."""
+    error = np.mean((frames.astype(np.float64) - truth) ** 2)
+    return float(10 * np.log10(1 / error)) if error else float("inf")
