@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..export.checkpoint import UNET
 from ..export.image_encoder import ImageEncoder
 from ..export.pose_guider import PoseGuider
-from ..export.settings import model_config
+from ..export.settings import V2_MOTION, V2_NOISE, model_config
 from ..export.unet import DenoisingUNet, ReferenceNet
 from ..export.vae import VAE
 
@@ -77,25 +79,38 @@ def image_encoder(width: int, layers: int, heads: int, patch: int, projection: i
     }
 
 
-SIZES: dict[str, tuple[Config, Config, Config, tuple[int, ...]]] = {
-    # UNet, VAE, image encoder, Pose Guider channels
-    "tiny": (
+@dataclass(frozen=True)
+class Size:
+    """The public configs of one model, and what has no config file there."""
+
+    unet: Config
+    vae: Config
+    image_encoder: Config
+    pose_channels: tuple[int, ...]
+    motion_heads: int
+
+
+SIZES = {
+    "tiny": Size(  # the smallest whose attention is as wide as TensorRT's fused operator wants it
         unet([32, 32, 64, 64], 1, 2, 32),
         vae([32, 32, 32, 32], 1),
         image_encoder(32, 2, 2, 32, 32),
         (8, 16, 32, 48),
+        motion_heads=2,
     ),
-    "mid": (
+    "mid": Size(
         unet([128, 256, 256, 256], 1, 8, 256),
         vae([64, 128, 128, 128], 1),
         image_encoder(256, 4, 8, 32, 256),
         (16, 32, 64, 128),
+        motion_heads=8,
     ),
-    "sd15": (
+    "sd15": Size(
         unet([320, 640, 1280, 1280], 2, 8, 768),
         vae([128, 256, 512, 512], 2),
         image_encoder(1024, 24, 16, 14, 768),
         (16, 32, 96, 256),
+        motion_heads=8,
     ),
 }
 
@@ -103,19 +118,22 @@ SIZES: dict[str, tuple[Config, Config, Config, tuple[int, ...]]] = {
 def write_random_checkpoint(
     folder: Path, size: str, *, seed: int = 0, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write a checkpoint directory of one of SIZES; the same seed gives the same bytes."""
-    unet_config, vae_config, encoder_config, pose_channels = SIZES[size]
-    configs = {UNET[0]: unet_config, "sd-vae-ft-mse": vae_config, "image_encoder": encoder_config}
+    """Write a checkpoint directory of one of SIZES, with its inference.yaml; the same seed gives the same bytes."""
+    shape = SIZES[size]
+    configs = {UNET[0]: shape.unet, "sd-vae-ft-mse": shape.vae, "image_encoder": shape.image_encoder}
     for place, config in configs.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / "config.json").write_text(json.dumps(config, indent=1))
-    paths = (folder / place / "config.json" for place in configs)
-    model = model_config(*paths, None, pose_channels=pose_channels, max_frames=None)
+    (folder / "inference.yaml").write_text(yaml.safe_dump(inference_config(shape.motion_heads)))
+    paths = [folder / place / "config.json" for place in configs]
+    model = model_config(
+        *paths, folder / "inference.yaml", pose_channels=shape.pose_channels, max_frames=None
+    )
     with torch.device("meta"):
         denoising_unet = DenoisingUNet(model)
         networks: dict[str, nn.Module] = {
             "reference_unet": ReferenceNet(model),
-            "pose_guider": PoseGuider(pose_channels, model.unet.widths[0]),
+            "pose_guider": PoseGuider(shape.pose_channels, model.unet.widths[0]),
             "sd-vae-ft-mse/diffusion_pytorch_model": VAE(model.vae),
             "image_encoder/model": ImageEncoder(model.image_encoder),
         }
@@ -125,6 +143,15 @@ def write_random_checkpoint(
     motion = {key: everything.pop(key) for key in list(everything) if "motion_modules" in key}
     for name, state in {**states, "denoising_unet": everything, "motion_module": motion}.items():
         save_file(state, folder / f"{name}.safetensors")
+
+
+def inference_config(motion_heads: int) -> Config:
+    """The public v2 settings but for the number of motion heads."""
+    module = {**V2_MOTION["motion_module_kwargs"], "num_attention_heads": motion_heads}
+    return {
+        "unet_additional_kwargs": {**V2_MOTION, "motion_module_kwargs": module},
+        "noise_scheduler_kwargs": V2_NOISE,
+    }
 
 
 def randomised(

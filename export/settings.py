@@ -25,7 +25,7 @@ from ..engines.model import (
 )
 from ..errors import CheckpointError, ConfigError
 
-V2_MOTION = {
+V2_MOTION: dict[str, Any] = {
     "use_inflated_groupnorm": True,
     "use_motion_module": True,
     "motion_module_resolutions": [1, 2, 4, 8],
@@ -38,7 +38,7 @@ V2_MOTION = {
         "temporal_position_encoding_max_len": 32,
     },
 }
-V2_NOISE = {
+V2_NOISE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "linear",

@@ -27,12 +27,13 @@ def read_noise(path: str | os.PathLike[str]) -> NDArray[Any]:
     if not path.exists():
         raise InputMissing(f"{path}: expected a .npy file of noise, found none")
     try:
-        noise = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        noise = np.lib.format.open_memmap(path, mode="r")  # reads .npy alone, and never runs a pickle
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: expected a .npy file of noise, cannot read it: {error}") from error
-    if not isinstance(noise, np.ndarray) or noise.ndim != 5 or noise.shape[0] != 1 or noise.dtype.kind != "f":
-        found = f"{noise.dtype} {noise.shape}" if isinstance(noise, np.ndarray) else type(noise).__name__
-        raise InputError(f"{path}: expected floating point noise (1, 4, frames, h, w), found {found}")
+    if noise.ndim != 5 or noise.shape[0] != 1 or noise.dtype.kind != "f":
+        raise InputError(
+            f"{path}: expected floating point noise (1, 4, frames, h, w), found {noise.dtype} {noise.shape}"
+        )
     if not np.isfinite(noise).all():
         raise InputError(f"{path}: expected finite noise, found NaN or infinity")
     return np.ascontiguousarray(noise[0].swapaxes(0, 1), dtype=np.float32)
@@ -40,9 +41,8 @@ def read_noise(path: str | os.PathLike[str]) -> NDArray[Any]:
 
 def check_noise(noise: NDArray[Any], num_frames: int, shape: Shape) -> None:
     if noise.shape != (num_frames, *shape):
-        channels, h, w = shape
-        found = f"({noise.shape[1]}, {noise.shape[0]}, {noise.shape[2]}, {noise.shape[3]})"
+        expected, found = ((1, s[1], s[0], *s[2:]) for s in ((num_frames, *shape), noise.shape))
         raise InputError(
-            f"initial noise: expected (1, {channels}, {num_frames}, {h}, {w}) for {num_frames} pose frames and "
-            f"this bundle's size, found (1, {found[1:]}"
+            f"initial noise: expected {expected} for {num_frames} pose frames and this bundle's size, "
+            f"found {found}"
         )

@@ -27,18 +27,14 @@ class Step(NamedTuple):
 
 def ddim(noise: NoiseConfig, num_steps: int) -> list[Step]:
     """The schedule of `num_steps` steps (eta 0, no clipping) for epsilon or v-prediction."""
-    alpha_bar = alphas_cumprod(noise)
+    spaced = timesteps(noise, num_steps)
+    alpha_bar = [float(value) for value in alphas_cumprod(noise)]
     stride = noise.num_train_timesteps // num_steps
-    final = 1.0 if noise.set_alpha_to_one else float(alpha_bar[0])
-    update = {"epsilon": from_epsilon, "v_prediction": from_velocity}[noise.prediction_type]
-    return [
-        # The public stride is an integer, so `before` need not be the next timestep of the list.
-        Step(
-            t,
-            *update(float(alpha_bar[t]), float(alpha_bar[before]) if (before := t - stride) >= 0 else final),
-        )
-        for t in timesteps(noise, num_steps)
-    ]
+    final = 1.0 if noise.set_alpha_to_one else alpha_bar[0]
+    factors = {"epsilon": from_epsilon, "v_prediction": from_velocity}[noise.prediction_type]
+    # The public stride is an integer, so the timestep before need not be the next one of the list.
+    before = [alpha_bar[t - stride] if t >= stride else final for t in spaced]
+    return [Step(t, *factors(alpha_bar[t], alpha)) for t, alpha in zip(spaced, before, strict=True)]
 
 
 def from_velocity(now: float, before: float) -> tuple[float, float]:

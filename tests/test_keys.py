@@ -22,13 +22,13 @@ KEYS = Path(__file__).parent / "reference" / "keys"
 
 @pytest.fixture(scope="module")
 def sd15() -> ModelConfig:
-    unet, vae, image_encoder, pose_channels = SIZES["sd15"]
+    size = SIZES["sd15"]
     return ModelConfig(
-        unet=unet_config(Settings(unet, "unet")),
+        unet=unet_config(Settings(size.unet, "unet")),
         motion=motion_config(Settings(V2_MOTION, "v2"), 4, None),
-        pose_channels=pose_channels,
-        vae=vae_config(Settings(vae, "vae")),
-        image_encoder=image_encoder_config(Settings(image_encoder, "clip")),
+        pose_channels=size.pose_channels,
+        vae=vae_config(Settings(size.vae, "vae")),
+        image_encoder=image_encoder_config(Settings(size.image_encoder, "clip")),
         noise=noise_config(Settings(V2_NOISE, "v2")),
     )
 

@@ -35,6 +35,12 @@ def test_converts_other_modes_as_pillow_does(tmp_path, pixels, mode):
     assert np.array_equal(np.asarray(read_picture(path)), np.asarray(picture.convert("RGB")))
 
 
+def test_a_palette_with_alpha_is_read_without_a_warning(tmp_path, pixels):
+    picture = Image.fromarray(pixels).quantize(8)
+    picture.save(tmp_path / "a.png", transparency=bytes([0, 128, 255]))
+    assert np.array_equal(np.asarray(read_picture(tmp_path / "a.png")), np.asarray(picture.convert("RGB")))
+
+
 def test_turns_a_photo_upright(tmp_path, pixels):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held so that the top of the scene is at the right of the sensor

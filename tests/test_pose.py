@@ -328,24 +328,31 @@ def test_a_broken_picture_is_named(tmp_path):
         next(poses)
 
 
-@pytest.mark.parametrize("damage", ["cut", "overwritten"])
-def test_a_damaged_video_fails_at_the_damage(tmp_path, damage):
+@pytest.mark.parametrize(
+    ("name", "codec", "damage"),
+    [
+        ("a.mp4", "libx264", lambda data, middle: data[:middle]),
+        ("a.mp4", "libx264", lambda data, middle: data[:middle] + bytes(len(data) - middle)),
+        ("a.avi", "mpeg4", lambda data, middle: data[:middle]),
+        ("a.avi", "mpeg4", lambda data, middle: data[:middle] + b"\xff" * 20 + data[middle + 20 :]),
+    ],
+)
+def test_a_damaged_video_fails_at_the_damage(tmp_path, name, codec, damage):
+    path = tmp_path / name
     rng = np.random.default_rng(0)
-    path = tmp_path / "a.mp4"
     with av.open(path, "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=24)
+        stream = container.add_stream(codec, rate=24)
         stream.width = stream.height = 64
         for _ in range(40):
             noise = av.VideoFrame.from_ndarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
             container.mux(stream.encode(noise))
         container.mux(stream.encode())
     data = path.read_bytes()
-    kept = data[: len(data) * 6 // 10]
-    path.write_bytes(kept if damage == "cut" else kept + bytes(len(data) - len(kept)))
+    path.write_bytes(damage(data, len(data) * 6 // 10))
     frames = []
-    with pytest.raises(InputError, match=r"a\.mp4 is damaged after frame \d+"):
+    with pytest.raises(InputError, match=rf"{name} is damaged after frame \d+"):
         frames.extend(open_pose(path, None))
-    assert open_pose(path, None).num_frames == 40
+    assert 0 < len(frames) < 40
 
 
 def test_a_video_without_frames_fails_when_iterated(tmp_path):

@@ -1,0 +1,256 @@
+"""Clips from end to end: the recorded frames, each step's latents, and what must not matter."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from animate_rt import Animator, ConfigError, InputError, InputMissing, Progress
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.runtime.denoise import WindowPredictor, denoise
+from animate_rt.runtime.sampler import ddim
+from animate_rt.runtime.windows import open_ended, uniform
+
+Array = NDArray[Any]
+
+
+@pytest.fixture(scope="module")
+def animator(bundle: Path) -> Iterator[Animator]:
+    with Animator.load(bundle) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def small_animator(small_bundle: Path) -> Iterator[Animator]:
+    with Animator.load(small_bundle) as loaded:
+        yield loaded
+
+
+def pictures(count: int, seed: int = 0) -> list[Array]:
+    """Pose frames of the small case's size, each unlike the others."""
+    chance = np.random.default_rng(seed)
+    return list(chance.integers(0, 256, (count, 96, 64, 3), np.uint8))
+
+
+def render(animator: Animator, **changed: Any) -> Array:
+    options: dict[str, Any] = {"reference": pictures(1, 9)[0], "pose": pictures(8), "steps": 2} | changed
+    return np.stack(list(animator.animate(**options)))
+
+
+def psnr(frames: Array, truth: Array) -> float:
+    return float(-10 * math.log10(np.mean((frames.astype(np.float64) - truth) ** 2)))
+
+
+def test_frames_of_the_public_implementation(animator: Animator, case: Any) -> None:
+    """The bar: 58 dB, where rounding to uint8 alone allows about 59."""
+    frames = list(animator.animate(case.reference, case.pose, **case.animate_options))
+    truth = case.io["video"][0].transpose(1, 2, 3, 0)
+    assert psnr(np.stack(frames) / 255, truth) >= 58
+
+
+def test_bfloat16_is_close(case: Any, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its graphs are float32's; only how OpenVINO computes them differs."""
+    opened = open_bundle(bundle)
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this CPU does not compute in bfloat16")
+    manifest = dataclasses.replace(opened.manifest, precision="bf16")
+    options = case.animate_options
+    with Animator.load(bundle) as animator:
+        truth = np.stack(list(animator.animate(case.reference, case.pose, **options)))
+    animator = Animator(dataclasses.replace(opened, manifest=manifest))
+    frames = np.stack(list(animator.animate(case.reference, case.pose, **options)))
+    decibels = psnr(frames / 255, truth / 255)
+    with capsys.disabled():
+        print(f"\n{case.path.name}: bf16 against float32: {decibels:.1f} dB")
+    assert 30 < decibels < 70
+
+
+def test_latents_after_every_step(animator: Animator, case: Any) -> None:
+    io = case.io
+    embeds = animator._call("image_encoder", image=clip_image(case))["image_embeds"]
+    latents = animator._call("vae_encoder", image=io["reference_image"][None])["latents"]
+    reference = animator._call("reference_net", latents=latents, image_embeds=embeds)
+    pose = [animator._call("pose_guider", frame=f[None])["pose_features"][0] for f in io["pose_frames"]]
+    predict = WindowPredictor(animator.engine("denoising_unet"), reference, pose, case.guidance_scale)
+    steps = ddim(animator.model.noise, case.steps)
+    windows = uniform(case.frames, case.window, case.overlap)
+    current = np.ascontiguousarray(io["initial_noise"][0].swapaxes(0, 1))
+    for i, step in enumerate(steps):
+        denoise(current, [step], animator._time_rows([step]), windows, predict)
+        expected = io[f"latents_after_step/{i}"][0].swapaxes(0, 1)
+        assert np.abs(current - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
+def clip_image(case: Any) -> Array:
+    from animate_rt.runtime.picture import read_picture, square
+
+    return square(read_picture(case.reference), 224)[None]
+
+
+def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_bundle: Path) -> None:
+    with Animator.load(small_bundle) as animator:
+        options = {"pose": pictures(14), "steps": 3}
+        render(animator, **options)
+        passes = [animator.engine(name).runs for name in ("reference_net", "vae_encoder", "image_encoder")]
+        assert passes == [1, 1, 1]
+        assert animator.engine("denoising_unet").runs == 3 * len(uniform(14, 6, 4))
+        render(animator, **options)
+        assert animator.engine("reference_net").runs == 1
+        render(animator, reference=pictures(1, 10)[0], **options)
+        assert animator.engine("reference_net").runs == 2
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_a_clip_shorter_than_the_window_is_exact(
+    small: Any, small_animator: Animator, guided: bool
+) -> None:
+    """The engine of 6 frames, given 3, against the PyTorch network on just those 3."""
+    import torch
+
+    from animate_rt.export import load_checkpoint
+    from animate_rt.export.graphs import graph_modules
+
+    chance, window = np.random.default_rng(0), [0, 1, 2]
+    graph = "denoising_unet" if guided else "denoising_unet_conditional"
+    engine = small_animator.engine(graph)
+    inputs = {spec.name: chance.standard_normal(spec.shape, np.float32) for spec in engine.contract.inputs}
+    reference = {name: inputs[name] for name in inputs if name.startswith(("key", "value", "cross"))}
+    predict = WindowPredictor(engine, reference, inputs["pose_features"], 3.5)
+    predict(inputs["latents"], list(range(6)), inputs["time_row"])  # leaves other frames in the padding
+    found = predict(inputs["latents"], window, inputs["time_row"])
+
+    inputs |= {name: inputs[name][:3] for name in ("latents", "pose_features")}
+    inputs |= {"num_frames": np.array([3], np.int32), "guidance_scale": np.array([3.5], np.float32)}
+    module = graph_modules(load_checkpoint(small.checkpoint, small.inference_config))[graph]
+    with torch.no_grad():
+        arguments = [torch.from_numpy(inputs[spec.name]) for spec in engine.contract.inputs]
+        expected = module(*arguments).numpy()
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+    assert len(render(small_animator, pose=pictures(3), guidance_scale=3.5 if guided else 1.0)) == 3
+
+
+def test_guidance_1_is_the_conditional_prediction_and_averages_overlaps(small_animator: Animator) -> None:
+    """Close to a scale a hair above 1, which goes through the guided engine; the public code sums instead."""
+    options = {"pose": pictures(10), "overlap": 2}
+    conditional = render(small_animator, guidance_scale=1.0, **options)
+    guided = render(small_animator, guidance_scale=1.0 + 1e-6, **options)
+    assert np.abs(conditional.astype(int) - guided).max() <= 1
+    assert small_animator.engine("denoising_unet_conditional").runs > 0
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(small_animator: Animator) -> None:
+    first = render(small_animator)
+    assert np.array_equal(first, render(small_animator))
+    assert not np.array_equal(first, render(small_animator, seed=1))
+
+
+def test_windows_policies_differ_only_where_they_overlap_differently(small_animator: Animator) -> None:
+    assert uniform(6, 6, 2) == open_ended(6, 6, 2)
+    for frames, equal in ((6, True), (9, False)):
+        found = [render(small_animator, pose=pictures(frames), windows=name) for name in ("uniform", "open")]
+        assert np.array_equal(*found) == equal
+
+
+def test_two_clips_at_once_do_not_mix(small_animator: Animator) -> None:
+    jobs = [{"seed": 1}, {"seed": 2, "pose": pictures(9, 3)}, {"reference": pictures(1, 4)[0]}]
+    alone = [render(small_animator, **job) for job in jobs]
+    with ThreadPoolExecutor(len(jobs)) as pool:
+        together = list(pool.map(lambda job: render(small_animator, **job), jobs))
+    for a, b in zip(alone, together, strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_frames_arrive_one_by_one_and_a_clip_can_be_abandoned(small_animator: Animator) -> None:
+    decoder = small_animator.engine("vae_decoder")
+    before = decoder.runs
+    clip = small_animator.animate(pictures(1)[0], pictures(8), steps=1)
+    frame = next(clip)
+    assert frame.shape == (96, 64, 3)
+    assert frame.dtype == np.uint8
+    clip.close()
+    assert decoder.runs == before + 1
+
+
+def test_yielded_frames_belong_to_the_caller(small_animator: Animator) -> None:
+    frames = small_animator.animate(pictures(1)[0], pictures(3), steps=1)
+    first = next(frames)
+    kept = first.copy()
+    next(frames)
+    assert np.array_equal(first, kept)
+
+
+def test_progress_counts_every_window_and_frame(small_animator: Animator) -> None:
+    seen: list[Progress] = []
+    render(small_animator, pose=pictures(10), overlap=2, progress=seen.append)
+    assert seen[-1] == Progress("decode", 10, 10)
+    windows = 2 * len(uniform(10, 6, 2))
+    assert [p for p in seen if p.stage == "denoise"] == [
+        Progress("denoise", i, windows) for i in range(windows + 1)
+    ]
+
+
+def test_pictures_of_any_kind_and_size(small_animator: Animator, tmp_path: Path) -> None:
+    """A path, an image and an array of the same picture are the same; odd sizes are resized."""
+    array = np.random.default_rng(2).integers(0, 256, (131, 77, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "reference.png")
+    given = [array, Image.fromarray(array), tmp_path / "reference.png", str(tmp_path / "reference.png")]
+    found = [render(small_animator, reference=picture, pose=[array] * 2) for picture in given]
+    assert found[0].shape == (2, 96, 64, 3)
+    assert all(np.array_equal(found[0], other) for other in found)
+
+
+def test_frames_takes_the_first_ones(small_animator: Animator) -> None:
+    assert len(render(small_animator, pose=pictures(9), frames=4)) == 4
+    assert len(render(small_animator, pose=iter(pictures(3)), frames=4)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"steps": 0}, "steps: expected 1 to 1000, found 0"),
+        ({"steps": 1001}, "steps: expected 1 to 1000"),
+        ({"guidance_scale": math.nan}, "guidance_scale: expected a finite number"),
+        ({"guidance_scale": math.inf}, "guidance_scale: expected a finite number"),
+        ({"guidance_scale": 0.5}, "guidance_scale: .* at least 1"),
+        ({"overlap": 6}, "overlap: expected 0 to 5 frames"),
+        ({"overlap": -1}, "overlap: expected 0 to 5 frames"),
+        ({"windows": "round"}, "windows: expected one of uniform, open"),
+        ({"seed": -1}, "seed: expected"),
+        ({"frames": 0}, "frames: expected at least 1"),
+    ],
+)
+def test_options_are_checked_before_anything_runs(
+    small_animator: Animator, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small_animator.animate(pictures(1)[0], pictures(2), **options)
+
+
+def test_files_are_checked_before_anything_runs(small_animator: Animator, tmp_path: Path) -> None:
+    with pytest.raises(InputMissing):
+        small_animator.animate(tmp_path / "none.png", pictures(2))
+    with pytest.raises(InputError):
+        small_animator.animate(pictures(1)[0], tmp_path)
+    with pytest.raises(InputMissing):
+        small_animator.animate(pictures(1)[0], pictures(2), initial_noise=tmp_path / "none.npy")
+
+
+def test_no_frames_at_all(small_animator: Animator) -> None:
+    with pytest.raises(InputError, match="at least one"):
+        list(small_animator.animate(pictures(1)[0], []))
+
+
+def test_noise_for_another_clip(small: Any, small_animator: Animator) -> None:
+    clip = small_animator.animate(pictures(1)[0], pictures(3), initial_noise=small.initial_noise)
+    with pytest.raises(InputError, match=r"expected \(1, 4, 3, 12, 8\).*found \(1, 4, 10, 12, 8\)"):
+        next(clip)

@@ -1,0 +1,148 @@
+"""Bundles: whole or not there, refused when a bit is off, clear about what does not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from animate_rt import Animator, BundleCorrupt, BundleError, BundleMismatch, InputMissing, OutputError
+from animate_rt.engines.bundle import MANIFEST, canonical, digest_of, new_bundle, open_bundle
+
+FLIPS_PER_FILE = 12
+
+
+@pytest.fixture
+def copy(small_bundle: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
+
+
+def names(bundle: Path) -> list[str]:
+    return sorted(path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file())
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def test_every_file_is_vouched_for(small_bundle: Path) -> None:
+    bundle = open_bundle(small_bundle)
+    assert sorted([*bundle.manifest.files, MANIFEST]) == names(small_bundle)
+
+
+def test_a_flipped_bit_in_any_file_is_refused(copy: Path) -> None:
+    chance = random.Random(0)
+    for name in names(copy):
+        path = copy / name
+        bits = path.stat().st_size * 8
+        for bit in {0, bits - 1, *(chance.randrange(bits) for _ in range(FLIPS_PER_FILE))}:
+            flip(path, bit)
+            with pytest.raises(BundleCorrupt):
+                Animator.load(copy)
+            flip(path, bit)
+    open_bundle(copy)
+
+
+def test_every_bit_of_the_manifest_counts(copy: Path) -> None:
+    """White space and digest included; only the manifest is read, so all of it can be tried."""
+    path = copy / MANIFEST
+    content = path.read_bytes()
+    chance = random.Random(1)
+    for bit in chance.sample(range(len(content) * 8), 3000):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(changed)
+        with pytest.raises(BundleCorrupt):
+            open_bundle(copy)
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "empty"])
+def test_lost_bytes_are_refused_by_name(copy: Path, damage: str) -> None:
+    path = copy / "graphs" / "vae_decoder.onnx"
+    if damage == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, 100 if damage == "short" else 0)
+    with pytest.raises(BundleCorrupt, match=r"graphs/vae_decoder\.onnx"):
+        open_bundle(copy)
+
+
+def reseal(bundle: Path, **changed: Any) -> None:
+    """Change the manifest as its owner could: digest and all."""
+    document = json.loads((bundle / MANIFEST).read_bytes()) | changed
+    document.pop("digest")
+    document["digest"] = digest_of(document)
+    (bundle / MANIFEST).write_bytes(canonical(document))
+
+
+def test_another_schema_is_a_mismatch(copy: Path) -> None:
+    reseal(copy, schema=99)
+    with pytest.raises(BundleMismatch, match="schema 1, found 99"):
+        open_bundle(copy)
+
+
+def test_another_versions_graphs_are_a_mismatch_with_the_command_that_rebuilds(copy: Path) -> None:
+    document = json.loads((copy / MANIFEST).read_bytes())
+    document["graphs"]["pose_guider"]["inputs"][0]["name"] = "picture"
+    reseal(copy, graphs=document["graphs"])
+    with pytest.raises(BundleMismatch, match="pose_guider.*animate-rt build .* --width 64 --height 96"):
+        open_bundle(copy)
+
+
+def test_an_unknown_field_is_a_mismatch(copy: Path) -> None:
+    reseal(copy, colour="blue")
+    with pytest.raises(BundleMismatch, match="build it again"):
+        open_bundle(copy)
+
+
+def test_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match="animate-rt build"):
+        open_bundle(tmp_path / "none")
+    with pytest.raises(BundleError, match="expected a bundle"):
+        open_bundle(tmp_path)
+
+
+def test_a_failed_build_leaves_what_was_there(copy: Path) -> None:
+    before = (copy / MANIFEST).read_bytes()
+    with pytest.raises(RuntimeError), new_bundle(copy) as folder:
+        (folder / "half").write_text("done")
+        raise RuntimeError
+    assert (copy / MANIFEST).read_bytes() == before
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+
+
+def test_a_bundle_replaces_a_bundle_and_nothing_else(copy: Path, tmp_path: Path) -> None:
+    with new_bundle(copy) as folder:
+        (folder / "new").touch()
+    assert names(copy) == ["new"]
+    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").touch()
+    for taken in (tmp_path / "mine", tmp_path / "mine" / "precious"):
+        with pytest.raises(OutputError, match="expected a new name"), new_bundle(taken):
+            pass
+    assert (tmp_path / "mine" / "precious").exists()
+
+
+def test_a_killed_build_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+    script = f"""
+        import os, signal
+        from animate_rt.engines.bundle import new_bundle
+        with new_bundle({os.fspath(tmp_path / "bundle")!r}) as folder:
+            (folder / "half").write_text("done")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "bundle").exists()

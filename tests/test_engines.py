@@ -1,0 +1,148 @@
+"""OpenVINO engines: recorded boundaries, an independent oracle, and binding that refuses the wrong bytes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from numpy.typing import NDArray
+
+from animate_rt import ConfigError
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.engine import Engine, call, load_engine, new_buffer
+from animate_rt.runtime.picture import read_picture, square
+
+BAR = 1e-3  # of the largest value, against the recorded boundaries
+ORACLE = 1e-4  # of the largest value, against ONNX Runtime on the same graph
+
+Array = NDArray[Any]
+
+
+class Engines:
+    def __init__(self, path: Path):
+        self.bundle = open_bundle(path)
+        self.loaded: dict[str, Engine] = {}
+
+    def __call__(self, graph: str, **inputs: Array) -> dict[str, Array]:
+        if graph not in self.loaded:
+            self.loaded[graph] = load_engine(self.bundle, graph)
+        engine = self.loaded[graph]
+        return call(engine.context(), engine.contract, **inputs)
+
+
+@pytest.fixture(scope="module")
+def engines(bundle: Path) -> Engines:
+    return Engines(bundle)
+
+
+def error(found: Array, expected: Array) -> float:
+    assert found.shape == expected.shape
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def test_image_embeds(engines: Engines, case: Any) -> None:
+    image = square(read_picture(case.reference), 224)[None]
+    found = engines("image_encoder", image=image)["image_embeds"]
+    assert error(found, case.io["image_embeds"]) <= BAR
+
+
+def test_reference_latents(engines: Engines, case: Any) -> None:
+    found = engines("vae_encoder", image=case.io["reference_image"][None])["latents"]
+    assert error(found, case.io["reference_latents"]) <= BAR
+
+
+def test_pose_features(engines: Engines, case: Any) -> None:
+    found = [engines("pose_guider", frame=frame[None])["pose_features"] for frame in case.io["pose_frames"]]
+    assert error(np.concatenate(found), case.io["pose_features"][0].swapaxes(0, 1)) <= BAR
+
+
+def test_decoded_frames(engines: Engines, case: Any) -> None:
+    latents = np.ascontiguousarray(case.io["final_latents"][0].swapaxes(0, 1))
+    found = [engines("vae_decoder", latents=frame[None])["frame"] for frame in latents]
+    expected = case.io["video"][0].transpose(1, 2, 3, 0)
+    assert np.abs(np.concatenate(found) / 255 - expected).max() <= 0.5 / 255 + BAR
+
+
+@pytest.mark.parametrize("scale", [None, 0.0, 3.5])
+def test_unet_output(engines: Engines, case: Any, scale: float | None) -> None:
+    io = case.io
+    reference = engines(
+        "reference_net", latents=io["reference_latents"], image_embeds=io["image_embeds"]
+    )
+    inputs = {
+        "latents": np.ascontiguousarray(io["unet_sample"][0].swapaxes(0, 1)),
+        "pose_features": np.ascontiguousarray(io["unet_pose"][0].swapaxes(0, 1)),
+        "num_frames": np.array([case.window], np.int32),
+        **engines("time_embedding", timestep=io["unet_timestep"].astype(np.float32)),
+        **reference,
+    }
+    unconditional, conditional = (row.swapaxes(0, 1) for row in io["unet_output"])
+    if scale is None:
+        found = engines("denoising_unet_conditional", **inputs)["prediction"]
+        assert error(found, conditional) <= BAR
+    else:
+        inputs["guidance_scale"] = np.array([scale], np.float32)
+        found = engines("denoising_unet", **inputs)["prediction"]
+        assert error(found, unconditional + scale * (conditional - unconditional)) <= BAR
+
+
+@pytest.mark.parametrize(
+    "graph", ["image_encoder", "reference_net", "time_embedding", "denoising_unet", "vae_decoder"]
+)
+def test_openvino_agrees_with_onnx_runtime(engines: Engines, graph: str) -> None:
+    chance = np.random.default_rng(0)
+    contract = engines.bundle.manifest.graphs[graph]
+    inputs = {}
+    for spec in contract.inputs:
+        buffer = new_buffer(spec)
+        if spec.dtype == "float32":
+            buffer[:] = chance.standard_normal(spec.shape)
+        elif spec.dtype == "uint8":
+            buffer[:] = chance.integers(0, 256, spec.shape)
+        else:
+            buffer[:] = 3
+        inputs[spec.name] = buffer
+    session = onnxruntime.InferenceSession(engines.bundle.graph(graph), providers=["CPUExecutionProvider"])
+    expected = dict(zip((o.name for o in session.get_outputs()), session.run(None, inputs), strict=True))
+    found = engines(graph, **inputs)
+    for spec in contract.outputs:
+        if spec.dtype == "uint8":
+            off = np.abs(found[spec.name].astype(int) - expected[spec.name])
+            assert off.max() <= 1
+            assert off.mean() < 1e-3
+        else:
+            assert error(found[spec.name], expected[spec.name]) <= ORACLE, spec.name
+
+
+@pytest.mark.parametrize(
+    "buffer",
+    [
+        np.zeros((1, 4, 12, 8), np.float64),
+        np.zeros((1, 4, 8, 12), np.float32),
+        np.zeros((1, 12, 8, 4), np.float32).transpose(0, 3, 1, 2),
+    ],
+)
+def test_binding_refuses_other_dtypes_shapes_and_layouts(small_bundle: Path, buffer: Array) -> None:
+    context = load_engine(open_bundle(small_bundle), "vae_decoder").context()
+    with pytest.raises(ConfigError, match=r"latents: expected a contiguous float32 \(1, 4, 12, 8\)"):
+        context.bind("latents", buffer)
+
+
+def test_results_land_in_the_bound_buffers(small_bundle: Path) -> None:
+    """The runtime reads its own buffers after a run; nothing is handed back."""
+    engine = load_engine(open_bundle(small_bundle), "time_embedding")
+    context = engine.context()
+    timestep, row = (new_buffer(spec) for spec in (*engine.contract.inputs, *engine.contract.outputs))
+    context.bind("timestep", timestep)
+    context.bind("time_row", row)
+    rows = []
+    for value in (1.0, 999.0, 1.0):
+        timestep[:] = value
+        context.run()
+        rows.append(row.copy())
+    assert np.array_equal(rows[0], rows[2])
+    assert not np.array_equal(rows[0], rows[1])
+    assert engine.runs == 3

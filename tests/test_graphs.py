@@ -1,0 +1,106 @@
+"""What is in a bundle's ONNX files: the contract, shared weights, nothing dead, nothing of the builder's machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.contract import Contract
+from animate_rt.export.onnx_graphs import OPSET, WEIGHTS
+
+GRAPHS = (
+    "image_encoder",
+    "vae_encoder",
+    "reference_net",
+    "pose_guider",
+    "time_embedding",
+    "denoising_unet",
+    "denoising_unet_conditional",
+    "vae_decoder",
+)
+
+
+@pytest.fixture(scope="module")
+def models(bundle: Path) -> dict[str, onnx.ModelProto]:
+    return {name: onnx.load(bundle / f"graphs/{name}.onnx", load_external_data=False) for name in GRAPHS}
+
+
+@pytest.fixture(scope="module")
+def contracts(bundle: Path) -> dict[str, Contract]:
+    return open_bundle(bundle).manifest.graphs
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_graphs_are_valid_and_keep_their_contract(
+    bundle: Path, models: Any, contracts: dict[str, Contract], name: str
+) -> None:
+    onnx.checker.check_model(bundle / f"graphs/{name}.onnx", full_check=True)
+    model = models[name]
+    assert {i.domain: i.version for i in model.opset_import}[""] == OPSET
+    for values, specs in (
+        (model.graph.input, contracts[name].inputs),
+        (model.graph.output, contracts[name].outputs),
+    ):
+        found = [
+            (
+                value.name,
+                np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
+                tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+            )
+            for value in values
+        ]
+        assert found == [(spec.name, np.dtype(spec.dtype), spec.shape) for spec in specs]
+
+
+def external(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Weight name -> offset and length in the shared file."""
+    found = {}
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            entries = {entry.key: entry.value for entry in tensor.external_data}
+            assert entries["location"] == WEIGHTS
+            found[tensor.name] = int(entries["offset"]), int(entries["length"])
+    return found
+
+
+def test_both_forms_of_the_unet_share_their_weights(models: Any) -> None:
+    guided, conditional = (
+        set(external(models[name]).values()) for name in ("denoising_unet", "denoising_unet_conditional")
+    )
+    assert conditional
+    # The guided form alone has the unconditional half's cross-attention biases; small ones stay inside.
+    assert conditional <= guided
+
+
+def test_the_weight_file_holds_each_weight_once(bundle: Path, models: Any) -> None:
+    spans = sorted({span for model in models.values() for span in external(model).values()})
+    assert all(a + length <= b for (a, length), (b, _) in zip(spans, spans[1:], strict=False))
+    last, length = spans[-1]
+    assert (bundle / "graphs" / WEIGHTS).stat().st_size == last + length
+
+
+def test_what_has_no_effect_does_not_survive_export(models: Any) -> None:
+    """The softmax of one token, and ReferenceNet after its last block's input."""
+    unet = {tensor.name for tensor in models["denoising_unet"].graph.initializer}
+    assert unet
+    assert not [name for name in unet if "attn2.to_q" in name or "attn2.to_k" in name or ".norm2." in name
+                and "transformer_blocks" in name]
+    reference = [tensor.name for tensor in models["reference_net"].graph.initializer]
+    last = "reference_net.up_blocks.3.attentions.{}.".format(
+        max(int(name.split(".")[4]) for name in reference if "up_blocks.3.attentions" in name)
+    )
+    assert any(name.startswith(f"{last}proj_in") for name in reference)
+    assert not [name for name in reference if name.startswith((f"{last}transformer_blocks.0.ff", f"{last}proj_out"))]
+
+
+def test_no_path_of_the_building_machine_is_left(bundle: Path) -> None:
+    package = str(Path(onnx.__file__).parents[1]).encode()
+    for path in bundle.rglob("*.onnx"):
+        content = path.read_bytes()
+        assert package not in content
+        assert b".py" not in content

@@ -1,0 +1,80 @@
+"""Initial noise: by frame from a seed, or from a file that is checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from animate_rt import InputError, InputMissing
+from animate_rt.runtime.noise import check_noise, read_noise, seeded_noise
+
+SHAPE = (4, 6, 5)
+
+
+def test_a_frames_noise_does_not_depend_on_the_clips_length() -> None:
+    long = seeded_noise(7, 9, SHAPE)
+    assert np.array_equal(long[:4], seeded_noise(7, 4, SHAPE))
+    assert long.dtype == np.float32
+    assert long.shape == (9, *SHAPE)
+
+
+def test_seeds_and_frames_differ() -> None:
+    noise = seeded_noise(7, 3, SHAPE)
+    assert not np.array_equal(noise[0], noise[1])
+    assert not np.array_equal(noise, seeded_noise(8, 3, SHAPE))
+
+
+def test_noise_is_standard_normal() -> None:
+    noise = seeded_noise(0, 50, (4, 32, 32))
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+
+
+def test_a_file_comes_back_frames_first(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal((1, 4, 3, 6, 5)).astype(np.float32)
+    np.save(tmp_path / "noise.npy", noise)
+    found = read_noise(tmp_path / "noise.npy")
+    assert np.array_equal(found, noise[0].transpose(1, 0, 2, 3))
+    check_noise(found, 3, SHAPE)
+
+
+@pytest.mark.parametrize("frames", [2, 4])
+def test_noise_for_another_number_of_frames(frames: int) -> None:
+    with pytest.raises(InputError, match=r"expected \(1, 4, 3, 6, 5\).*found \(1, 4, \d, 6, 5\)"):
+        check_noise(np.zeros((frames, *SHAPE), np.float32), 3, SHAPE)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.zeros((3, 4, 6, 5), np.float32),
+        np.zeros((2, 4, 3, 6, 5), np.float32),
+        np.zeros((1, 4, 3, 6, 5), np.int32),
+        np.full((1, 4, 3, 6, 5), np.nan, np.float32),
+        np.full((1, 4, 3, 6, 5), np.inf, np.float32),
+    ],
+)
+def test_unusable_arrays(tmp_path: Path, array: np.ndarray) -> None:
+    np.save(tmp_path / "noise.npy", array)
+    with pytest.raises(InputError, match=r"noise\.npy: expected"):
+        read_noise(tmp_path / "noise.npy")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY", b"PK\x03\x04 not a zip"])
+def test_unreadable_files(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "noise.npy").write_bytes(content)
+    with pytest.raises(InputError, match="cannot read it"):
+        read_noise(tmp_path / "noise.npy")
+
+
+def test_pickles_do_not_run(tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(InputError, match="cannot read it"):
+        read_noise(tmp_path / "noise.npy")
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputMissing, match=r"none\.npy"):
+        read_noise(tmp_path / "none.npy")
