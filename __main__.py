@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
-from .errors import AnimateError, ConfigError, InputError
+from .errors import AnimateError
 from .runtime.animator import Animator, Progress
 from .runtime.pose import open_pose
 from .runtime.windows import POLICIES
@@ -23,32 +23,32 @@ from .runtime.writer import open_writer
 
 DEFAULT_FRAME_RATE = Fraction(24)  # where the pose sequence has none: a directory of images
 UNITS = {"pose": "frame", "denoise": "window", "decode": "frame"}
-INTERRUPTED, TERMINATED = 130, 143  # 128 + signal, as shells count
-IO_ERROR = 74
-SOFTWARE = 70
+IO_ERROR, TRY_AGAIN, SIGNALLED = 74, 75, 128  # a signal's number is added to the last
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (errors.py lists them)."""
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        options.run(options)
-    except AnimateError as error:
-        return complain(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return complain("interrupted; nothing was left under the output's name", INTERRUPTED)
-    except MemoryError:
-        return complain("out of memory; use a smaller size, window or number of frames", 75)
-    except OSError as error:
-        return complain(str(error), IO_ERROR)
+    with Stop() as stop:
+        try:
+            options.run(options, StageBar(stop))
+        except BaseException as error:
+            if stop.status:
+                return complain("stopped; nothing was left under the output's name", stop.status)
+            if isinstance(error, AnimateError):
+                return complain(str(error), error.exit_status)
+            if isinstance(error, MemoryError):
+                return complain("out of memory; use a smaller size, window or number of frames", TRY_AGAIN)
+            if isinstance(error, OSError):
+                return complain(str(error), IO_ERROR)
+            raise
     return 0
 
 
-def build(options: argparse.Namespace) -> None:
+def build(options: argparse.Namespace, bar: StageBar) -> None:
     from .export import build_bundle  # needs torch
 
-    with StageBar("build") as bar:
+    with bar:
         build_bundle(
             options.checkpoint,
             options.bundle,
@@ -63,10 +63,10 @@ def build(options: argparse.Namespace) -> None:
     print(options.bundle)
 
 
-def animate(options: argparse.Namespace) -> None:
+def animate(options: argparse.Namespace, bar: StageBar) -> None:
     pose = open_pose(options.pose, options.frames)
     frame_rate = options.fps or pose.frame_rate or DEFAULT_FRAME_RATE
-    with Animator.load(options.bundle) as animator, StageBar("animate") as bar:
+    with Animator.load(options.bundle) as animator, bar:
         frames = animator.animate(
             options.reference,
             pose,
@@ -85,7 +85,7 @@ def animate(options: argparse.Namespace) -> None:
     print(options.output)
 
 
-def inspect(options: argparse.Namespace) -> None:
+def inspect(options: argparse.Namespace, _bar: StageBar) -> None:
     print(report(open_bundle(options.bundle)))
 
 
@@ -128,7 +128,7 @@ def parser() -> argparse.ArgumentParser:
 
 def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace, StageBar], None],
     purpose: str,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(run.__name__, help=purpose, description=purpose)
@@ -147,22 +147,53 @@ def rate(text: str) -> Fraction:
     return value
 
 
+class Stop:
+    """SIGINT and SIGTERM, turned into SystemExit where it is safe: at the next `check`.
+
+    Raised at once it could strike inside an import and leave that module's lock held for ever. Whoever cannot
+    wait signals twice.
+    """
+
+    def __init__(self) -> None:
+        self.status = 0
+
+    def check(self) -> None:
+        if self.status:
+            raise SystemExit(self.status)
+
+    def __enter__(self) -> Stop:
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        self.before = {number: signal.signal(number, self.note) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def note(self, number: int, _frame: FrameType | None) -> None:
+        self.check()
+        self.status = SIGNALLED + number
+
+
 class StageBar:
     """Progress on standard error, one bar per stage; silent where that is no terminal."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self.bar: tqdm[None] | None = None
+    def __init__(self, stop: Stop) -> None:
+        self.stop = stop
+        self.bar: tqdm[Any] | None = None
 
     def show(self, progress: Progress) -> None:
+        self.stop.check()
         if progress.done == 0:
             self.begin(progress.stage, progress.total, UNITS[progress.stage])
         elif self.bar is not None:
             self.bar.update(progress.done - self.bar.n)
 
     def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
+        self.stop.check()
         self.close()
-        self.bar = tqdm(desc=stage, total=total, unit=unit, disable=None, leave=True)
+        layout = None if unit else "{desc} [{elapsed}]"
+        self.bar = tqdm(desc=stage, total=total, unit=unit, disable=None, bar_format=layout)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -173,11 +204,6 @@ class StageBar:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
-    """Leave through every `with` and `finally`, so that temporaries go."""
-    raise SystemExit(TERMINATED)
 
 
 def complain(message: str, status: int) -> int:

@@ -25,6 +25,8 @@ TEST = [
     "ruff==0.17.5",
     "mypy==2.4.1",
     "types-pyyaml",
+    "types-setuptools",
+    "types-tqdm",
 ]
 
 setup(

@@ -1,4 +1,4 @@
-"""The public formulation in eager PyTorch, its double work included: what the exact rewrites are held against.
+"""The public formulation in eager PyTorch, its double work included: what the rewrites are held against.
 
 Written from SPEC.md 2 to 4. It shares the weights of a loaded checkpoint and nothing of how export/ computes:
 the reference's features are concatenated before the projections for both rows and every frame, the
@@ -43,8 +43,10 @@ class PlainPipeline:
         guidance_scale: float,
         windows: Windows,
     ) -> Tensor:
-        """image uint8 (1,H,W,3), clip_image uint8 (1,224,224,3), pose uint8 (F,H,W,3), noise (F,4,h,w) float32
-        -> frames (F,3,H,W) float32 in [0,1]. guidance_scale above 1."""
+        """Frames (F,3,H,W) float32 in [0,1], for a guidance_scale above 1.
+
+        image uint8 (1,H,W,3), clip_image uint8 (1,224,224,3), pose uint8 (F,H,W,3), noise (F,4,h,w) float32.
+        """
         networks = self.networks
         mean, std = (torch.tensor(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
         embeds = networks.image_encoder((scaled(clip_image) - mean) / std)
@@ -174,7 +176,8 @@ def motion(module: MotionModule, x: Tensor, runs: int) -> Tensor:
     tokens = temporal.proj_in(temporal.norm(x).flatten(2).transpose(1, 2))  # (b f, d, C)
     for block in temporal.transformer_blocks:
         for attend, norm in zip(block.attention_blocks, block.norms, strict=True):
-            over_frames = norm(tokens).unflatten(0, (runs, frames)).transpose(1, 2).flatten(0, 1)  # (b d, f, C)
+            over_frames = norm(tokens).unflatten(0, (runs, frames)).transpose(1, 2)
+            over_frames = over_frames.flatten(0, 1)  # (b d, f, C)
             over_frames = over_frames + attend.pos_encoder.pe[:, :frames]
             over_frames = attention(attend, over_frames, over_frames)
             tokens = tokens + over_frames.unflatten(0, (runs, -1)).transpose(1, 2).flatten(0, 1)

@@ -1,6 +1,6 @@
-"""Checkpoints of random weights in the public layout: the right shapes for speed and memory, noise for a picture.
+"""Checkpoints of random weights in the public layout: right for speed and memory, noise for a picture.
 
-    python -m animate_rt.benchmarks.random_checkpoint sd15 FOLDER
+python -m animate_rt.benchmarks.random_checkpoint sd15 FOLDER
 """
 
 from __future__ import annotations
@@ -118,16 +118,21 @@ SIZES = {
 def write_random_checkpoint(
     folder: Path, size: str, *, seed: int = 0, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write a checkpoint directory of one of SIZES, with its inference.yaml; the same seed gives the same bytes."""
+    """Write a checkpoint directory of one of SIZES and its inference.yaml; a seed has its bytes."""
     shape = SIZES[size]
     configs = {UNET[0]: shape.unet, "sd-vae-ft-mse": shape.vae, "image_encoder": shape.image_encoder}
     for place, config in configs.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "inference.yaml").write_text(yaml.safe_dump(inference_config(shape.motion_heads)))
-    paths = [folder / place / "config.json" for place in configs]
+    unet_file, vae_file, encoder_file = (folder / place / "config.json" for place in configs)
     model = model_config(
-        *paths, folder / "inference.yaml", pose_channels=shape.pose_channels, max_frames=None
+        unet_file,
+        vae_file,
+        encoder_file,
+        folder / "inference.yaml",
+        pose_channels=shape.pose_channels,
+        max_frames=None,
     )
     with torch.device("meta"):
         denoising_unet = DenoisingUNet(model)

@@ -107,7 +107,8 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"{path}: expected the inputs and outputs of this version, found others for {', '.join(names)}; "
             f"build it again: {manifest.rebuild_command}"
         )
-    return Bundle(path, manifest, digest)
+    # Equal, but in the order of a clip's life, which a sorted document has lost.
+    return Bundle(path, dataclasses.replace(manifest, graphs=expected), digest)
 
 
 @contextmanager

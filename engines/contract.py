@@ -1,8 +1,8 @@
 """The contract of each graph: names, dtypes and shapes as a function of model, shape bucket and precision.
 
 Exporters produce graphs that keep it, backends check what they load against it, the runtime allocates from
-it. Every shape is static. Shapes below: F frames of a window, H x W pixels, h x w latents, C0 channels at full
-latent resolution. `DENOISING_UNET` returns a guided prediction; `DENOISING_UNET_CONDITIONAL` is the same
+it. Every shape is static. Shapes below: F frames of a window, H x W pixels, h x w latents, C0 channels at
+full latent resolution. `DENOISING_UNET` returns a guided prediction; `DENOISING_UNET_CONDITIONAL` is the same
 network without the unconditional half, for guidance_scale = 1.
 """
 
@@ -134,4 +134,4 @@ def reference_specs(model: ModelConfig, h: int, w: int, dtype: DType) -> tuple[T
 
 def halved(size: int, times: int) -> int:
     """Length of a side after `times` stride-2 convolutions with padding 1."""
-    return -(-size // 2**times)
+    return -(-size // (1 << times))

@@ -14,7 +14,7 @@ def from_json(kind: Any, value: Any, where: str) -> Any:
 
     Raises ConfigError where a field is missing, unknown or of the wrong type; `where` begins its message.
     """
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         fields = typing.get_type_hints(kind)
         if not isinstance(value, dict) or value.keys() - fields.keys():
             raise ConfigError(f"{where}: expected the fields {', '.join(fields)}, found {value!r}")

@@ -1,8 +1,8 @@
 """Engines: compiled graphs, and the contexts they run in.
 
 An engine is loaded once and shared by every clip and thread; a context belongs to one clip. It has a buffer
-bound to each name of the contract, reads the inputs and writes the outputs there. Binding is for when a buffer
-changes; running allocates nothing.
+bound to each name of the contract, reads the inputs and writes the outputs there. Binding is for when a
+buffer changes; running allocates nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Context(Protocol):
     """One clip's hold on an engine; not safe to run from two threads at once."""
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Read or write `buffer` from now on. It must have the contract's dtype and shape and be contiguous."""
+        """Read or write `buffer` from now on: contiguous, of the contract's dtype and shape."""
 
     def run(self) -> None:
         """Compute the bound outputs from the bound inputs."""

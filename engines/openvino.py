@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from importlib import metadata
 from typing import Any
 
@@ -10,6 +12,7 @@ from .bundle import Bundle, Precision
 from .contract import TensorSpec
 from .engine import Buffer, check_binding
 
+CONVERTER = "openvino.tools.ovc"
 INSTALL = "pip install 'animate-rt[cpu]'"
 
 
@@ -20,13 +23,24 @@ def version() -> str:
         raise DeviceError(f"backend openvino: expected the package openvino, found none; {INSTALL}") from None
 
 
+def import_openvino() -> Any:
+    """OpenVINO without its model converter, which we do not need and which reports each import over the
+    network and writes to the user's home. The package does without it where it cannot be imported."""
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    sys.modules[CONVERTER] = None  # type: ignore[assignment]
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[CONVERTER]
+
+
 class OpenVINOEngine:
     """One compiled graph. Inputs and outputs are float32 even where it computes in bfloat16."""
 
     def __init__(self, bundle: Bundle, graph: str):
         version()
-        import openvino as ov
-
+        ov = import_openvino()
         self.contract = bundle.manifest.graphs[graph]
         self.runs = 0
         core = ov.Core()
@@ -56,11 +70,10 @@ class OpenVINOContext:
         self.buffers: dict[str, Buffer] = {}  # keeps alive what the request points into
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        import openvino as ov
-
         if self.buffers.get(name) is buffer:
             return
         check_binding(self.specs[name], buffer)
+        ov = import_openvino()
         self.request.set_tensor(name, ov.Tensor(buffer, shared_memory=True))
         self.buffers[name] = buffer
 
@@ -76,14 +89,13 @@ class OpenVINOContext:
 
 def options(core: Any, precision: Precision) -> dict[str, Any]:
     """Exactly the precision asked for: left to itself OpenVINO picks bfloat16 where the CPU has it."""
-    import openvino as ov
-    from openvino import properties
-
+    ov = import_openvino()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DeviceError(
             "expected a CPU that computes in bfloat16, found none; build the bundle with --precision fp32"
         )
+    hint = ov.properties.hint
     return {
-        properties.hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
-        properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
+        hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
+        hint.performance_mode: hint.PerformanceMode.LATENCY,
     }

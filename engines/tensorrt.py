@@ -1,7 +1,8 @@
 """TensorRT plans from ONNX graphs, through either of its two packages.
 
 `tensorrt` builds for the GPU at hand. `tensorrt_rtx` has the same API and builds ahead of time for named
-compute capabilities, which takes no GPU. Networks are strongly typed: the graph's own types are the precision.
+compute capabilities, which takes no GPU. Networks are strongly typed: the graph's own types are the
+precision.
 """
 
 from __future__ import annotations

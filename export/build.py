@@ -25,7 +25,7 @@ def build_bundle(
     backend: Backend = "openvino",
     precision: Precision | None = None,
     inference_config: str | os.PathLike[str] | None = None,
-    progress: Callable[[str], None] = lambda what: None,
+    progress: Callable[[str], None] = lambda _what: None,
 ) -> None:
     """Export a checkpoint directory for one size and window, compile it, and write a bundle.
 

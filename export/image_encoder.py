@@ -57,7 +57,7 @@ class Embeddings(nn.Module):
 class EncoderLayer(nn.Module):
     def __init__(self, config: ImageEncoderConfig):
         super().__init__()
-        self.activation = config.activation
+        self.activation = {"quick_gelu": quick_gelu, "gelu": F.gelu}[config.activation]
         self.layer_norm1 = LayerNorm(config.width, config.norm_eps)
         self.self_attn = SelfAttention(config.width, config.heads)
         self.layer_norm2 = LayerNorm(config.width, config.norm_eps)
@@ -67,12 +67,12 @@ class EncoderLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.self_attn(self.layer_norm1(x))
-        hidden = self.mlp.fc1(self.layer_norm2(x))
-        if self.activation == "quick_gelu":
-            hidden = hidden * torch.sigmoid(1.702 * hidden)
-        else:
-            hidden = F.gelu(hidden)
+        hidden = self.activation(self.mlp.fc1(self.layer_norm2(x)))
         return x + self.mlp.fc2(hidden)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
 
 
 class SelfAttention(nn.Module):

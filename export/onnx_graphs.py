@@ -34,7 +34,7 @@ def export_graphs(
     checkpoint: Checkpoint,
     bucket: ShapeBucket,
     folder: Path,
-    progress: Callable[[str], None] = lambda graph: None,
+    progress: Callable[[str], None] = lambda _graph: None,
 ) -> None:
     """Write `<graph>.onnx` for every graph and `weights.bin` into an existing folder.
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class PoseGuider(nn.Module):
-    """A stack of convolutions that halves the resolution between `channels`, and a last one to `out_channels`."""
+    """Convolutions that halve the resolution between `channels`, and a last one to `out_channels`."""
 
     def __init__(self, channels: Sequence[int], out_channels: int):
         super().__init__()
         self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
         self.blocks = nn.ModuleList()
-        for narrow, wide in zip(channels, channels[1:], strict=False):
+        for narrow, wide in pairwise(channels):
             self.blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
             self.blocks.append(nn.Conv2d(narrow, wide, 3, padding=1, stride=2))
         self.conv_out = nn.Conv2d(channels[-1], out_channels, 3, padding=1)

@@ -87,7 +87,7 @@ class Settings:
             raise CheckpointError(str(error)) from error
 
     def require(self, absent: dict[str, Any], **supported: Any) -> None:
-        """Refuse any value but the supported one; `absent` says what a missing key means where that differs."""
+        """Refuse any value but the supported one; `absent` holds what a missing key means if not that."""
         for key, value in supported.items():
             found = self.values.get(key, absent.get(key, value))
             if found != value:
@@ -124,8 +124,8 @@ def unet_config(settings: Settings) -> UNetConfig:
     mirrored = tuple(kinds.get(kind) for kind in reversed(up))
     if None in attention or attention != mirrored or len(attention) != len(widths):
         raise CheckpointError(
-            f"{settings.source}: expected {len(widths)} down blocks of CrossAttnDownBlock2D or DownBlock2D and "
-            f"up blocks that mirror them, found {list(down)} and {list(up)}"
+            f"{settings.source}: expected {len(widths)} down blocks of CrossAttnDownBlock2D or DownBlock2D "
+            f"and up blocks that mirror them, found {list(down)} and {list(up)}"
         )
     # Called attention_head_dim, it has always been the number of heads (SPEC.md 2.1).
     heads = settings.values.get("attention_head_dim", 8)
@@ -231,7 +231,7 @@ def model_config(
     pose_channels: tuple[int, ...],
     max_frames: int | None,
 ) -> ModelConfig:
-    """All networks, from the config files of the public layout. Without `inference`, the public v2 settings."""
+    """All networks, from the public layout's config files; without `inference`, the public v2 settings."""
     if inference is None:
         public = Settings(
             {"unet_additional_kwargs": V2_MOTION, "noise_scheduler_kwargs": V2_NOISE}, "v2 settings"

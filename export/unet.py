@@ -271,8 +271,8 @@ class SpatialTransformer(nn.Module):
     ) -> Tensor:
         """(N, C, h, w) -> (N or 2N, C, h, w).
 
-        `self_attention` gets the block's attention and its normalised input (N, tokens, C) and may answer with
-        twice the rows; `cross` (rows or 1, C) is the answer of the cross-attention.
+        `self_attention` gets the block's attention and its normalised input (N, tokens, C) and may answer
+        with twice the rows; `cross` (rows or 1, C) is the answer of the cross-attention.
         """
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         attended = self_attention(self.block.attn1, self.block.norm1(tokens))

@@ -83,7 +83,7 @@ def today(key: str) -> str:
 
 
 def assign(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> None:
-    """Give a network made on the meta device its weights, or raise WrongWeights and list what does not fit."""
+    """Give a network made on the meta device its weights; WrongWeights lists what does not fit."""
     expected = network.state_dict()
     fitting, misshapen = {}, []
     for key in expected.keys() & state.keys():

@@ -75,8 +75,8 @@ class Animator:
     ) -> Animator:
         """Verify a bundle and make it ready; each engine is compiled when it is first needed.
 
-        `reference_cache_bytes` bounds the references kept between clips. Raises InputMissing, BundleCorrupt or
-        BundleMismatch.
+        `reference_cache_bytes` bounds the references kept between clips. Raises InputMissing, BundleCorrupt
+        or BundleMismatch.
         """
         return cls(open_bundle(bundle), reference_cache_bytes)
 
@@ -92,18 +92,18 @@ class Animator:
         overlap: int | None = None,
         frames: int | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
-        progress: ProgressCallback = lambda progress: None,
+        progress: ProgressCallback = lambda _progress: None,
     ) -> Iterator[Buffer]:
         """Yield the clip's frames, uint8 (H, W, 3) RGB, one per pose frame, as they are ready.
 
         reference is a path, a PIL image or a uint8 (H, W, 3) array; pose a path to a video or to a directory
         of images, or an iterable of pictures. Both are resized to the bundle's size as the public pipeline
-        does. A guidance_scale of 1 means none. `overlap` counts the frames that neighbouring windows share: 4,
-        or less where the window has no room for 4. `frames` takes that many of the pose frames. `initial_noise`
-        is a .npy file (1, 4, frames, h, w) instead of noise from the seed.
+        does. A guidance_scale of 1 means none. `overlap` counts the frames that neighbouring windows share:
+        4, or less where the window has no room for 4. `frames` takes that many of the pose frames.
+        `initial_noise` is a .npy file (1, 4, frames, h, w) instead of noise from the seed.
 
-        Options and files are checked here, before the first frame is asked for; raises ConfigError, InputError
-        or DeviceError. Closing the iterator abandons the clip.
+        Options and files are checked here, before the first frame is asked for; raises ConfigError,
+        InputError or DeviceError. Closing the iterator abandons the clip.
         """
         bucket = self.bucket
         if not (isfinite(guidance_scale) and guidance_scale >= 1):
@@ -119,8 +119,6 @@ class Animator:
                 f"overlap: expected 0 to {bucket.window - 1} frames, less than the bundle's window of "
                 f"{bucket.window}, found {overlap}"
             )
-        if frames is not None and frames < 1:
-            raise ConfigError(f"frames: expected at least 1, found {frames}")
         if seed < 0:
             raise ConfigError(f"seed: expected a whole number of at least 0, found {seed}")
         picture = read_picture(reference)

@@ -61,8 +61,8 @@ class WindowPredictor:
             self.buffers["guidance_scale"][:] = guidance_scale
 
     def __call__(self, latents: Buffer, window: list[int], time_row: Buffer) -> Buffer:
-        """(len(window), 4, h, w); valid until the next call. A window shorter than the engine's is padded with
-        whatever lies in the buffers, which no frame of it sees."""
+        """(len(window), 4, h, w); valid until the next call. A window shorter than the engine's is padded
+        with whatever lies in the buffers, which no frame of it sees."""
         buffers, num_frames = self.buffers, len(window)
         buffers["num_frames"][:] = num_frames
         buffers["time_row"][:] = time_row

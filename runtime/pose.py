@@ -14,7 +14,7 @@ from operator import length_hint
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from ..errors import InputError, InputMissing
+from ..errors import ConfigError, InputError, InputMissing
 from .picture import Picture, read_picture
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def open_pose(source: PoseSource, limit: int | None) -> PoseSequence:
 
     What cannot be a pose sequence is refused here; damage further in shows while iterating.
     """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"frames: expected at least 1, found {limit}")
     if isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         sequence = _open_directory(name) if os.path.isdir(name) else _open_video(name)

@@ -60,8 +60,8 @@ def timesteps(noise: NoiseConfig, num_steps: int) -> list[int]:
         spaced = np.arange(num_steps)[::-1] * (total // num_steps) + noise.steps_offset
     if spaced[0] >= total:
         raise ConfigError(
-            f"steps: expected at most {total - noise.steps_offset} with leading spacing and a steps_offset of "
-            f"{noise.steps_offset}, found {num_steps}"
+            f"steps: expected at most {total - noise.steps_offset} with leading spacing and a steps_offset "
+            f"of {noise.steps_offset}, found {num_steps}"
         )
     return [int(t) for t in spaced]
 

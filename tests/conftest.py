@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -120,15 +119,17 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
 
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`bundles(case)`: the case's OpenVINO float32 bundle, built when first asked for."""
-    from animate_rt.export import build_bundle
+    """`bundles(case)`: the case's OpenVINO float32 bundle, built by the command when first asked for."""
+    from animate_rt.__main__ import main
 
     built: dict[Path, Path] = {}
 
     def get(case: Case) -> Path:
         if case.path not in built:
             path = tmp_path_factory.mktemp("bundles") / case.path.name
-            build_bundle(case.checkpoint, path, **case.build_options)
+            options = {name.replace("_", "-"): value for name, value in case.build_options.items()}
+            named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+            assert main(["build", str(case.checkpoint), str(path), *named]) == 0
             built[case.path] = path
         return built[case.path]
 
@@ -145,9 +146,3 @@ def bundle(case: Case, bundles: Any) -> Path:
 def small_bundle(small: Case, bundles: Any) -> Path:
     path: Path = bundles(small)
     return path
-
-
-def psnr(frames: NDArray[Any], truth: NDArray[Any]) -> float:
-    """Decibels between two arrays in [0, 1]."""
-    error = np.mean((frames.astype(np.float64) - truth) ** 2)
-    return float(10 * np.log10(1 / error)) if error else float("inf")

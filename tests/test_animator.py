@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
-
 from animate_rt import Animator, ConfigError, InputError, InputMissing, Progress
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.runtime.denoise import WindowPredictor, denoise
 from animate_rt.runtime.sampler import ddim
 from animate_rt.runtime.windows import open_ended, uniform
+from numpy.typing import NDArray
+from PIL import Image
 
 Array = NDArray[Any]
 
@@ -58,7 +57,7 @@ def test_frames_of_the_public_implementation(animator: Animator, case: Any) -> N
     assert psnr(np.stack(frames) / 255, truth) >= 58
 
 
-def test_bfloat16_is_close(case: Any, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bfloat16_is_close(case: Any, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Its graphs are float32's; only how OpenVINO computes them differs."""
     opened = open_bundle(bundle)
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
@@ -111,12 +110,9 @@ def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_b
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_a_clip_shorter_than_the_window_is_exact(
-    small: Any, small_animator: Animator, guided: bool
-) -> None:
+def test_a_clip_shorter_than_the_window_is_exact(small: Any, small_animator: Animator, guided: bool) -> None:
     """The engine of 6 frames, given 3, against the PyTorch network on just those 3."""
     import torch
-
     from animate_rt.export import load_checkpoint
     from animate_rt.export.graphs import graph_modules
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from animate_rt import Animator, BundleCorrupt, BundleError, BundleMismatch, InputMissing, OutputError
 from animate_rt.engines.bundle import MANIFEST, canonical, digest_of, new_bundle, open_bundle
 
@@ -96,7 +95,7 @@ def test_another_versions_graphs_are_a_mismatch_with_the_command_that_rebuilds(c
     document = json.loads((copy / MANIFEST).read_bytes())
     document["graphs"]["pose_guider"]["inputs"][0]["name"] = "picture"
     reseal(copy, graphs=document["graphs"])
-    with pytest.raises(BundleMismatch, match="pose_guider.*animate-rt build .* --width 64 --height 96"):
+    with pytest.raises(BundleMismatch, match=r"pose_guider.*animate-rt build .* --width 64 --height 96"):
         open_bundle(copy)
 
 
@@ -115,9 +114,14 @@ def test_no_bundle(tmp_path: Path) -> None:
 
 def test_a_failed_build_leaves_what_was_there(copy: Path) -> None:
     before = (copy / MANIFEST).read_bytes()
-    with pytest.raises(RuntimeError), new_bundle(copy) as folder:
-        (folder / "half").write_text("done")
-        raise RuntimeError
+
+    def fail() -> None:
+        with new_bundle(copy) as folder:
+            (folder / "half").write_text("done")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert (copy / MANIFEST).read_bytes() == before
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 

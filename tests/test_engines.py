@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
-from numpy.typing import NDArray
-
 from animate_rt import ConfigError
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.engine import Engine, call, load_engine, new_buffer
 from animate_rt.runtime.picture import read_picture, square
+from numpy.typing import NDArray
 
 BAR = 1e-3  # of the largest value, against the recorded boundaries
 ORACLE = 1e-4  # of the largest value, against ONNX Runtime on the same graph
@@ -69,9 +71,7 @@ def test_decoded_frames(engines: Engines, case: Any) -> None:
 @pytest.mark.parametrize("scale", [None, 0.0, 3.5])
 def test_unet_output(engines: Engines, case: Any, scale: float | None) -> None:
     io = case.io
-    reference = engines(
-        "reference_net", latents=io["reference_latents"], image_embeds=io["image_embeds"]
-    )
+    reference = engines("reference_net", latents=io["reference_latents"], image_embeds=io["image_embeds"])
     inputs = {
         "latents": np.ascontiguousarray(io["unet_sample"][0].swapaxes(0, 1)),
         "pose_features": np.ascontiguousarray(io["unet_pose"][0].swapaxes(0, 1)),
@@ -146,3 +146,17 @@ def test_results_land_in_the_bound_buffers(small_bundle: Path) -> None:
     assert np.array_equal(rows[0], rows[2])
     assert not np.array_equal(rows[0], rows[1])
     assert engine.runs == 3
+
+
+def test_loading_reports_to_nobody(small_bundle: Path) -> None:
+    """OpenVINO's converter, imported by default, sends an event for every import and writes to HOME."""
+    script = f"""
+import sys
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.engine import load_engine
+load_engine(open_bundle({os.fspath(small_bundle)!r}), "time_embedding")
+assert "openvino" in sys.modules
+print([name for name in sys.modules if "telemetry" in name or "ovc" in name])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,14 +1,14 @@
-"""What is in a bundle's ONNX files: the contract, shared weights, nothing dead, nothing of the builder's machine."""
+"""What is in a bundle's ONNX files: contract, shared weights, nothing dead, nothing of the builder."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import Contract
 from animate_rt.export.onnx_graphs import OPSET, WEIGHTS
@@ -79,7 +79,7 @@ def test_both_forms_of_the_unet_share_their_weights(models: Any) -> None:
 
 def test_the_weight_file_holds_each_weight_once(bundle: Path, models: Any) -> None:
     spans = sorted({span for model in models.values() for span in external(model).values()})
-    assert all(a + length <= b for (a, length), (b, _) in zip(spans, spans[1:], strict=False))
+    assert all(a + length <= b for (a, length), (b, _) in pairwise(spans))
     last, length = spans[-1]
     assert (bundle / "graphs" / WEIGHTS).stat().st_size == last + length
 
@@ -88,14 +88,21 @@ def test_what_has_no_effect_does_not_survive_export(models: Any) -> None:
     """The softmax of one token, and ReferenceNet after its last block's input."""
     unet = {tensor.name for tensor in models["denoising_unet"].graph.initializer}
     assert unet
-    assert not [name for name in unet if "attn2.to_q" in name or "attn2.to_k" in name or ".norm2." in name
-                and "transformer_blocks" in name]
+    assert not [
+        name
+        for name in unet
+        if "attn2.to_q" in name
+        or "attn2.to_k" in name
+        or (".norm2." in name and "transformer_blocks" in name)
+    ]
     reference = [tensor.name for tensor in models["reference_net"].graph.initializer]
     last = "reference_net.up_blocks.3.attentions.{}.".format(
         max(int(name.split(".")[4]) for name in reference if "up_blocks.3.attentions" in name)
     )
     assert any(name.startswith(f"{last}proj_in") for name in reference)
-    assert not [name for name in reference if name.startswith((f"{last}transformer_blocks.0.ff", f"{last}proj_out"))]
+    assert not [
+        name for name in reference if name.startswith((f"{last}transformer_blocks.0.ff", f"{last}proj_out"))
+    ]
 
 
 def test_no_path_of_the_building_machine_is_left(bundle: Path) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
 from animate_rt.export.graphs import graph_modules
 from animate_rt.export.unet import Reference
+from torch import Tensor
 
 TOLERANCE = 1e-5  # of the largest value; the recorded run batches differently
 
@@ -72,7 +71,9 @@ def test_reference_features_of_every_block(
         assert_close(feature, io[f"reference_features/{paths[block]}"])
 
 
-def call_unet(checkpoint: Any, io: dict[str, Tensor], reference: list[Reference], scale: float | None) -> Tensor:
+def call_unet(
+    checkpoint: Any, io: dict[str, Tensor], reference: list[Reference], scale: float | None
+) -> Tensor:
     unet = checkpoint.denoising_unet
     latents = io["unet_sample"][0].transpose(0, 1)
     prediction: Tensor = unet(

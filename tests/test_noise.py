@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from animate_rt import InputError, InputMissing
 from animate_rt.runtime.noise import check_noise, read_noise, seeded_noise
 

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import sleep
 
 import numpy as np
-
+import pytest
 from animate_rt.runtime.reference import Reference, ReferenceCache, image_key
 
 
@@ -51,10 +51,8 @@ def test_a_failed_reference_is_computed_again() -> None:
     def fail() -> Reference:
         raise RuntimeError
 
-    try:
+    with pytest.raises(RuntimeError):
         cache.get(b"a", fail)
-    except RuntimeError:
-        pass
     assert cache.get(b"a", lambda: reference(1))
 
 

@@ -1,4 +1,4 @@
-"""Each exact rewrite of the graphs against the plain formulation (benchmarks/plain.py) on the same weights."""
+"""Each exact rewrite of the graphs against the plain formulation (benchmarks/plain.py), same weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from animate_rt.benchmarks import plain
 from animate_rt.engines.model import MotionConfig
 from animate_rt.export.layers import Attention, attend
 from animate_rt.export.motion import MotionModule
 from animate_rt.export.unet import HIDDEN, Reference
 from animate_rt.runtime.windows import uniform
+from torch import Tensor, nn
 
 FRAMES, GUIDANCE = 5, 3.5
 

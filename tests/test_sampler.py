@@ -6,7 +6,6 @@ from math import sqrt
 from typing import Any
 
 import pytest
-
 from animate_rt import ConfigError
 from animate_rt.engines.model import NoiseConfig
 from animate_rt.runtime.sampler import alphas_cumprod, ddim, timesteps

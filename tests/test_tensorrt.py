@@ -6,22 +6,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
-
+import torch
+from torch import Tensor, nn
 from animate_rt import Animator, BuildError, DeviceError
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
 from animate_rt.engines import tensorrt
 from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.contract import Contract, TensorSpec
 from animate_rt.export import build_bundle
+from animate_rt.export.layers import Attention, attend
+from animate_rt.export.onnx_graphs import export_graph
 
 pytest.importorskip("tensorrt_rtx", reason="its wheels exist for Linux and Windows on x86-64 only")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """A float16 bundle of the recorded small model's shapes with heads of width 16 and 32, and build seconds."""
+    """A float16 bundle of a small model with heads of width 16 and 32, and the seconds it took."""
     folder = tmp_path_factory.mktemp("tensorrt")
     write_random_checkpoint(folder / "checkpoint", "tiny")
     seconds: dict[str, float] = {}
@@ -101,35 +105,28 @@ def test_a_graph_that_cannot_be_built_is_one_line(tmp_path: Path) -> None:
     assert not (tmp_path / "broken.plan").exists()
 
 
-def test_a_builder_that_crashes_is_an_error_and_not_the_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A real crash: two Attention operators that share a query bring TensorRT-RTX 1.7 down."""
-    graph = tmp_path / "crash.onnx"
-    graph.write_bytes(crashing_graph().SerializeToString())
-    try:
-        tensorrt.build_plan(graph, tmp_path / "crash.plan")
-    except BuildError as error:
-        assert "TensorRT ended with" in str(error)
-    else:
-        assert (tmp_path / "crash.plan").stat().st_size > 0  # a provider without the fault builds it
+class SharedQuery(nn.Module):
+    """Two Attention operators that share a query, which brings the builder of TensorRT-RTX 1.7 down."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = Attention(32, heads=2)
+
+    def forward(self, x: Tensor, key: Tensor) -> Tensor:
+        query, own = self.attention.query(x), self.attention.key(x)
+        both = torch.cat([own, key.expand(4, -1, -1, -1)], dim=2)
+        halves = [attend(query, own, own), attend(query, both, both)]
+        return self.attention.output(torch.cat(halves))
 
 
-def crashing_graph() -> onnx.ModelProto:
-    make, half = onnx.helper, onnx.TensorProto.FLOAT16
-    shape = [1, 2, 16, 16]
-    weight = onnx.numpy_helper.from_array(np.eye(16, dtype=np.float16), "w")
-    nodes = [
-        *(make.make_node("MatMul", ["x", "w"], [name]) for name in ("q", "k", "v")),
-        make.make_node("Attention", ["q", "k", "v"], ["a"]),
-        make.make_node("Concat", ["k", "k"], ["kk"], axis=2),
-        make.make_node("Concat", ["v", "v"], ["vv"], axis=2),
-        make.make_node("Attention", ["q", "kk", "vv"], ["b"]),
-        make.make_node("Concat", ["a", "b"], ["y"], axis=0),
-    ]
-    ends = [make.make_tensor_value_info("x", half, shape)], [make.make_tensor_value_info("y", half, [2, *shape[1:]])]
-    graph = make.make_graph(nodes, "crash", *ends, initializer=[weight])
-    return make.make_model(graph, opset_imports=[make.make_opsetid("", 23)])
+def test_a_builder_that_crashes_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+    contract = Contract(
+        (TensorSpec("x", "float16", (4, 16, 32)), TensorSpec("key", "float16", (1, 2, 16, 16))),
+        (TensorSpec("y", "float16", (8, 16, 32)),),
+    )
+    ir.save(export_graph("crash", SharedQuery().half(), contract), tmp_path / "crash.onnx")
+    with pytest.raises(BuildError, match=r"crash\.onnx: TensorRT ended with signal \d+"):
+        tensorrt.build_plan(tmp_path / "crash.onnx", tmp_path / "crash.plan")
 
 
 def test_running_plans_is_refused_in_words(built: tuple[Path, dict[str, float]], small: Any) -> None:

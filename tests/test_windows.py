@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
-
 from animate_rt.runtime.windows import open_ended, uniform
 
 
@@ -42,7 +41,7 @@ def test_open_windows_do_not_wrap_and_overlap_at_least_as_asked() -> None:
             assert all(window == list(range(window[0], window[0] + len(window))) for window in windows)
             starts = [window[0] for window in windows]
             assert starts == sorted(set(starts))
-            assert all(b - a <= size - overlap for a, b in zip(starts, starts[1:], strict=False))
+            assert all(b - a <= size - overlap for a, b in pairwise(starts))
 
 
 def test_open_windows_by_hand() -> None:
