@@ -35,8 +35,8 @@ setup(
     description="The optimized inference runtime for Animate Anyone",
     long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     python_requires=">=3.11",
+    script_name="setup.py",  # so that it is told apart from the package's modules, and left out
     package_dir={"animate_rt": "."},
     packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
     package_data={"animate_rt": ["py.typed"]},

@@ -18,7 +18,8 @@ from ..export.checkpoint import Checkpoint
 from ..export.graphs import CLIP_MEAN, CLIP_STD
 from ..export.layers import Attention
 from ..export.motion import MotionModule
-from ..export.unet import SpatialTransformer, UNet
+from ..export.transformer import SpatialTransformer
+from ..export.unet import UNet
 from ..runtime.sampler import ddim
 from ..runtime.windows import Windows
 

@@ -12,7 +12,8 @@ from animate_rt.benchmarks import plain
 from animate_rt.engines.model import MotionConfig
 from animate_rt.export.layers import Attention, attend
 from animate_rt.export.motion import MotionModule
-from animate_rt.export.unet import HIDDEN, Reference
+from animate_rt.export.transformer import Reference
+from animate_rt.export.unet import HIDDEN
 from animate_rt.runtime.windows import uniform
 from torch import Tensor, nn
 

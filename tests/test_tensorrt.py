@@ -10,7 +10,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from torch import Tensor, nn
 from animate_rt import Animator, BuildError, DeviceError
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
 from animate_rt.engines import tensorrt
@@ -19,6 +18,7 @@ from animate_rt.engines.contract import Contract, TensorSpec
 from animate_rt.export import build_bundle
 from animate_rt.export.layers import Attention, attend
 from animate_rt.export.onnx_graphs import export_graph
+from torch import Tensor, nn
 
 pytest.importorskip("tensorrt_rtx", reason="its wheels exist for Linux and Windows on x86-64 only")
 
