@@ -7,7 +7,7 @@ decode. It starts when the first frame is asked for and ends when its iterator d
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from math import isfinite
 from threading import Lock
@@ -19,9 +19,9 @@ import numpy as np
 from ..engines import contract
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.engine import Buffer, Engine, call, load_engine
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from .denoise import WindowPredictor, denoise
-from .noise import Shape, check_noise, read_noise, seeded_noise
+from .noise import check_noise, read_noise, seeded_noise
 from .picture import Picture, fit, read_picture, square
 from .pose import PoseSequence, PoseSource, open_pose
 from .reference import Reference, ReferenceCache, image_key
@@ -41,6 +41,7 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], None]
+Frames = Generator[Buffer, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ class Animator:
         frames: int | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
-    ) -> Iterator[Buffer]:
+    ) -> Frames:
         """Yield the clip's frames, uint8 (H, W, 3) RGB, one per pose frame, as they are ready.
 
         reference is a path, a PIL image or a uint8 (H, W, 3) array; pose a path to a video or to a directory
@@ -150,7 +151,7 @@ class Animator:
     ) -> None:
         self.close()
 
-    def _render(self, clip: Clip) -> Iterator[Buffer]:
+    def _render(self, clip: Clip) -> Frames:
         key = image_key(clip.image, clip.embedded_image)
         reference = self.references.get(key, lambda: self._encode_reference(clip))
         pose_features = self._guide(clip)
@@ -177,17 +178,10 @@ class Animator:
             frame = fit(picture, self.bucket.width, self.bucket.height)[None]
             features.append(call(context, engine.contract, frame=frame)["pose_features"][0])
             tick()
-        if not features:
-            raise InputError("pose: expected at least one frame, found none")
         return features
 
     def _initial_latents(self, clip: Clip, num_frames: int) -> Buffer:
-        scale = self.model.latent_scale
-        shape: Shape = (
-            self.model.unet.latent_channels,
-            self.bucket.height // scale,
-            self.bucket.width // scale,
-        )
+        shape = self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
         if clip.initial_noise is None:
             return seeded_noise(clip.seed, num_frames, shape)
         check_noise(clip.initial_noise, num_frames, shape)
@@ -199,7 +193,7 @@ class Animator:
         timesteps = (np.array([step.timestep], np.float32) for step in steps)
         return [call(context, engine.contract, timestep=timestep)["time_row"] for timestep in timesteps]
 
-    def _decode(self, latents: Buffer, tick: Callable[[], None]) -> Iterator[Buffer]:
+    def _decode(self, latents: Buffer, tick: Callable[[], None]) -> Frames:
         engine = self.engine(contract.VAE_DECODER)
         context = engine.context()
         for frame_latents in latents:

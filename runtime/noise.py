@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, InputMissing
 
-Shape = tuple[int, int, int]  # (4, h, w)
+Shape = tuple[int, ...]  # (4, h, w)
 
 
 def seeded_noise(seed: int, num_frames: int, shape: Shape) -> NDArray[Any]:

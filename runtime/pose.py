@@ -58,7 +58,9 @@ def open_pose(source: PoseSource, limit: int | None) -> PoseSequence:
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"frames: expected at least 1, found {limit}")
-    if isinstance(source, str | os.PathLike):
+    if isinstance(source, PoseSequence):
+        name, sequence = "the pose sequence", source
+    elif isinstance(source, str | os.PathLike):
         name = os.fspath(source)
         sequence = _open_directory(name) if os.path.isdir(name) else _open_video(name)
     elif isinstance(source, Iterable):

@@ -68,6 +68,15 @@ def video(tmp_path):
         ("a.flv", "flv", Fraction(25), 60),
     ],
 )
+def test_a_sequence_can_be_opened_again_and_keeps_what_is_known(tmp_path: Path) -> None:
+    """As the command line does: it asks for the frame rate before the animator opens the sequence."""
+    for i in range(3):
+        Image.new("RGB", (20, 20)).save(tmp_path / f"{i}.png")
+    again = open_pose(open_pose(tmp_path, None), 2)
+    assert again.num_frames == 2
+    assert len(list(again)) == 2
+
+
 def test_constant_rate_comes_frame_by_frame(tmp_path, name, codec, rate, num_frames):
     poses = open_pose(write_video(tmp_path / name, codec, rate, range(num_frames)), None)
     assert poses.frame_rate == rate
