@@ -7,22 +7,22 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from tqdm import tqdm
 
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
-from .errors import AnimateError
+from .errors import AnimateError, ConfigError
 from .runtime.animator import Animator, Progress
 from .runtime.pose import open_pose
+from .runtime.progress import ProgressBar
 from .runtime.windows import POLICIES
 from .runtime.writer import open_writer
 
 DEFAULT_FRAME_RATE = Fraction(24)  # where the pose sequence has none: a directory of images
-UNITS = {"pose": "frame", "denoise": "window", "decode": "frame"}
+EXPORT_MODULES = ("torch", "onnx", "onnxscript", "safetensors", "yaml")
 IO_ERROR, TRY_AGAIN, SIGNALLED = 74, 75, 128  # a signal's number is added to the last
 
 
@@ -31,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     with Stop() as stop:
         try:
-            options.run(options, StageBar(stop))
+            with Monitor(stop) as monitor:
+                options.run(options, monitor)
         except BaseException as error:
             if stop.status:
                 return complain("stopped; nothing was left under the output's name", stop.status)
@@ -45,28 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def build(options: argparse.Namespace, bar: StageBar) -> None:
-    from .export import build_bundle  # needs torch
+def build(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs_export()
+    from .export import build_bundle
 
-    with bar:
-        build_bundle(
-            options.checkpoint,
-            options.bundle,
-            width=options.width,
-            height=options.height,
-            window=options.window,
-            backend=options.backend,
-            precision=options.precision,
-            inference_config=options.inference_config,
-            progress=bar.begin,
-        )
+    build_bundle(
+        options.checkpoint,
+        options.bundle,
+        width=options.width,
+        height=options.height,
+        window=options.window,
+        backend=options.backend,
+        precision=options.precision,
+        inference_config=options.inference_config,
+        progress=monitor.building,
+    )
+    monitor.bar.close()
     print(options.bundle)
 
 
-def animate(options: argparse.Namespace, bar: StageBar) -> None:
+def animate(options: argparse.Namespace, monitor: Monitor) -> None:
     pose = open_pose(options.pose, options.frames)
     frame_rate = options.fps or pose.frame_rate or DEFAULT_FRAME_RATE
-    with Animator.load(options.bundle) as animator, bar:
+    with Animator.load(options.bundle) as animator:
         frames = animator.animate(
             options.reference,
             pose,
@@ -76,59 +78,129 @@ def animate(options: argparse.Namespace, bar: StageBar) -> None:
             windows=options.windows,
             overlap=options.overlap,
             initial_noise=options.initial_noise,
-            progress=bar.show,
+            progress=monitor.animating(options.steps),
         )
         bucket = animator.bucket
         with open_writer(options.output, bucket.width, bucket.height, frame_rate) as writer:
             for frame in frames:
                 writer.write(frame)
+    monitor.bar.close()
     print(options.output)
 
 
-def inspect(options: argparse.Namespace, _bar: StageBar) -> None:
+def inspect(options: argparse.Namespace, _monitor: Monitor) -> None:
     print(report(open_bundle(options.bundle)))
 
 
+def demo(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs_export()
+    from .demo import ABOUT_WEIGHTS, NUM_STEPS, run_demo
+
+    video, sheet = run_demo(options.output, monitor.building, monitor.animating(NUM_STEPS))
+    monitor.bar.close()
+    print(f"video: {video}\ncontact sheet: {sheet}\n{ABOUT_WEIGHTS}")
+
+
+def needs_export() -> None:
+    """Say what to install before an import says it in many lines."""
+    if missing := [name for name in EXPORT_MODULES if not find_spec(name)]:
+        raise ConfigError(
+            f"this command exports networks: expected the packages of animate-rt[export], "
+            f"found no {', '.join(missing)}; pip install torch==2.13.0 'animate-rt[export]'"
+        )
+
+
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="animate-rt", description="Animate Anyone, fast.")
+    root = argparse.ArgumentParser(
+        prog="animate-rt",
+        description="Animate Anyone: a reference image and a sequence of poses in, a video out. "
+        "Make a bundle of engines once per checkpoint and size with `build`, then use it with `animate`.",
+    )
+    root.add_argument("--version", action="version", version=f"animate-rt {metadata.version('animate-rt')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
 
     command = add_command(commands, build, "make a bundle of engines from a checkpoint")
-    command.add_argument("checkpoint", type=Path, help="directory in the public layout")
-    command.add_argument("bundle", type=Path, help="directory to write")
-    command.add_argument("--width", type=int, required=True, help="pixels")
-    command.add_argument("--height", type=int, required=True, help="pixels")
-    command.add_argument("--window", type=int, required=True, help="frames denoised together")
-    command.add_argument("--backend", choices=PRECISIONS, default="openvino")
     command.add_argument(
-        "--precision", choices=sorted({p for ps in PRECISIONS.values() for p in ps}), help="backend's default"
+        "checkpoint",
+        type=Path,
+        help="directory in the public layout (denoising_unet.pth, ...)",
     )
-    command.add_argument("--inference-config", type=Path, metavar="FILE", help="public inference.yaml")
+    command.add_argument("bundle", type=Path, help="directory to write; a bundle of that name is replaced")
+    command.add_argument("--width", type=int, required=True, help="of the video, in pixels: a multiple of 8")
+    command.add_argument("--height", type=int, required=True, help="of the video, in pixels: a multiple of 8")
+    command.add_argument(
+        "--window", type=int, required=True, help="frames denoised together; the public weights know 24"
+    )
+    command.add_argument(
+        "--backend",
+        choices=PRECISIONS,
+        default="openvino",
+        help="what runs it (default: %(default)s)",
+    )
+    command.add_argument(
+        "--precision",
+        choices=sorted({p for ps in PRECISIONS.values() for p in ps}),
+        help="what it computes in: fp32 (default) or bf16 with openvino, fp16 with tensorrt",
+    )
+    command.add_argument(
+        "--inference-config",
+        type=Path,
+        metavar="FILE",
+        help="inference.yaml (default: public v2)",
+    )
 
     command = add_command(commands, animate, "make a video of a reference image and pose frames")
-    command.add_argument("bundle", type=Path)
-    command.add_argument("--reference", required=True, metavar="IMAGE")
-    command.add_argument("--pose", required=True, metavar="VIDEO|DIR")
-    command.add_argument("--output", required=True, metavar="OUT.mp4|OUT_DIR", type=Path)
-    command.add_argument("--steps", type=int, default=25)
-    command.add_argument("--guidance-scale", type=float, default=3.5, help="1 is none")
-    command.add_argument("--windows", choices=POLICIES, default="uniform")
-    command.add_argument("--overlap", type=int, help="frames shared by neighbouring windows (default: 4)")
-    command.add_argument("--frames", type=int, help="take that many pose frames (default: all)")
-    command.add_argument("--fps", type=rate, help="frames per second (default: the pose video's)")
-    command.add_argument("--seed", type=int, default=42)
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument("--reference", required=True, metavar="IMAGE", help="picture of the character")
     command.add_argument(
-        "--initial-noise", metavar="FILE.npy", help="(1, 4, frames, h, w), instead of a seed"
+        "--pose", required=True, metavar="VIDEO|DIR", help="pose skeletons: mp4, mov, webm, gif, or images"
+    )
+    command.add_argument(
+        "--output",
+        required=True,
+        metavar="OUT.mp4|OUT_DIR",
+        help="video, which is replaced if it exists, or a new directory of PNG frames",
+    )
+    command.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
+    command.add_argument(
+        "--guidance-scale", type=float, default=3.5, metavar="S", help="1 is none (default: %(default)s)"
+    )
+    command.add_argument(
+        "--windows",
+        choices=POLICIES,
+        default="uniform",
+        help="uniform wraps around to the first frames as the public code does, open does not "
+        "(default: %(default)s)",
+    )
+    command.add_argument(
+        "--overlap", type=int, metavar="N", help="frames that neighbouring windows share (default: 4)"
+    )
+    command.add_argument("--frames", type=int, metavar="N", help="the first N pose frames (default: all)")
+    command.add_argument("--fps", type=rate, metavar="R", help="frame rate (default: the pose's, or 24)")
+    command.add_argument("--seed", type=int, default=42, help="of the noise (default: %(default)s)")
+    command.add_argument(
+        "--initial-noise",
+        metavar="FILE.npy",
+        help="(1, 4, frames, height/8, width/8), not a seed",
     )
 
     command = add_command(commands, inspect, "verify a bundle and say what is in it")
-    command.add_argument("bundle", type=Path)
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+
+    command = add_command(commands, demo, "build a small bundle and animate a picture that comes along")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="folder to fill (default: %(default)s)",
+    )
     return root
 
 
 def add_command(
     commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    run: Callable[[argparse.Namespace, StageBar], None],
+    run: Callable[[argparse.Namespace, Monitor], None],
     purpose: str,
 ) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(run.__name__, help=purpose, description=purpose)
@@ -139,10 +211,10 @@ def add_command(
 def rate(text: str) -> Fraction:
     """Frames per second: 25, 29.97 or 30000/1001."""
     try:
-        value = Fraction(text)
-    except (ValueError, ZeroDivisionError):
+        value = Fraction(text).limit_denominator(1001)
+    except (ValueError, ZeroDivisionError, OverflowError):
         value = Fraction(0)
-    if not 0 < value <= 1000:
+    if not Fraction(1, 1000) <= value <= 1000:
         raise argparse.ArgumentTypeError(f"expected frames per second like 25 or 30000/1001, found {text}")
     return value
 
@@ -175,35 +247,34 @@ class Stop:
         self.status = SIGNALLED + number
 
 
-class StageBar:
-    """Progress on standard error, one bar per stage; silent where that is no terminal."""
+class Monitor:
+    """What a running command tells of itself, and where it stops when it has been asked to."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, stop: Stop):
         self.stop = stop
-        self.bar: tqdm[Any] | None = None
+        self.bar = ProgressBar(sys.stderr)
 
-    def show(self, progress: Progress) -> None:
+    def building(self, what: str) -> None:
         self.stop.check()
-        if progress.done == 0:
-            self.begin(progress.stage, progress.total, UNITS[progress.stage])
-        elif self.bar is not None:
-            self.bar.update(progress.done - self.bar.n)
+        self.bar.show(what)
 
-    def begin(self, stage: str, total: int | None = None, unit: str = "") -> None:
-        self.stop.check()
-        self.close()
-        layout = None if unit else "{desc} [{elapsed}]"
-        self.bar = tqdm(desc=stage, total=total, unit=unit, disable=None, bar_format=layout)
+    def animating(self, num_steps: int) -> Callable[[Progress], None]:
+        def show(progress: Progress) -> None:
+            self.stop.check()
+            stage, done, total = progress
+            if stage == "denoise" and total:
+                detail = f"step {min(done * num_steps // total + 1, num_steps)}/{num_steps}"
+            else:
+                detail = f"frame {done}/{total or '?'}"
+            self.bar.show(stage, done, total, detail)
 
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
+        return show
 
-    def __enter__(self) -> StageBar:
+    def __enter__(self) -> Monitor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self.bar.close()
 
 
 def complain(message: str, status: int) -> int:

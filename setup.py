@@ -8,17 +8,16 @@ SUBPACKAGES = ["export", "engines", "runtime", "benchmarks"]
 
 CPU = ["openvino>=2026.0"]
 EXPORT = [
-    "torch>=2.13,<3",
+    "torch==2.13.*",
     "onnx>=1.18",
     "onnxscript>=0.7",
     "safetensors>=0.5",
     "pyyaml>=6",
 ]
-TENSORRT_RTX = ["tensorrt-rtx>=1.7"]
-TEST = [
+DEV = [
     *CPU,
     *EXPORT,
-    *TENSORRT_RTX,
+    "tensorrt-rtx>=1.7",
     "onnxruntime>=1.22",
     "pytest>=8",
     "pytest-timeout>=2",
@@ -26,7 +25,13 @@ TEST = [
     "mypy==2.4.1",
     "types-pyyaml",
     "types-setuptools",
-    "types-tqdm",
+]
+
+DEMO = [  # the recorded case that `animate-rt demo` renders
+    "tests/data/small/inference.yaml",
+    "tests/data/small/reference.png",
+    "tests/data/small/pose/*.png",
+    "tests/data/small/checkpoint/**/*.*",
 ]
 
 setup(
@@ -39,14 +44,13 @@ setup(
     script_name="setup.py",  # so that it is told apart from the package's modules, and left out
     package_dir={"animate_rt": "."},
     packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
-    package_data={"animate_rt": ["py.typed"]},
-    install_requires=["numpy>=2", "av>=15,<20", "pillow>=11", "tqdm>=4.66"],
+    package_data={"animate_rt": ["py.typed", *DEMO]},
+    install_requires=["numpy>=2", "av>=15,<20", "pillow>=11"],
     extras_require={
         "cpu": CPU,
         "export": EXPORT,
         "tensorrt": ["tensorrt>=10.12"],
-        "tensorrt-rtx": TENSORRT_RTX,
-        "test": TEST,
+        "dev": DEV,
     },
     entry_points={"console_scripts": ["animate-rt = animate_rt.__main__:main"]},
 )

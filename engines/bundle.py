@@ -78,6 +78,10 @@ class Bundle:
     def graph(self, name: str) -> Path:
         return self.path / "graphs" / f"{name}.onnx"
 
+    def verify(self) -> None:
+        """Raise BundleCorrupt unless every file is still what was built."""
+        verify_files(self.path, self.manifest.files)
+
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Verify a bundle, every byte of it, and return it.
@@ -118,7 +122,7 @@ def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
     The body puts files into it and ends with `seal`. An existing bundle is replaced; anything else that is in
     the way is an OutputError before the body begins.
     """
-    path = Path(path)
+    path = Path(os.path.realpath(path))
     if path.exists() and not replaceable(path):
         raise OutputError(f"{path}: expected a new name or an existing bundle, found something else there")
     try:
@@ -203,7 +207,8 @@ def digest_of(document: dict[str, Any]) -> str:
 
 
 def replaceable(path: Path) -> bool:
-    return path.is_dir() and ((path / MANIFEST).is_file() or not any(path.iterdir()))
+    """A bundle, even a damaged one, or an empty directory; nothing that holds anything else."""
+    return path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, "graphs", "engines"}
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -212,7 +217,11 @@ def replace_folder(new: Path, path: Path) -> None:
     if path.exists():
         old = new.with_name(new.name + ".old")
         path.rename(old)
-        new.rename(path)
+        try:
+            new.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         new.rename(path)

@@ -2,7 +2,7 @@
 
 `ModelConfig` is read from a checkpoint once, travels in the bundle's manifest, and is all that contracts and
 the runtime know of the model. It holds plain numbers and strings; reading public config files is the
-checkpoint's business (export/checkpoint.py).
+checkpoint's business (export/settings.py).
 """
 
 from __future__ import annotations
@@ -28,6 +28,17 @@ class UNetConfig:
     norm_eps: float
     latent_channels: int
 
+    def __post_init__(self) -> None:
+        if not len(self.widths) == len(self.heads) == len(self.attention):
+            raise ConfigError(
+                f"UNet: expected heads and attention for {len(self.widths)} levels, "
+                f"found {len(self.heads)} and {len(self.attention)}"
+            )
+        require_positive("UNet", self.layers_per_block, self.cross_attention_dim, self.latent_channels)
+        for width, heads in zip(self.widths, self.heads, strict=True):
+            require_multiple("UNet", width, heads, "heads")
+            require_multiple("UNet", width, self.norm_groups, "groups")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MotionConfig:
@@ -51,6 +62,11 @@ class VAEConfig:
     latent_channels: int
     scaling_factor: float  # latents = posterior mean x scaling_factor
 
+    def __post_init__(self) -> None:
+        require_positive("VAE", self.layers_per_block, self.latent_channels)
+        for width in self.widths:
+            require_multiple("VAE", width, self.norm_groups, "groups")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageEncoderConfig:
@@ -65,6 +81,11 @@ class ImageEncoderConfig:
     projection_dim: int
     activation: Activation
     norm_eps: float
+
+    def __post_init__(self) -> None:
+        require_positive("image encoder", self.layers, self.mlp_width, self.projection_dim)
+        require_multiple("image encoder", self.width, self.heads, "heads")
+        require_multiple("image encoder", self.image_size, self.patch_size, "pixels per patch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +103,12 @@ class NoiseConfig:
     set_alpha_to_one: bool = True
 
     def __post_init__(self) -> None:
+        if not 0 < self.beta_start <= self.beta_end < 1:
+            raise ConfigError(
+                f"noise schedule: expected 0 < beta_start <= beta_end < 1, "
+                f"found {self.beta_start} and {self.beta_end}"
+            )
+        require_positive("noise schedule", self.num_train_timesteps)
         if self.prediction_type == "epsilon" and self.rescale_betas_zero_snr:
             raise ConfigError(
                 "noise schedule: a zero terminal SNR needs prediction_type v_prediction, found epsilon; "
@@ -108,6 +135,11 @@ class ModelConfig:
     image_encoder: ImageEncoderConfig
     noise: NoiseConfig
 
+    def __post_init__(self) -> None:
+        require_positive("motion modules", self.motion.blocks, self.motion.attentions, self.motion.max_frames)
+        for width in self.unet.widths:
+            require_multiple("motion modules", width, self.motion.heads, "heads")
+
     @property
     def latent_scale(self) -> int:
         """Pixels per latent along each side."""
@@ -131,3 +163,13 @@ class ModelConfig:
         down = [width for width in widths for _ in range(layers)]
         up = [width for width in reversed(widths) for _ in range(layers + 1)]
         return [*down, widths[-1], widths[-1], *up]
+
+
+def require_positive(where: str, *values: int) -> None:
+    if min(values) < 1:
+        raise ConfigError(f"{where}: expected sizes and counts of at least 1, found {min(values)}")
+
+
+def require_multiple(where: str, size: int, divisor: int, of: str) -> None:
+    if divisor < 1 or size < 1 or size % divisor:
+        raise ConfigError(f"{where}: expected sizes divisible by {divisor} {of}, found {size}")

@@ -33,8 +33,8 @@ def build_bundle(
     `inference_config` is a public inference.yaml; without one the public v2 settings hold. `progress` is told
     what begins ("export denoising_unet"). An existing bundle of that name is replaced at the end.
 
-    Raises ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then holds what it
-    held before.
+    Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then
+    holds what it held before.
     """
     if backend not in PRECISIONS:
         raise ConfigError(f"backend: expected one of {', '.join(PRECISIONS)}, found {backend}")

@@ -47,12 +47,12 @@ def load_checkpoint(
     """Read a checkpoint directory; widths, heads, layers, pose channels and the length of the positional
     encoding come from its configs and weights.
 
-    Raises CheckpointError if a file is missing or broken, a setting is not supported, or keys or shapes are
-    not exactly those of the networks.
+    Raises InputMissing if there is no such directory, and CheckpointError if a file is missing or broken, a
+    setting is not supported, or keys or shapes are not exactly those of the networks.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputMissing(f"{folder}: expected a checkpoint directory, found none")
+        raise InputMissing(f"{folder}: expected a checkpoint directory (see the README), found none")
     networks = locate(folder, NETWORKS, "denoising_unet.*")
     unet_folder = locate(folder, UNET, "config.json")
     vae_folder = locate(folder, VAE_FOLDER, "config.json")

@@ -2,14 +2,14 @@
 
 diffusers' and transformers' `config.json` describe the spatial networks, the public `inference.yaml` the
 motion modules and the noise schedule. A value that would need another network than ours is refused by name:
-nothing is ignored that changes what the weights compute.
+a checkpoint's weights then decide the rest, as every key and shape has to fit.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -24,6 +24,8 @@ from ..engines.model import (
     VAEConfig,
 )
 from ..errors import CheckpointError, ConfigError
+
+T = TypeVar("T")
 
 V2_MOTION: dict[str, Any] = {
     "use_inflated_groupnorm": True,
@@ -69,9 +71,8 @@ class Settings:
                 f"{path}: expected a config file, cannot read it: {error.strerror}"
             ) from error
         except (ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(
-                f"{path}: expected {path.suffix[1:]}, cannot parse it: {one_line(error)}"
-            ) from error
+            form = "JSON" if path.suffix == ".json" else "YAML"
+            raise CheckpointError(f"{path}: expected {form}, cannot parse it: {one_line(error)}") from error
 
     def part(self, key: str) -> Settings:
         return Settings(self.values.get(key, {}), f"{self.source}: {key}")
@@ -85,6 +86,13 @@ class Settings:
             return from_json(kind, value, f"{self.source}: {key}")
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
+
+    def build(self, kind: type[T], **fields: Any) -> T:
+        """`kind(**fields)`, with the file's name in front of what it refuses."""
+        try:
+            return kind(**fields)
+        except ConfigError as error:
+            raise CheckpointError(f"{self.source}: {error}") from error
 
     def require(self, absent: dict[str, Any], **supported: Any) -> None:
         """Refuse any value but the supported one; `absent` holds what a missing key means if not that."""
@@ -128,31 +136,27 @@ def unet_config(settings: Settings) -> UNetConfig:
             f"and up blocks that mirror them, found {list(down)} and {list(up)}"
         )
     # Called attention_head_dim, it has always been the number of heads (SPEC.md 2.1).
-    heads = settings.values.get("attention_head_dim", 8)
-    heads = from_json(tuple[int, ...], heads if isinstance(heads, list) else [heads] * len(widths), "heads")
-    config = UNetConfig(
+    heads: tuple[int, ...] | int = 8
+    per_level = isinstance(settings.values.get("attention_head_dim"), list)
+    heads = settings.get(tuple[int, ...] if per_level else int, "attention_head_dim", heads)
+    return settings.build(
+        UNetConfig,
         widths=widths,
         layers_per_block=settings.get(int, "layers_per_block", 2),
-        heads=heads,
+        heads=heads if isinstance(heads, tuple) else (heads,) * len(widths),
         attention=tuple(bool(kind) for kind in attention),
         cross_attention_dim=settings.get(int, "cross_attention_dim"),
         norm_groups=settings.get(int, "norm_num_groups", 32),
         norm_eps=settings.get(float, "norm_eps", 1e-5),
         latent_channels=settings.get(int, "in_channels", 4),
     )
-    for width, count in zip(widths, heads, strict=True):
-        if width % count or width % config.norm_groups:
-            raise CheckpointError(
-                f"{settings.source}: expected widths divisible by {count} heads and {config.norm_groups} "
-                f"groups, found {width}"
-            )
-    return config
 
 
 def vae_config(settings: Settings) -> VAEConfig:
     """From diffusers' AutoencoderKL config (SPEC.md 2.8)."""
     settings.require({}, act_fn="silu", in_channels=3, out_channels=3)
-    return VAEConfig(
+    return settings.build(
+        VAEConfig,
         widths=settings.get(tuple[int, ...], "block_out_channels"),
         layers_per_block=settings.get(int, "layers_per_block", 1),
         norm_groups=settings.get(int, "norm_num_groups", 32),
@@ -164,7 +168,8 @@ def vae_config(settings: Settings) -> VAEConfig:
 def image_encoder_config(settings: Settings) -> ImageEncoderConfig:
     """From transformers' CLIPVisionConfig (SPEC.md 2.9); absent keys mean what they mean there."""
     settings.require({}, num_channels=3)
-    return ImageEncoderConfig(
+    return settings.build(
+        ImageEncoderConfig,
         image_size=settings.get(int, "image_size", 224),
         patch_size=settings.get(int, "patch_size", 32),
         width=settings.get(int, "hidden_size", 768),
@@ -239,7 +244,8 @@ def model_config(
     else:
         public = Settings.read(inference)
     unet_ = unet_config(Settings.read(unet))
-    config = ModelConfig(
+    config = public.build(
+        ModelConfig,
         unet=unet_,
         motion=motion_config(public.part("unet_additional_kwargs"), len(unet_.widths), max_frames),
         pose_channels=pose_channels,

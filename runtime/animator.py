@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
-from math import isfinite
 from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
@@ -19,9 +18,9 @@ import numpy as np
 from ..engines import contract
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.engine import Buffer, Engine, call, load_engine
-from ..errors import ConfigError
+from ..errors import ConfigError, DeviceError, InputError, Rejected
 from .denoise import WindowPredictor, denoise
-from .noise import check_noise, read_noise, seeded_noise
+from .noise import read_noise, seeded_noise
 from .picture import Picture, fit, read_picture, square
 from .pose import PoseSequence, PoseSource, open_pose
 from .reference import Reference, ReferenceCache, image_key
@@ -29,7 +28,9 @@ from .sampler import Step, ddim
 from .windows import POLICIES, Policy
 
 DEFAULT_OVERLAP = 4  # frames; the public setting
+MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
 REFERENCE_CACHE_BYTES = 1 << 30
+UNETS = (contract.DENOISING_UNET, contract.DENOISING_UNET_CONDITIONAL)
 
 
 class Progress(NamedTuple):
@@ -68,16 +69,23 @@ class Animator:
         self.model, self.bucket = bundle.manifest.model, bundle.manifest.bucket
         self.engines: dict[str, Engine] = {}
         self.loading = Lock()
+        self.closed = False
         self.references = ReferenceCache(reference_cache_bytes)
+        for graph in bundle.manifest.graphs:
+            if graph not in UNETS:
+                self.engines[graph] = load_engine(bundle, graph)
 
     @classmethod
     def load(
         cls, bundle: str | os.PathLike[str], *, reference_cache_bytes: int = REFERENCE_CACHE_BYTES
     ) -> Animator:
-        """Verify a bundle and make it ready; each engine is compiled when it is first needed.
+        """Verify a bundle and make it ready.
 
-        `reference_cache_bytes` bounds the references kept between clips. Raises InputMissing, BundleCorrupt
-        or BundleMismatch.
+        The denoising UNet has two forms, with guidance and without. Each is loaded when a clip first asks for
+        it, after the bundle has been verified again.
+
+        `reference_cache_bytes` bounds the references kept between clips. Raises InputMissing, BundleCorrupt,
+        BundleMismatch or DeviceError.
         """
         return cls(open_bundle(bundle), reference_cache_bytes)
 
@@ -107,9 +115,11 @@ class Animator:
         InputError or DeviceError. Closing the iterator abandons the clip.
         """
         bucket = self.bucket
-        if not (isfinite(guidance_scale) and guidance_scale >= 1):
+        if self.closed:
+            raise Rejected("animator: expected an open one, found it closed; load the bundle again")
+        if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
             raise ConfigError(
-                f"guidance_scale: expected a finite number of at least 1 (1 is none), found {guidance_scale}"
+                f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
             )
         if windows not in POLICIES:
             raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
@@ -130,7 +140,7 @@ class Animator:
             steps=ddim(self.model.noise, steps),
             guidance_scale=guidance_scale,
             seed=seed,
-            initial_noise=None if initial_noise is None else read_noise(initial_noise),
+            initial_noise=None if initial_noise is None else read_noise(initial_noise, self._latent_shape),
             policy=POLICIES[windows],
             overlap=overlap,
             progress=progress,
@@ -138,8 +148,10 @@ class Animator:
         return self._render(clip)
 
     def close(self) -> None:
-        """Let go of engines and references; a clip that is being made keeps those it holds."""
+        """Let go of engines and references. What needs them later, a clip that is being made included, is
+        Rejected."""
         with self.loading:
+            self.closed = True
             self.engines.clear()
         self.references.clear()
 
@@ -162,6 +174,11 @@ class Animator:
         predict = WindowPredictor(unet, reference, pose_features, clip.guidance_scale)
         tick = counter(clip.progress, "denoise", len(windows) * len(clip.steps))
         denoise(latents, clip.steps, self._time_rows(clip.steps), windows, predict, tick)
+        if not np.isfinite(latents).all():
+            raise DeviceError(
+                "denoising: expected finite latents, found NaN or infinity; check the weights, or build the "
+                "bundle with --precision fp32"
+            )
         yield from self._decode(latents, counter(clip.progress, "decode", len(latents)))
 
     def _encode_reference(self, clip: Clip) -> Reference:
@@ -181,11 +198,19 @@ class Animator:
         return features
 
     def _initial_latents(self, clip: Clip, num_frames: int) -> Buffer:
-        shape = self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
         if clip.initial_noise is None:
-            return seeded_noise(clip.seed, num_frames, shape)
-        check_noise(clip.initial_noise, num_frames, shape)
+            return seeded_noise(clip.seed, num_frames, self._latent_shape)
+        if len(clip.initial_noise) != num_frames:
+            raise InputError(
+                f"initial noise: expected {num_frames} frames, as many as poses, "
+                f"found {len(clip.initial_noise)}"
+            )
         return clip.initial_noise
+
+    @property
+    def _latent_shape(self) -> tuple[int, ...]:
+        """(4, h, w)"""
+        return self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
 
     def _time_rows(self, steps: Iterable[Step]) -> list[Buffer]:
         engine = self.engine(contract.TIME_EMBEDDING)
@@ -208,7 +233,10 @@ class Animator:
     def engine(self, graph: str) -> Engine:
         """The loaded engine of a graph, for the contract's name of it."""
         with self.loading:
+            if self.closed:
+                raise Rejected("animator: expected an open one, found it closed; load the bundle again")
             if graph not in self.engines:
+                self.bundle.verify()
                 self.engines[graph] = load_engine(self.bundle, graph)
             return self.engines[graph]
 

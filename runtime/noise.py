@@ -21,28 +21,26 @@ def seeded_noise(seed: int, num_frames: int, shape: Shape) -> NDArray[Any]:
     return np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in frames])
 
 
-def read_noise(path: str | os.PathLike[str]) -> NDArray[Any]:
-    """A .npy file of shape (1, 4, frames, h, w), the public layout, as (frames, 4, h, w) float32."""
+def read_noise(path: str | os.PathLike[str], shape: Shape) -> NDArray[Any]:
+    """A .npy file of shape (1, 4, frames, h, w), the public layout, as (frames, 4, h, w) float32.
+
+    Raises InputError where it cannot be read, is of another `shape` (4, h, w), or is not finite.
+    """
     path = Path(path)
-    if not path.exists():
+    if not path.is_file():
         raise InputMissing(f"{path}: expected a .npy file of noise, found none")
     try:
         noise = np.lib.format.open_memmap(path, mode="r")  # reads .npy alone, and never runs a pickle
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged header can be any syntax error
         raise InputError(f"{path}: expected a .npy file of noise, cannot read it: {error}") from error
-    if noise.ndim != 5 or noise.shape[0] != 1 or noise.dtype.kind != "f":
+    channels, h, w = shape
+    if noise.ndim != 5 or noise.dtype.kind != "f" or noise[:, :, :1].shape != (1, channels, 1, h, w):
         raise InputError(
-            f"{path}: expected floating point noise (1, 4, frames, h, w), found {noise.dtype} {noise.shape}"
+            f"{path}: expected floating point noise (1, {channels}, frames, {h}, {w}) for this bundle, "
+            f"found {noise.dtype} {noise.shape}"
         )
-    if not np.isfinite(noise).all():
-        raise InputError(f"{path}: expected finite noise, found NaN or infinity")
-    return np.ascontiguousarray(noise[0].swapaxes(0, 1), dtype=np.float32)
-
-
-def check_noise(noise: NDArray[Any], num_frames: int, shape: Shape) -> None:
-    if noise.shape != (num_frames, *shape):
-        expected, found = ((1, s[1], s[0], *s[2:]) for s in ((num_frames, *shape), noise.shape))
-        raise InputError(
-            f"initial noise: expected {expected} for {num_frames} pose frames and this bundle's size, "
-            f"found {found}"
-        )
+    with np.errstate(over="ignore"):
+        latents = np.array(noise[0].swapaxes(0, 1), np.float32, order="C")
+    if not np.isfinite(latents).all():
+        raise InputError(f"{path}: expected noise that is finite in float32, found NaN or infinity")
+    return latents

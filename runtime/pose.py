@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -76,7 +77,7 @@ def open_pose(source: PoseSource, limit: int | None) -> PoseSequence:
 
 def _first(limit: int | None, frames: Iterable[Image.Image], name: str) -> Iterator[Image.Image]:
     frame = None
-    for frame in islice(frames, limit):
+    for frame in islice(frames, limit and min(limit, sys.maxsize)):
         yield frame
     if frame is None:
         raise InputError(f"{name} has no pose frame: at least one is needed")
@@ -130,6 +131,11 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     import av
     from av.stream import Disposition
 
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(
+            f"expected a video file or a directory of pictures, found {path}, a pipe or device: "
+            "save it to a file first"
+        )
     try:
         # By its absolute path, as a name with a colon could be taken for a URL. And not with `options`: those
         # are for streams too, and before 18 PyAV crashes if one of them is found late (flv, mpg).
@@ -137,6 +143,11 @@ def _opened(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     except FileNotFoundError as error:
         raise InputMissing(f"there is no pose video or directory {path}: check the path") from error
     except av.FFmpegError as error:
+        if Path(path).suffix.lower() in PICTURE_SUFFIXES:
+            raise InputError(
+                f"expected a video or a directory of pictures, found the single picture {path}: "
+                "give its directory, or a list of pictures"
+            ) from error
         raise InputError(
             f"{path} is no video that can be read ({error.strerror}): "
             "give an mp4, mov, webm, mkv, avi or gif file, or a directory of pictures"

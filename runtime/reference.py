@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future
 from threading import Lock
 
 from ..engines.engine import Buffer
@@ -15,22 +16,30 @@ Reference = dict[str, Buffer]  # key_i, value_i, cross_i of every spatial attent
 class ReferenceCache:
     """Least recently used references go first, as soon as all together exceed the budget; the newest stays.
 
-    Safe to use from several threads: the same image is computed once however many ask for it.
+    Safe to use from several threads: the same image is computed once however many ask for it, and who asks
+    for another one does not wait.
     """
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
-        self.references: OrderedDict[bytes, Reference] = OrderedDict()
+        self.references: OrderedDict[bytes, Future[Reference]] = OrderedDict()
         self.lock = Lock()
 
     def get(self, image_key: bytes, compute: Callable[[], Reference]) -> Reference:
+        """The reference of that image, computed here unless it is there or on its way in another thread."""
         with self.lock:
-            if image_key not in self.references:
-                self.references[image_key] = compute()
+            ours = image_key not in self.references
+            future = self.references.setdefault(image_key, Future())
             self.references.move_to_end(image_key)
-            while self.num_bytes > self.max_bytes and len(self.references) > 1:
-                self.references.popitem(last=False)
-            return self.references[image_key]
+        if ours:
+            try:
+                future.set_result(compute())
+            except BaseException as error:
+                with self.lock:
+                    self.references.pop(image_key, None)
+                future.set_exception(error)
+            self._trim()
+        return future.result()
 
     def clear(self) -> None:
         with self.lock:
@@ -38,7 +47,14 @@ class ReferenceCache:
 
     @property
     def num_bytes(self) -> int:
-        return sum(buffer.nbytes for reference in self.references.values() for buffer in reference.values())
+        """Of all references that are complete."""
+        complete = (future.result() for future in self.references.values() if future.done())
+        return sum(buffer.nbytes for reference in complete for buffer in reference.values())
+
+    def _trim(self) -> None:
+        with self.lock:
+            while self.num_bytes > self.max_bytes and len(self.references) > 1:
+                self.references.popitem(last=False)
 
 
 def image_key(*images: Buffer) -> bytes:

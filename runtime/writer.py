@@ -16,9 +16,10 @@ from typing import Self, TypeAlias
 import numpy as np
 
 from ..errors import ConfigError, OutputError
-from .picture import Frame, atomic, unwritable, write_png
+from .picture import Frame, atomic, save_png, unwritable
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
+MAX_RATE = Fraction(1000)  # frames per second of an mp4; the least is its inverse
 BT709 = 1  # the same number in all of H.264's colour tables
 
 Encode: TypeAlias = Callable[[Iterator[Frame]], None]
@@ -33,10 +34,19 @@ def open_writer(
     What cannot be written is refused before the block. The result appears under its name when the block ends
     well; otherwise `path` stays as it was.
     """
-    suffix = Path(path).suffix.lower()
+    given = os.fspath(path)
+    suffix = Path(given).suffix.lower()
     if suffix not in (".mp4", ""):
         raise ConfigError(f"cannot write {suffix} files: choose a name in .mp4, or without suffix for PNGs")
-    target = Path(os.path.realpath(path))
+    if Path(given).name.lower() == ".mp4" or (suffix and given.endswith(os.sep)):
+        raise ConfigError(
+            f"expected a name like out.mp4, or one without suffix for PNGs, found {given}: change it"
+        )
+    target = Path(os.path.realpath(given))
+    if not target.name:
+        raise OutputError(
+            f"expected an mp4 or a directory of PNGs to write, found {target}: choose a name in it"
+        )
     if not os.path.isdir(target.parent):
         raise OutputError(f"there is no directory {target.parent} to write {target.name} in: create it first")
     with atomic(target) as temporary:
@@ -102,26 +112,31 @@ class FrameWriter:
             yield frame
 
     def _raise_failure(self) -> None:
-        if isinstance(self._failure, OutputError):
-            raise self._failure
         if self._failure is not None:
             raise unwritable(self._path, self._failure) from self._failure
 
 
 def _start_mp4(path: Path, temporary: Path, width: int, height: int, frame_rate: Fraction) -> Encode:
-    if path.is_dir():
-        raise OutputError(f"{path} is a directory: choose another name for the mp4")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} exists and is not a file: choose another name for the mp4")
     if width % 2 or height % 2:
         raise OutputError(
             f"an mp4 needs even sides, found {width}x{height}: change the size, or write a directory of PNGs"
+        )
+    # FFmpeg holds both in 31 bits; the denominator has one less, as it is how many ticks a frame lasts.
+    held = frame_rate.numerator < 2**31 and frame_rate.denominator < 2**30
+    if not (held and 1 / MAX_RATE <= frame_rate <= MAX_RATE):
+        raise ConfigError(
+            f"an mp4 needs a frame rate from 1/{MAX_RATE} to {MAX_RATE}, of at most 31 over 30 bits, "
+            f"found {frame_rate}: choose another"
         )
     temporary.touch()
     return partial(_encode_mp4, temporary, width, height, frame_rate)
 
 
 def _start_pngs(path: Path, temporary: Path) -> Encode:
-    if path.is_file():
-        raise OutputError(f"{path} is a file: choose another name for the directory of PNGs")
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} exists and is not a directory: choose another name for the PNGs")
     if path.is_dir() and any(path.iterdir()):
         raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or empty it")
     temporary.mkdir()
@@ -130,7 +145,7 @@ def _start_pngs(path: Path, temporary: Path) -> Encode:
 
 def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
     for index, frame in enumerate(frames):
-        write_png(directory / f"{index:05}.png", frame)
+        save_png(directory / f"{index:05}.png", frame)
 
 
 def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frames: Iterator[Frame]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,7 +13,16 @@ from typing import Any
 import numpy as np
 import openvino
 import pytest
-from animate_rt import Animator, ConfigError, InputError, InputMissing, Progress
+from animate_rt import (
+    Animator,
+    BundleCorrupt,
+    ConfigError,
+    DeviceError,
+    InputError,
+    InputMissing,
+    Progress,
+    Rejected,
+)
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.runtime.denoise import WindowPredictor, denoise
 from animate_rt.runtime.sampler import ddim
@@ -50,11 +60,15 @@ def psnr(frames: Array, truth: Array) -> float:
     return float(-10 * math.log10(np.mean((frames.astype(np.float64) - truth) ** 2)))
 
 
-def test_frames_of_the_public_implementation(animator: Animator, case: Any) -> None:
+def test_frames_of_the_public_implementation(
+    animator: Animator, case: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The bar: 58 dB, where rounding to uint8 alone allows about 59."""
     frames = list(animator.animate(case.reference, case.pose, **case.animate_options))
-    truth = case.io["video"][0].transpose(1, 2, 3, 0)
-    assert psnr(np.stack(frames) / 255, truth) >= 58
+    decibels = psnr(np.stack(frames) / 255, case.io["video"][0].transpose(1, 2, 3, 0))
+    with capsys.disabled():
+        print(f"\n{case.path.name}: float32 against the public implementation: {decibels:.1f} dB")
+    assert decibels >= 58
 
 
 def test_bfloat16_is_close(case: Any, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,8 +80,8 @@ def test_bfloat16_is_close(case: Any, bundle: Path, capsys: pytest.CaptureFixtur
     options = case.animate_options
     with Animator.load(bundle) as animator:
         truth = np.stack(list(animator.animate(case.reference, case.pose, **options)))
-    animator = Animator(dataclasses.replace(opened, manifest=manifest))
-    frames = np.stack(list(animator.animate(case.reference, case.pose, **options)))
+    with Animator(dataclasses.replace(opened, manifest=manifest)) as animator:
+        frames = np.stack(list(animator.animate(case.reference, case.pose, **options)))
     decibels = psnr(frames / 255, truth / 255)
     with capsys.disabled():
         print(f"\n{case.path.name}: bf16 against float32: {decibels:.1f} dB")
@@ -215,9 +229,9 @@ def test_frames_takes_the_first_ones(small_animator: Animator) -> None:
     [
         ({"steps": 0}, "steps: expected 1 to 1000, found 0"),
         ({"steps": 1001}, "steps: expected 1 to 1000"),
-        ({"guidance_scale": math.nan}, "guidance_scale: expected a finite number"),
-        ({"guidance_scale": math.inf}, "guidance_scale: expected a finite number"),
-        ({"guidance_scale": 0.5}, "guidance_scale: .* at least 1"),
+        ({"guidance_scale": math.nan}, "guidance_scale: expected 1"),
+        ({"guidance_scale": math.inf}, "guidance_scale: expected 1"),
+        ({"guidance_scale": 0.5}, "guidance_scale: expected 1"),
         ({"overlap": 6}, "overlap: expected 0 to 5 frames"),
         ({"overlap": -1}, "overlap: expected 0 to 5 frames"),
         ({"windows": "round"}, "windows: expected one of uniform, open"),
@@ -248,5 +262,38 @@ def test_no_frames_at_all(small_animator: Animator) -> None:
 
 def test_noise_for_another_clip(small: Any, small_animator: Animator) -> None:
     clip = small_animator.animate(pictures(1)[0], pictures(3), initial_noise=small.initial_noise)
-    with pytest.raises(InputError, match=r"expected \(1, 4, 3, 12, 8\).*found \(1, 4, 10, 12, 8\)"):
+    with pytest.raises(InputError, match="expected 3 frames, as many as poses, found 10"):
         next(clip)
+
+
+def test_a_closed_animator_says_so_and_holds_nothing(small_bundle: Path) -> None:
+    with Animator.load(small_bundle) as animator:
+        running = animator.animate(pictures(1)[0], pictures(2), steps=1)
+        next(running)
+    assert not animator.engines
+    with pytest.raises(Rejected, match="found it closed"):
+        animator.animate(pictures(1)[0], pictures(2))
+    abandoned = Animator.load(small_bundle)
+    waiting = abandoned.animate(pictures(1)[0], pictures(2))
+    abandoned.close()
+    with pytest.raises(Rejected, match="found it closed"):
+        next(waiting)
+
+
+def test_a_form_of_the_unet_that_is_loaded_later_is_verified_again(
+    small_bundle: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(small_bundle, tmp_path / "bundle")
+    with Animator.load(copy) as animator:
+        render(animator, guidance_scale=2.0)
+        with (copy / "graphs" / "weights.bin").open("r+b") as file:
+            file.seek(1000)
+            file.write(b"damage")
+        with pytest.raises(BundleCorrupt):
+            render(animator, guidance_scale=1.0)
+
+
+def test_latents_that_overflow_are_an_error_and_not_a_black_video(small_bundle: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.full((1, 4, 2, 12, 8), 3e38, np.float32))
+    with Animator.load(small_bundle) as animator, pytest.raises(DeviceError, match="finite latents"):
+        render(animator, pose=pictures(2), initial_noise=tmp_path / "noise.npy")

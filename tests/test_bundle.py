@@ -127,12 +127,18 @@ def test_a_failed_build_leaves_what_was_there(copy: Path) -> None:
 
 
 def test_a_bundle_replaces_a_bundle_and_nothing_else(copy: Path, tmp_path: Path) -> None:
-    with new_bundle(copy) as folder:
-        (folder / "new").touch()
-    assert names(copy) == ["new"]
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    flip(copy / MANIFEST, 0)
+    link = copy.parent / "link"
+    link.symlink_to(copy)
+    for name in (copy, link):
+        with new_bundle(name) as folder:
+            (folder / MANIFEST).write_text(name.name)
+        assert names(copy) == [MANIFEST]
+        assert (copy / MANIFEST).read_text() == name.name
+    assert sorted(path.name for path in copy.parent.iterdir()) == sorted([copy.name, "link"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()
+    (tmp_path / "mine" / MANIFEST).write_text('{"name": "a manifest of something else"}')
     for taken in (tmp_path / "mine", tmp_path / "mine" / "precious"):
         with pytest.raises(OutputError, match="expected a new name"), new_bundle(taken):
             pass

@@ -25,7 +25,7 @@ from animate_rt.export.settings import (
 from animate_rt.export.unet import DenoisingUNet, ReferenceNet
 from animate_rt.export.vae import VAE
 
-KEYS = Path(__file__).parent / "reference" / "keys"
+KEYS = Path(__file__).parent / "data" / "keys"
 
 
 @pytest.fixture(scope="module")

@@ -82,6 +82,21 @@ def test_refuses_a_bad_file(png, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "I", "F"])
+def test_refuses_more_than_8_bits_per_channel(tmp_path, mode):
+    path = tmp_path / "a.tiff"
+    Image.new(mode, (32, 32), 1000).save(path)
+    with Image.open(path) as opened:
+        for source in (path, opened):
+            with pytest.raises(InputError, match=f"found mode {mode}; convert it to 8 bits"):
+                read_picture(source)
+
+
+def test_a_large_picture_is_read_without_a_warning(png, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)  # warns above, refuses above twice that
+    assert read_picture(png).size == (40, 24)
+
+
 def test_refuses_a_directory(tmp_path):
     with pytest.raises(InputError, match="directory"):
         read_picture(tmp_path)

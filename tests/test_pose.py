@@ -68,15 +68,6 @@ def video(tmp_path):
         ("a.flv", "flv", Fraction(25), 60),
     ],
 )
-def test_a_sequence_can_be_opened_again_and_keeps_what_is_known(tmp_path: Path) -> None:
-    """As the command line does: it asks for the frame rate before the animator opens the sequence."""
-    for i in range(3):
-        Image.new("RGB", (20, 20)).save(tmp_path / f"{i}.png")
-    again = open_pose(open_pose(tmp_path, None), 2)
-    assert again.num_frames == 2
-    assert len(list(again)) == 2
-
-
 def test_constant_rate_comes_frame_by_frame(tmp_path, name, codec, rate, num_frames):
     poses = open_pose(write_video(tmp_path / name, codec, rate, range(num_frames)), None)
     assert poses.frame_rate == rate
@@ -133,7 +124,7 @@ def test_a_gif_of_one_picture_has_no_rate(tmp_path):
     assert [number(frame) for frame in poses] == [5]
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, 30), (7, 7), (1, 1), (99, 30)])
+@pytest.mark.parametrize(("limit", "expected"), [(None, 30), (7, 7), (1, 1), (99, 30), (2**64, 30)])
 def test_limit(video, limit, expected):
     poses = open_pose(video, limit)
     assert poses.num_frames == expected
@@ -258,6 +249,15 @@ def test_an_endless_iterable_is_read_as_far_as_needed():
     assert next(numbers) == 4
 
 
+def test_a_sequence_can_be_opened_again_and_keeps_what_is_known(tmp_path):
+    # As the command line does: it asks for the frame rate before the animator opens the sequence.
+    for index in range(3):
+        numbered(index).save(tmp_path / f"{index}.png")
+    again = open_pose(open_pose(tmp_path, None), 2)
+    assert again.num_frames == 2
+    assert [number(frame) for frame in again] == [0, 1]
+
+
 # What cannot be used
 
 
@@ -287,10 +287,17 @@ def test_refuses_what_is_no_video(video, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_refuses_a_picture_and_names_the_way_out(tmp_path):
-    numbered(0).save(tmp_path / "pose.png")
-    with pytest.raises(InputError, match="or a directory of pictures"):
-        open_pose(tmp_path / "pose.png", None)
+@pytest.mark.parametrize("name", ["pose.png", "pose.JPG", "pose.webp", "pose.bmp"])
+def test_refuses_a_picture_and_names_the_way_out(tmp_path, name):
+    numbered(0).save(tmp_path / name)
+    with pytest.raises(InputError, match=rf"single picture .*{name}: give its directory, or a list"):
+        open_pose(tmp_path / name, None)
+
+
+def test_refuses_a_pipe_without_waiting_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.mp4")
+    with pytest.raises(InputError, match=r"found .*a\.mp4, a pipe or device: save it"):
+        open_pose(tmp_path / "a.mp4", None)
 
 
 @pytest.mark.parametrize("cover", [False, True])

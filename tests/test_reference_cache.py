@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from time import sleep
 
 import numpy as np
@@ -61,3 +62,21 @@ def test_the_key_is_the_content() -> None:
     assert image_key(image) == image_key(image.copy())
     assert image_key(image) != image_key(image + 1)
     assert image_key(image) != image_key(image.reshape(4, 1, 3))
+
+
+def test_another_image_does_not_wait() -> None:
+    cache = ReferenceCache(max_bytes=100)
+    started, finish = Event(), Event()
+
+    def slow() -> Reference:
+        started.set()
+        assert finish.wait(10)
+        return reference(1)
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(cache.get, b"slow", slow)
+        started.wait(10)
+        assert cache.get(b"quick", lambda: reference(2))
+        assert not pending.done()
+        finish.set()
+        assert pending.result(10)

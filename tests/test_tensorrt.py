@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -129,8 +128,6 @@ def test_a_builder_that_crashes_is_an_error_and_not_the_end(tmp_path: Path) -> N
         tensorrt.build_plan(tmp_path / "crash.onnx", tmp_path / "crash.plan")
 
 
-def test_running_plans_is_refused_in_words(built: tuple[Path, dict[str, float]], small: Any) -> None:
-    with Animator.load(built[0]) as animator:
-        clip = animator.animate(small.reference, small.pose)
-        with pytest.raises(DeviceError, match="--backend openvino"):
-            next(clip)
+def test_running_plans_is_refused_in_words(built: tuple[Path, dict[str, float]]) -> None:
+    with pytest.raises(DeviceError, match="--backend openvino"):
+        Animator.load(built[0])

@@ -219,6 +219,45 @@ def test_refuses_other_kinds_of_file(tmp_path, name):
         pass
 
 
+@pytest.mark.parametrize("name", ["out.mp4/", ".mp4", ".MP4"])
+def test_refuses_a_name_that_is_half_an_mp4(tmp_path, name):
+    with (
+        pytest.raises(ConfigError, match=f"like out.mp4, .* found .*/{name}: "),
+        open_writer(f"{tmp_path}/{name}", 48, 32, NTSC),
+    ):
+        pytest.fail("the block was entered")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "rate",
+    [
+        "0",
+        "-24",
+        "1e-30",
+        "1/1001",
+        "1001",
+        "999.99999999999",
+        "2147483648/2147483647",
+        "1073741825/1073741824",
+    ],
+)
+def test_refuses_a_frame_rate_that_an_mp4_cannot_hold(tmp_path, rate):
+    with (
+        pytest.raises(ConfigError, match="an mp4 needs a frame rate"),
+        open_writer(tmp_path / "a.mp4", 48, 32, Fraction(rate)),
+    ):
+        pytest.fail("the block was entered")
+    assert os.listdir(tmp_path) == []
+    write(tmp_path / "frames", [flat(0)], Fraction(rate))
+
+
+@pytest.mark.parametrize("rate", ["1/1000", "1000", "1073741822/1073741823", "2147483647/2147484"])
+def test_writes_every_other_frame_rate(tmp_path, rate):
+    write(tmp_path / "a.mp4", [flat(4 * index) for index in range(30)], Fraction(rate))
+    assert [round(frame.mean() / 4) for frame in decode(tmp_path / "a.mp4")] == list(range(30))
+
+
 @pytest.mark.parametrize(
     ("name", "width", "reason"),
     [
@@ -226,9 +265,11 @@ def test_refuses_other_kinds_of_file(tmp_path, name):
         ("gone/frames", 48, "no directory"),
         ("file/a.mp4", 48, "no directory"),
         ("a.mp4", 47, "47x32"),
-        ("directory.mp4", 48, "is a directory"),
+        ("directory.mp4", 48, "is not a file"),
         ("full", 48, "not empty"),
-        ("file", 48, "is a file"),
+        ("file", 48, "is not a directory"),
+        ("/dev/null", 48, "is not a directory"),
+        ("/", 48, "found /: choose a name"),
         ("a" * 300 + ".mp4", 48, "too long"),
     ],
 )
@@ -299,7 +340,7 @@ def attempt(limit):
         with open_writer(path, 64, 64, Fraction(24)) as writer:
             for frame in noise: writer.write(frame)
     except OutputError as error:
-        assert "File too large" in str(error) and "\\n" not in str(error), error
+        assert str(error) == f"cannot write {path}: File too large", error
         assert os.listdir(os.path.dirname(path)) == [], os.listdir(os.path.dirname(path))
         return False
     return True
