@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from importlib import metadata
+from threading import Lock
 from typing import Any
 
 from ..errors import DeviceError, OutOfMemory
@@ -13,6 +14,7 @@ from .contract import TensorSpec
 from .engine import Buffer, check_binding
 
 CONVERTER = "openvino.tools.ovc"
+IMPORTING = Lock()
 INSTALL = "pip install 'animate-rt[cpu]'"
 
 
@@ -26,13 +28,14 @@ def version() -> str:
 def import_openvino() -> Any:
     """OpenVINO without its model converter, which we do not need and which reports each import over the
     network and writes to the user's home. The package does without it where it cannot be imported."""
-    if "openvino" in sys.modules:
-        return sys.modules["openvino"]
-    sys.modules[CONVERTER] = None  # type: ignore[assignment]
-    try:
-        return importlib.import_module("openvino")
-    finally:
-        del sys.modules[CONVERTER]
+    with IMPORTING:
+        if "openvino" in sys.modules:
+            return importlib.import_module("openvino")  # waits, should its import still be under way
+        sys.modules[CONVERTER] = None  # type: ignore[assignment]
+        try:
+            return importlib.import_module("openvino")
+        finally:
+            del sys.modules[CONVERTER]
 
 
 class OpenVINOEngine:
@@ -65,8 +68,9 @@ class OpenVINOContext:
         self.engine = engine
         self.request = engine.compiled.create_infer_request()
         contract = engine.contract
-        self.inputs: dict[str, TensorSpec] = {spec.name: spec for spec in contract.inputs}
-        self.specs = {**self.inputs, **{spec.name: spec for spec in contract.outputs}}
+        self.specs: dict[str, TensorSpec] = {
+            spec.name: spec for spec in (*contract.inputs, *contract.outputs)
+        }
         self.buffers: dict[str, Buffer] = {}  # keeps alive what the request points into
 
     def bind(self, name: str, buffer: Buffer) -> None:
