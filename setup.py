@@ -17,7 +17,7 @@ EXPORT = [
 DEV = [
     *CPU,
     *EXPORT,
-    "tensorrt-rtx>=1.7",
+    "tensorrt-rtx==1.7.*",
     "onnxruntime>=1.22",
     "pytest>=8",
     "pytest-timeout>=2",

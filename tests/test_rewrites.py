@@ -163,8 +163,9 @@ def test_guidance_inside_the_graph(
     assert_close(predict(checkpoint, inputs, GUIDANCE), expected)
 
 
-def test_whole_pipeline_equals_the_recorded_one(case: Any, checkpoint: Any) -> None:
-    """7, and the plain formulation itself: its frames are the public implementation's."""
+def test_the_plain_formulation_equals_the_recorded_one(case: Any, checkpoint: Any) -> None:
+    """What all of them are held to: the plain formulation's frames are the public implementation's. (Rewrite
+    7, pixels at the edges, is in tests/test_networks.py.)"""
     io = {name: torch.from_numpy(array) for name, array in case.io.items()}
     frames = plain.PlainPipeline(checkpoint)(
         io["reference_image"][None],
