@@ -11,11 +11,15 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
+from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .errors import AnimateError, ConfigError
 from .runtime.animator import Animator, Progress
+from .runtime.memory_plan import memory_report
+from .runtime.order import ORDERS
 from .runtime.pose import open_pose
 from .runtime.progress import ProgressBar
 from .runtime.windows import POLICIES
@@ -59,6 +63,7 @@ def build(options: argparse.Namespace, monitor: Monitor) -> None:
         backend=options.backend,
         precision=options.precision,
         inference_config=options.inference_config,
+        plans=plan_options(options),
         progress=monitor.building,
     )
     monitor.bar.close()
@@ -77,6 +82,7 @@ def animate(options: argparse.Namespace, monitor: Monitor) -> None:
             seed=options.seed,
             windows=options.windows,
             overlap=options.overlap,
+            order=options.order,
             initial_noise=options.initial_noise,
             progress=monitor.animating(options.steps),
         )
@@ -89,7 +95,19 @@ def animate(options: argparse.Namespace, monitor: Monitor) -> None:
 
 
 def inspect(options: argparse.Namespace, _monitor: Monitor) -> None:
-    print(report(open_bundle(options.bundle)))
+    bundle = open_bundle(options.bundle)
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, options.steps)}")
+
+
+def verify(options: argparse.Namespace, monitor: Monitor) -> None:
+    from .engines.verify import check, table
+    from .engines.verify import verify as compare
+
+    bundle = open_bundle(options.bundle)
+    comparisons = compare(bundle, monitor.verifying)
+    monitor.bar.close()
+    print(table(comparisons))
+    check(bundle, comparisons)
 
 
 def demo(options: argparse.Namespace, monitor: Monitor) -> None:
@@ -99,6 +117,17 @@ def demo(options: argparse.Namespace, monitor: Monitor) -> None:
     video, sheet = run_demo(options.output, monitor.building, monitor.animating(NUM_STEPS))
     monitor.bar.close()
     print(f"video: {video}\ncontact sheet: {sheet}\n{ABOUT_WEIGHTS}")
+
+
+def plan_options(options: argparse.Namespace) -> PlanOptions | None:
+    """What was said about plans, if anything was."""
+    said: dict[str, Any] = {
+        "compute_capabilities": options.compute_capability and tuple(options.compute_capability),
+        "optimization_level": options.optimization_level,
+        "workspace_bytes": options.workspace and int(options.workspace * 1e9),
+    }
+    said = {name: value for name, value in said.items() if value is not None}
+    return PlanOptions(**said) if said else None
 
 
 def needs_export() -> None:
@@ -140,13 +169,32 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--precision",
         choices=sorted({p for ps in PRECISIONS.values() for p in ps}),
-        help="what it computes in: fp32 (default) or bf16 with openvino, fp16 with tensorrt",
+        help="fp32 (default) or bf16 with openvino, fp16 (default) or fp32 with tensorrt",
     )
     command.add_argument(
         "--inference-config",
         type=Path,
         metavar="FILE",
         help="inference.yaml (default: public v2)",
+    )
+    command.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="SM",
+        help=f"of the GPUs to build for, with tensorrt-rtx (default: {' '.join(COMPUTE_CAPABILITIES)}); "
+        "tensorrt itself builds for the GPU at hand",
+    )
+    command.add_argument(
+        "--optimization-level",
+        type=int,
+        metavar="N",
+        help="0 to 5: how long tensorrt searches for faster kernels (default: 3)",
+    )
+    command.add_argument(
+        "--workspace",
+        type=float,
+        metavar="GB",
+        help="device memory that an engine of tensorrt may use while it runs (default: no limit)",
     )
 
     command = add_command(commands, animate, "make a video of a reference image and pose frames")
@@ -173,6 +221,12 @@ def parser() -> argparse.ArgumentParser:
         "(default: %(default)s)",
     )
     command.add_argument(
+        "--order",
+        choices=ORDERS,
+        help="time-skewed (default with open windows): first frames early, no more memory for a longer clip; "
+        "step-major: the whole clip, step by step; the frames are the same",
+    )
+    command.add_argument(
         "--overlap", type=int, metavar="N", help="frames that neighbouring windows share (default: 4)"
     )
     command.add_argument("--frames", type=int, metavar="N", help="the first N pose frames (default: all)")
@@ -184,7 +238,14 @@ def parser() -> argparse.ArgumentParser:
         help="(1, 4, frames, height/8, width/8), not a seed",
     )
 
-    command = add_command(commands, inspect, "verify a bundle and say what is in it")
+    command = add_command(commands, inspect, "say what a bundle is, and what memory it will take")
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument(
+        "--frames", type=int, default=240, metavar="N", help="of a clip to plan for (default: %(default)s)"
+    )
+    command.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
+
+    command = add_command(commands, verify, "compare the engines of a bundle with ONNX Runtime")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
 
     command = add_command(commands, demo, "build a small bundle and animate a picture that comes along")
@@ -256,17 +317,30 @@ class Monitor:
 
     def building(self, what: str) -> None:
         self.stop.check()
-        self.bar.show(what)
+        stage, _, detail = what.partition(": ")
+        self.bar.show(stage, detail=detail)
+
+    def verifying(self, graph: str) -> None:
+        self.building(f"verify {graph}")
 
     def animating(self, num_steps: int) -> Callable[[Progress], None]:
+        """Stages overlap: what is shown is how far denoising has come, and before and after it the others."""
+        shown, num_frames = "pose", 0
+
         def show(progress: Progress) -> None:
+            nonlocal shown, num_frames
             self.stop.check()
             stage, done, total = progress
-            if stage == "denoise" and total:
-                detail = f"step {min(done * num_steps // total + 1, num_steps)}/{num_steps}"
-            else:
-                detail = f"frame {done}/{total or '?'}"
-            self.bar.show(stage, done, total, detail)
+            if stage == "denoise":
+                shown = "denoise" if done != total else "decode"
+                if num_frames or not total:
+                    detail = f"{num_frames} frames finished"
+                else:
+                    detail = f"step {min(done * num_steps // total + 1, num_steps)}/{num_steps}"
+                self.bar.show(stage, done, total, detail)
+            elif stage == shown:
+                self.bar.show(stage, done, total, f"frame {done}/{total or '?'}")
+            num_frames = done if stage == "decode" else num_frames
 
         return show
 

@@ -14,11 +14,15 @@ EXPORT = [
     "safetensors>=0.5",
     "pyyaml>=6",
 ]
+CUDA = ["cuda-core[cu13]>=1.2"]
+VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 DEV = [
     *CPU,
     *EXPORT,
+    *VERIFY,
+    "cuda-core>=1.2",
+    "cuda-bindings==13.*",
     "tensorrt-rtx==1.7.*",
-    "onnxruntime>=1.22",
     "pytest>=8",
     "pytest-timeout>=2",
     "ruff==0.17.5",
@@ -49,7 +53,9 @@ setup(
     extras_require={
         "cpu": CPU,
         "export": EXPORT,
-        "tensorrt": ["tensorrt>=10.12"],
+        "tensorrt": ["tensorrt>=10.12", *CUDA],
+        "tensorrt-rtx": ["tensorrt-rtx>=1.7", *CUDA],
+        "verify": VERIFY,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["animate-rt = animate_rt.__main__:main"]},

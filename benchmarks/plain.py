@@ -21,7 +21,7 @@ from ..export.motion import MotionModule
 from ..export.transformer import SpatialTransformer
 from ..export.unet import UNet
 from ..runtime.sampler import ddim
-from ..runtime.windows import Windows
+from ..runtime.windows import Window
 
 Bank = dict[str, Tensor]  # (rows, tokens, C) by the path of a spatial transformer
 
@@ -42,7 +42,7 @@ class PlainPipeline:
         *,
         steps: int,
         guidance_scale: float,
-        windows: Windows,
+        windows: list[Window],
     ) -> Tensor:
         """Frames (F,3,H,W) float32 in [0,1], for a guidance_scale above 1.
 

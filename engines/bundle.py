@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
 from .contract import Contract, DType, ShapeBucket, contracts
+from .device import Memory
 from .document import from_json
 from .model import ModelConfig
 
@@ -34,7 +35,10 @@ MANIFEST = "manifest.json"
 Backend = Literal["openvino", "tensorrt"]
 Precision = Literal["fp32", "bf16", "fp16"]
 # What a backend computes in; the first is its default. bf16 is OpenVINO's own: its graphs stay float32.
-PRECISIONS: dict[Backend, tuple[Precision, ...]] = {"openvino": ("fp32", "bf16"), "tensorrt": ("fp16",)}
+PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
+    "openvino": ("fp32", "bf16"),
+    "tensorrt": ("fp16", "fp32"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Manifest:
     backend: Backend
     backend_version: str
     compute_capabilities: tuple[str, ...]
+    # Of each plan, as its builder stated it; not of a backend that keeps this to itself, as OpenVINO does.
+    memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
     precision: Precision
     weights: dict[str, str]  # SHA-256 of each weight file of the checkpoint
     graphs: dict[str, Contract]

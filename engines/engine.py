@@ -1,6 +1,6 @@
 """Engines: compiled graphs, and the contexts they run in.
 
-An engine is loaded once and shared by every clip and thread; a context belongs to one clip. It has a buffer
+An engine is loaded once and shared by every clip and thread; a context belongs to one stream. It has a buffer
 bound to each name of the contract, reads the inputs and writes the outputs there. Binding is for when a
 buffer changes; running allocates nothing.
 """
@@ -8,77 +8,86 @@ buffer changes; running allocates nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Protocol
 
 from ..errors import ConfigError
 from .bundle import Backend, Bundle
 from .contract import Contract, TensorSpec
-
-Buffer = NDArray[Any]
+from .device import Buffer, Device, Memory, Stream
 
 
 class Context(Protocol):
-    """One clip's hold on an engine; not safe to run from two threads at once."""
+    """A stream's hold on an engine; called from one thread at a time."""
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """Read or write `buffer` from now on: contiguous, of the contract's dtype and shape."""
+        """What is enqueued from now on reads or writes `buffer`, of the contract's dtype and shape."""
 
-    def run(self) -> None:
-        """Compute the bound outputs from the bound inputs."""
+    def enqueue(self, stream: Stream) -> None:
+        """Compute the bound outputs from the bound inputs, on the stream."""
 
 
 class Engine(Protocol):
-    """A compiled graph."""
+    """A compiled graph, loaded."""
 
     contract: Contract
+    memory: Memory
     runs: int  # times any of its contexts ran
 
-    def context(self) -> Context:
-        """A new context, with no buffers bound."""
+    def context(self, workspace: Buffer | None) -> Context:
+        """A new context with nothing bound. `workspace` is at least `memory.activations` bytes of the device,
+        used by no other context at the same time; None where that is 0."""
 
 
-def load_engine(bundle: Bundle, graph: str) -> Engine:
-    """Compile or load one graph of a bundle. Raises DeviceError where its backend is missing or fails."""
-    return LOADERS[bundle.manifest.backend](bundle, graph)
+def open_device(backend: Backend, *, timing: bool = False) -> Device:
+    """The device a backend's engines run on; with `timing` its events know when they happened.
+
+    Raises DeviceError where there is none.
+    """
+    return DEVICES[backend](timing)
 
 
-def call(context: Context, contract: Contract, **inputs: Buffer) -> dict[str, Buffer]:
-    """Run a context once on these inputs, into new buffers; for graphs that run once in a while."""
-    for name, buffer in inputs.items():
-        context.bind(name, buffer)
-    outputs = {spec.name: new_buffer(spec) for spec in contract.outputs}
-    for name, buffer in outputs.items():
-        context.bind(name, buffer)
-    context.run()
-    return outputs
+def load_engine(bundle: Bundle, graph: str, device: Device) -> Engine:
+    """Compile or load one graph of a bundle.
 
-
-def new_buffer(spec: TensorSpec) -> Buffer:
-    return np.zeros(spec.shape, np.dtype(spec.dtype))
+    Raises DeviceError where its backend is missing or fails, BundleMismatch where it was built for another.
+    """
+    return LOADERS[bundle.manifest.backend](bundle, graph, device)
 
 
 def check_binding(spec: TensorSpec, buffer: Buffer) -> None:
     """Refuse a buffer whose bytes would be taken for something else."""
-    if buffer.dtype != spec.dtype or buffer.shape != spec.shape or not buffer.flags.c_contiguous:
+    if buffer.dtype != spec.dtype or buffer.shape != spec.shape:
         raise ConfigError(
-            f"{spec.name}: expected a contiguous {spec.dtype} {spec.shape}, "
-            f"found {buffer.dtype} {buffer.shape}"
+            f"{spec.name}: expected {spec.dtype} {spec.shape}, found {buffer.dtype} {buffer.shape}"
         )
 
 
-def _openvino(bundle: Bundle, graph: str) -> Engine:
+def _cpu(_timing: bool) -> Device:
+    from .cpu import CPUDevice
+
+    return CPUDevice()
+
+
+def _cuda(timing: bool) -> Device:
+    from .cuda import CUDADevice
+
+    return CUDADevice(timing=timing)
+
+
+def _openvino(bundle: Bundle, graph: str, _device: Device) -> Engine:
     from .openvino import OpenVINOEngine
 
     return OpenVINOEngine(bundle, graph)
 
 
-def _tensorrt(bundle: Bundle, graph: str) -> Engine:
+def _tensorrt(bundle: Bundle, graph: str, device: Device) -> Engine:
     from .tensorrt import load_plan
 
-    return load_plan(bundle, graph)
+    return load_plan(bundle, graph, device)
 
 
-LOADERS: dict[Backend, Callable[[Bundle, str], Engine]] = {"openvino": _openvino, "tensorrt": _tensorrt}
+DEVICES: dict[Backend, Callable[[bool], Device]] = {"openvino": _cpu, "tensorrt": _cuda}
+LOADERS: dict[Backend, Callable[[Bundle, str, Device], Engine]] = {
+    "openvino": _openvino,
+    "tensorrt": _tensorrt,
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 from importlib import metadata
 from threading import Lock
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 from ..errors import DeviceError, OutOfMemory
 from .bundle import Bundle, Precision
 from .contract import TensorSpec
-from .engine import Buffer, check_binding
+from .cpu import CPUStream
+from .device import Buffer, Memory, Stream
+from .engine import check_binding
 
 CONVERTER = "openvino.tools.ovc"
 IMPORTING = Lock()
@@ -45,6 +48,7 @@ class OpenVINOEngine:
         version()
         ov = import_openvino()
         self.contract = bundle.manifest.graphs[graph]
+        self.memory = Memory(weights=0, activations=0)  # OpenVINO keeps both to itself
         self.runs = 0
         core = ov.Core()
         try:
@@ -57,7 +61,7 @@ class OpenVINOEngine:
                 f"{graph}: openvino cannot compile it: {' '.join(str(error).split())}"
             ) from error
 
-    def context(self) -> OpenVINOContext:
+    def context(self, _workspace: Buffer | None) -> OpenVINOContext:
         return OpenVINOContext(self)
 
 
@@ -71,20 +75,27 @@ class OpenVINOContext:
         self.specs: dict[str, TensorSpec] = {
             spec.name: spec for spec in (*contract.inputs, *contract.outputs)
         }
-        self.buffers: dict[str, Buffer] = {}  # keeps alive what the request points into
+        self.bound: dict[str, Buffer] = {}
+        self.changes: dict[str, Buffer] = {}  # since the last run was enqueued, which may not have begun
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        if self.buffers.get(name) is buffer:
-            return
-        check_binding(self.specs[name], buffer)
-        ov = import_openvino()
-        self.request.set_tensor(name, ov.Tensor(buffer, shared_memory=True))
-        self.buffers[name] = buffer
+        if self.bound.get(name) is not buffer:
+            check_binding(self.specs[name], buffer)
+            self.bound[name] = self.changes[name] = buffer
 
-    def run(self) -> None:
-        missing = self.specs.keys() - self.buffers.keys()
+    def enqueue(self, stream: Stream) -> None:
+        assert isinstance(stream, CPUStream)
+        missing = self.specs.keys() - self.bound.keys()
         assert not missing, f"not bound: {sorted(missing)}"
+        changes, self.changes = self.changes, {}
+        stream.call(partial(self.run, changes))
+
+    def run(self, changes: dict[str, Buffer]) -> None:
+        """What the stream's worker does; a tensor keeps the memory alive that it points into."""
+        ov = import_openvino()
         try:
+            for name, buffer in changes.items():
+                self.request.set_tensor(name, ov.Tensor(buffer.array, shared_memory=True))
             self.request.infer()
         except RuntimeError as error:
             raise DeviceError(f"openvino failed: {' '.join(str(error).split())}") from error

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
+import onnx
 import torch
 
 from ..engines import openvino, tensorrt
 from ..engines.bundle import PRECISIONS, Backend, Manifest, Precision, graph_dtype, new_bundle, seal
+from ..engines.cache import PlanCache
 from ..engines.contract import ShapeBucket, contracts
+from ..engines.device import Memory
+from ..engines.plan import PlanOptions, build_plan, compute_capabilities, plan_key
 from ..errors import ConfigError
 from .checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
@@ -25,13 +32,16 @@ def build_bundle(
     backend: Backend = "openvino",
     precision: Precision | None = None,
     inference_config: str | os.PathLike[str] | None = None,
+    plans: PlanOptions | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> None:
     """Export a checkpoint directory for one size and window, compile it, and write a bundle.
 
     width and height are pixels, window is frames. `precision` is the backend's first one unless given.
-    `inference_config` is a public inference.yaml; without one the public v2 settings hold. `progress` is told
-    what begins ("export denoising_unet"). An existing bundle of that name is replaced at the end.
+    `inference_config` is a public inference.yaml; without one the public v2 settings hold. `plans` is for the
+    backend that has plans, tensorrt. `progress` is told what begins ("export denoising_unet") and, again and
+    again while a plan is compiled, how far that is ("compile denoising_unet: timing tactics 1/3"); what it
+    raises stops the build. An existing bundle of that name is replaced at the end.
 
     Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then
     holds what it held before.
@@ -44,29 +54,66 @@ def build_bundle(
             f"precision: expected one of {', '.join(PRECISIONS[backend])} with backend {backend}, "
             f"found {precision}"
         )
+    if plans and backend != "tensorrt":
+        raise ConfigError(f"options of plans: expected with backend tensorrt, found with {backend}")
+    plans = plans or PlanOptions()
     backend_version = {"openvino": openvino, "tensorrt": tensorrt}[backend].version()
+    capabilities = compute_capabilities(plans) if backend == "tensorrt" else ()
     bucket = ShapeBucket(width=width, height=height, window=window)
     progress("load checkpoint")
     dtype = graph_dtype(precision)
     loaded = load_checkpoint(checkpoint, inference_config, getattr(torch, dtype))
-    graphs = contracts(loaded.config, bucket, dtype)
+    model, weights = loaded.config, dict(loaded.weights)
+    graphs = contracts(model, bucket, dtype)
     with new_bundle(bundle) as folder:
         (folder / "graphs").mkdir()
         export_graphs(loaded, bucket, folder / "graphs", lambda graph: progress(f"export {graph}"))
+        del loaded  # the compiler needs the memory
+        memory = {}
         if backend == "tensorrt":
             (folder / "engines").mkdir()
             for graph in graphs:
-                progress(f"compile {graph}")
-                tensorrt.build_plan(folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.plan")
+                if needed := compile_graph(folder, graph, plans, progress):
+                    memory[graph] = needed
         progress("seal")
         manifest = Manifest(
-            model=loaded.config,
+            model=model,
             bucket=bucket,
             backend=backend,
             backend_version=backend_version,
-            compute_capabilities=tensorrt.compute_capabilities() if backend == "tensorrt" else (),
+            compute_capabilities=capabilities,
+            memory=memory,
             precision=precision,
-            weights=dict(loaded.weights),
+            weights=weights,
             graphs=graphs,
         )
         seal(folder, manifest)
+
+
+def compile_graph(
+    folder: Path, graph: str, options: PlanOptions, progress: Callable[[str], None]
+) -> Memory | None:
+    """Put the plan of one graph into a bundle's folder: compiled, unless the very same one was before."""
+    source, plan = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.plan"
+    what = f"compile {graph}"
+    progress(what)
+
+    def tell(detail: str) -> None:
+        progress(f"{what}: {detail}" if detail else what)
+
+    key = plan_key(graph_digest(source), options)
+    return PlanCache().fill(key, plan, partial(build_plan, source, plan, options, tell))
+
+
+def graph_digest(path: Path) -> str:
+    """SHA-256 of an ONNX file and the weights it refers to, wherever in their file these lie."""
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            with (path.parent / place["location"]).open("rb") as file:
+                file.seek(int(place["offset"]))
+                content = file.read(int(place["length"]))
+            del tensor.external_data[:]
+            tensor.raw_data = hashlib.sha256(content).digest()
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

@@ -1,14 +1,18 @@
 """The animator: a loaded bundle that turns a reference image and pose frames into a clip.
 
-The life of a clip is `Animator._render`, top to bottom: reference -> pose features -> windows x steps ->
-decode. It starts when the first frame is asked for and ends when its iterator does.
+The life of a clip is `Animator._render`, top to bottom: reference -> conditions -> for each task: pose
+features, a window, a step -> decode. It starts when the first frame is asked for and ends when its iterator
+does.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
@@ -17,19 +21,28 @@ import numpy as np
 
 from ..engines import contract
 from ..engines.bundle import Bundle, open_bundle
-from ..engines.engine import Buffer, Engine, call, load_engine
-from ..errors import ConfigError, DeviceError, InputError, Rejected
-from .denoise import WindowPredictor, denoise
+from ..engines.device import Array, Buffer, Device, Event
+from ..engines.engine import Engine, load_engine, open_device
+from ..errors import ConfigError, InputError
+from .decode import Decoder
+from .denoise import Conditions, Denoiser, Noise
+from .lane import Lane, Station
+from .layout import Layout
+from .lookahead import Lookahead
+from .memory_plan import PREPARE, activations
 from .noise import read_noise, seeded_noise
+from .operations import Issuer, Observer
+from .order import ORDERS, Order
 from .picture import Picture, fit, read_picture, square
+from .pool import Pool
 from .pose import PoseSequence, PoseSource, open_pose
 from .reference import Reference, ReferenceCache, image_key
 from .sampler import Step, ddim
-from .windows import POLICIES, Policy
+from .windows import DEFAULT_OVERLAP, POLICIES, Known, Policy
 
-DEFAULT_OVERLAP = 4  # frames; the public setting
 MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
 REFERENCE_CACHE_BYTES = 1 << 30
+RUN_AHEAD = 3  # tasks on the device before one is waited for: enough to keep it busy, few to abandon
 UNETS = (contract.DENOISING_UNET, contract.DENOISING_UNET_CONDITIONAL)
 
 
@@ -42,52 +55,83 @@ class Progress(NamedTuple):
 
 
 ProgressCallback = Callable[[Progress], None]
-Frames = Generator[Buffer, None, None]
+Frames = Generator[Array, None, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Clip:
     """One job, checked and opened: everything `_render` needs besides the engines."""
 
-    image: Buffer  # reference, uint8 (1, H, W, 3)
-    embedded_image: Buffer  # reference, uint8 (1, side, side, 3)
+    image: Array  # reference, uint8 (1, H, W, 3)
+    embedded_image: Array  # reference, uint8 (1, side, side, 3)
     pose: PoseSequence
     steps: list[Step]
     guidance_scale: float
     seed: int
-    initial_noise: Buffer | None  # float32 (frames, 4, h, w)
+    initial_noise: Array | None  # float32 (frames, 4, h, w)
     policy: Policy
     overlap: int
+    order: Order
     progress: ProgressCallback
 
 
 class Animator:
     """A bundle, loaded. Clips may be made from several threads at once; close it, or use it in a `with`."""
 
-    def __init__(self, bundle: Bundle, reference_cache_bytes: int = REFERENCE_CACHE_BYTES):
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        reference_cache_bytes: int = REFERENCE_CACHE_BYTES,
+        denoise_streams: int = 1,
+        device: Device | None = None,
+        observe: Observer | None = None,
+    ):
         self.bundle = bundle
         self.model, self.bucket = bundle.manifest.model, bundle.manifest.bucket
+        self.device = device or open_device(bundle.manifest.backend, timing=observe is not None)
+        self.device.activate()
+        self.issuer, self.pool = Issuer(self.device, observe), Pool(self.device)
+        self.references = ReferenceCache(
+            reference_cache_bytes, lambda reference: self.pool.give(*reference.values())
+        )
         self.engines: dict[str, Engine] = {}
         self.loading = Lock()
-        self.closed = False
-        self.references = ReferenceCache(reference_cache_bytes)
+        self.prepare = self._lane("prepare", PREPARE)
+        self.denoise = [self._lane(f"denoise {i}", UNETS) for i in range(denoise_streams)]
+        self.decode = self._lane("decode", (contract.VAE_DECODER,))
+        self.copy_out = self.device.stream("copy out")
         for graph in bundle.manifest.graphs:
             if graph not in UNETS:
-                self.engines[graph] = load_engine(bundle, graph)
+                self.engines[graph] = load_engine(bundle, graph, self.device)
 
     @classmethod
     def load(
-        cls, bundle: str | os.PathLike[str], *, reference_cache_bytes: int = REFERENCE_CACHE_BYTES
+        cls,
+        bundle: str | os.PathLike[str],
+        *,
+        reference_cache_bytes: int = REFERENCE_CACHE_BYTES,
+        denoise_streams: int = 1,
+        observe: Observer | None = None,
     ) -> Animator:
         """Verify a bundle and make it ready.
 
         The denoising UNet has two forms, with guidance and without. Each is loaded when a clip first asks for
         it, after the bundle has been verified again.
 
-        `reference_cache_bytes` bounds the references kept between clips. Raises InputMissing, BundleCorrupt,
-        BundleMismatch or DeviceError.
+        `reference_cache_bytes` bounds the references kept between clips. With more than one of
+        `denoise_streams` windows are denoised at the same time, each stream with working memory of its own.
+        `observe` is told of every operation on the device. Raises InputMissing, BundleCorrupt, BundleMismatch
+        or DeviceError.
         """
-        return cls(open_bundle(bundle), reference_cache_bytes)
+        if denoise_streams < 1:
+            raise ConfigError(f"denoise_streams: expected at least 1, found {denoise_streams}")
+        return cls(
+            open_bundle(bundle),
+            reference_cache_bytes=reference_cache_bytes,
+            denoise_streams=denoise_streams,
+            observe=observe,
+        )
 
     def animate(
         self,
@@ -99,6 +143,7 @@ class Animator:
         seed: int = 42,
         windows: str = "uniform",
         overlap: int | None = None,
+        order: str | None = None,
         frames: int | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
@@ -109,20 +154,30 @@ class Animator:
         of images, or an iterable of pictures. Both are resized to the bundle's size as the public pipeline
         does. A guidance_scale of 1 means none. `overlap` counts the frames that neighbouring windows share:
         4, or less where the window has no room for 4. `frames` takes that many of the pose frames.
+
+        `windows` is "uniform", the public scheduler, which wraps around to the first frames, or "open".
+        `order` changes when frames leave, not what they are: "step-major" takes the whole clip through each
+        step, and "time-skewed", which is for open windows and their default, finishes window after window, so
+        that frames leave early and poses may be an iterator without end.
         `initial_noise` is a .npy file (1, 4, frames, h, w) instead of noise from the seed.
 
         Options and files are checked here, before the first frame is asked for; raises ConfigError,
         InputError or DeviceError. Closing the iterator abandons the clip.
         """
         bucket = self.bucket
-        if self.closed:
-            raise Rejected("animator: expected an open one, found it closed; load the bundle again")
+        with self.issuer:  # or be Rejected
+            pass
         if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
             raise ConfigError(
                 f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
             )
         if windows not in POLICIES:
             raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
+        order = order or ("time-skewed" if windows == "open" else "step-major")
+        if order not in ORDERS:
+            raise ConfigError(f"order: expected one of {', '.join(ORDERS)}, found {order}")
+        if order == "time-skewed" and windows != "open":
+            raise ConfigError(f"order time-skewed: expected open windows, found {windows}")
         if overlap is None:
             overlap = min(DEFAULT_OVERLAP, bucket.window - 1)
         if not 0 <= overlap < bucket.window:
@@ -143,17 +198,24 @@ class Animator:
             initial_noise=None if initial_noise is None else read_noise(initial_noise, self._latent_shape),
             policy=POLICIES[windows],
             overlap=overlap,
+            order=ORDERS[order],
             progress=progress,
         )
         return self._render(clip)
 
     def close(self) -> None:
-        """Let go of engines and references. What needs them later, a clip that is being made included, is
-        Rejected."""
-        with self.loading:
-            self.closed = True
-            self.engines.clear()
+        """Let go of engines, references and all memory. What needs them later, a clip that is being made
+        included, is Rejected."""
+        with self.issuer.lock:
+            if self.issuer.closed:
+                return
+            self.issuer.closed = True
         self.references.clear()
+        self.device.activate()
+        self.device.close()
+        for lane in (self.prepare, self.decode, *self.denoise):
+            lane.stations.clear()
+        self.engines.clear()
 
     def __enter__(self) -> Animator:
         return self
@@ -164,80 +226,129 @@ class Animator:
         self.close()
 
     def _render(self, clip: Clip) -> Frames:
-        key = image_key(clip.image, clip.embedded_image)
-        reference = self.references.get(key, lambda: self._encode_reference(clip))
-        pose_features = self._guide(clip)
-        latents = self._initial_latents(clip, len(pose_features))
-        windows = clip.policy(len(latents), self.bucket.window, clip.overlap)
-        guided = clip.guidance_scale > 1
-        unet = self.engine(contract.DENOISING_UNET if guided else contract.DENOISING_UNET_CONDITIONAL)
-        predict = WindowPredictor(unet, reference, pose_features, clip.guidance_scale)
-        tick = counter(clip.progress, "denoise", len(windows) * len(clip.steps))
-        denoise(latents, clip.steps, self._time_rows(clip.steps), windows, predict, tick)
-        if not np.isfinite(latents).all():
-            raise DeviceError(
-                "denoising: expected finite latents, found NaN or infinity; check the weights, or build the "
-                "bundle with --precision fp32"
-            )
-        yield from self._decode(latents, counter(clip.progress, "decode", len(latents)))
+        key, num_steps = image_key(clip.image, clip.embedded_image), len(clip.steps)
+        with self.references.borrow(key, partial(self._encode_reference, clip)) as reference:
+            poses = self._poses(clip)
+            noise = self._noise(clip, poses)
+            layout = Layout(clip.policy(poses, self.bucket.window, clip.overlap))
+            ahead: deque[Event] = deque()
+            with (
+                closing(self._denoiser(clip, layout, reference)) as denoiser,
+                closing(self._decoder(clip)) as decoder,
+            ):
+                denoised = counter(clip.progress, "denoise", self._num_tasks(clip, poses))
+                for task in clip.order(layout, num_steps):
+                    denoiser.begin(task.window, poses, noise)
+                    ahead.append(denoiser.issue(task))
+                    decoder.put(denoiser.finished(task))
+                    yield from decoder.frames(wait=False)
+                    if len(ahead) > RUN_AHEAD:
+                        ahead.popleft().synchronize()  # what is issued cannot be taken back
+                        denoised()
+                for event in ahead:
+                    event.synchronize()  # for the progress alone
+                    denoised()
+                yield from decoder.frames(wait=True)
 
     def _encode_reference(self, clip: Clip) -> Reference:
-        embeds = self._call(contract.IMAGE_ENCODER, image=clip.embedded_image)["image_embeds"]
-        latents = self._call(contract.VAE_ENCODER, image=clip.image)["latents"]
-        return self._call(contract.REFERENCE_NET, latents=latents, image_embeds=embeds)
-
-    def _guide(self, clip: Clip) -> list[Buffer]:
-        """Pose features (C0, h, w) of each frame; the pictures themselves are not kept."""
-        engine = self.engine(contract.POSE_GUIDER)
-        context, tick = engine.context(), counter(clip.progress, "pose", clip.pose.num_frames)
-        features = []
-        for picture in clip.pose:
-            frame = fit(picture, self.bucket.width, self.bucket.height)[None]
-            features.append(call(context, engine.contract, frame=frame)["pose_features"][0])
-            tick()
-        return features
-
-    def _initial_latents(self, clip: Clip, num_frames: int) -> Buffer:
-        if clip.initial_noise is None:
-            return seeded_noise(clip.seed, num_frames, self._latent_shape)
-        if len(clip.initial_noise) != num_frames:
-            raise InputError(
-                f"initial noise: expected {num_frames} frames, as many as poses, "
-                f"found {len(clip.initial_noise)}"
+        prepare = self.prepare
+        image, embedded = (prepare.staged("uint8", i) for i in (clip.image, clip.embedded_image))
+        with self.issuer:
+            encoder, vae, net = (
+                self._station(prepare, graph)
+                for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
             )
-        return clip.initial_noise
+            reference = {spec.name: self.pool.take(spec.dtype, spec.shape) for spec in net.contract.outputs}
+            encoder.run({"image": embedded})
+            vae.run({"image": image})
+            done = net.run(
+                {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}, bound=reference
+            )
+        self.pool.give_host(image, embedded)
+        try:
+            done.synchronize()  # a reference that failed must not be kept
+        except BaseException:
+            self.pool.give(*reference.values())
+            raise
+        return reference
+
+    def _poses(self, clip: Clip) -> Lookahead:
+        progress = counter(clip.progress, "pose", clip.pose.num_frames)
+        return Lookahead(clip.pose, self.bucket.width, self.bucket.height, progress)
+
+    def _noise(self, clip: Clip, poses: Lookahead) -> Noise:
+        given = clip.initial_noise
+        if given is None:
+            return lambda frames: seeded_noise(clip.seed, frames, self._latent_shape)
+        if len(given) != poses.total():
+            raise InputError(
+                f"initial noise: expected {poses.total()} frames, as many as poses, found {len(given)}"
+            )
+        return lambda frames: given[frames.start : frames.stop]
 
     @property
     def _latent_shape(self) -> tuple[int, ...]:
         """(4, h, w)"""
         return self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
 
-    def _time_rows(self, steps: Iterable[Step]) -> list[Buffer]:
-        engine = self.engine(contract.TIME_EMBEDDING)
-        context = engine.context()
-        timesteps = (np.array([step.timestep], np.float32) for step in steps)
-        return [call(context, engine.contract, timestep=timestep)["time_row"] for timestep in timesteps]
+    def _denoiser(self, clip: Clip, layout: Layout, reference: Reference) -> Denoiser:
+        graph = contract.DENOISING_UNET if clip.guidance_scale > 1 else contract.DENOISING_UNET_CONDITIONAL
+        self.engine(graph)  # may take long to load, so not with the issuer held
+        with self.issuer:
+            unets = [self._station(lane, graph) for lane in self.denoise]
+            pose_guider = self._station(self.prepare, contract.POSE_GUIDER)
+        conditions = Conditions(reference, self._time_rows(clip.steps), {})
+        denoiser = Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider)
+        scalars: dict[str, Array] = {
+            "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
+            "guidance_scale": np.array([clip.guidance_scale], np.float32),
+        }
+        for spec in unets[0].contract.inputs:
+            if spec.name in scalars:
+                conditions.scalars[spec.name] = self.pool.take(spec.dtype, spec.shape)
+                self.prepare.copy_in(conditions.scalars[spec.name], scalars[spec.name])
+        return denoiser
 
-    def _decode(self, latents: Buffer, tick: Callable[[], None]) -> Frames:
-        engine = self.engine(contract.VAE_DECODER)
-        context = engine.context()
-        for frame_latents in latents:
-            frame = call(context, engine.contract, latents=frame_latents[None])["frame"][0]
-            tick()
-            yield frame
+    def _time_rows(self, steps: list[Step]) -> Buffer:
+        with self.issuer:
+            embedding = self._station(self.prepare, contract.TIME_EMBEDDING)
+        (row,) = embedding.contract.outputs
+        rows = self.pool.take(row.dtype, (len(steps), *row.shape[1:]))
+        timesteps = self.prepare.staged("float32", np.array([step.timestep for step in steps], np.float32))
+        with self.issuer:
+            for i in range(len(steps)):
+                embedding.run({"timestep": timesteps.rows(i, i + 1)}, {"time_row": rows.rows(i, i + 1)})
+        self.pool.give_host(timesteps)
+        return rows
 
-    def _call(self, graph: str, **inputs: Buffer) -> dict[str, Buffer]:
-        engine = self.engine(graph)
-        return call(engine.context(), engine.contract, **inputs)
+    def _decoder(self, clip: Clip) -> Decoder:
+        with self.issuer:
+            vae_decoder = self._station(self.decode, contract.VAE_DECODER)
+        progress = counter(clip.progress, "decode", clip.pose.num_frames)
+        return Decoder(vae_decoder, self.copy_out, room=self.bucket.window, progress=progress)
+
+    def _num_tasks(self, clip: Clip, poses: Lookahead) -> int | None:
+        """As far as the clip's length is known."""
+        num_frames = poses.num_read if poses.ended else clip.pose.num_frames
+        if num_frames is None:
+            return None
+        windows = clip.policy(Known(num_frames), self.bucket.window, clip.overlap)
+        return sum(1 for _ in windows) * len(clip.steps)
+
+    def _lane(self, name: str, graphs: Sequence[str]) -> Lane:
+        room = activations(self.bundle.manifest.memory, graphs)
+        return Lane(name, self.device, self.issuer, self.pool, room)
+
+    def _station(self, lane: Lane, graph: str) -> Station:
+        """With the issuer held, and the graph's engine loaded."""
+        return lane.station(graph, self.engines[graph])
 
     def engine(self, graph: str) -> Engine:
         """The loaded engine of a graph, for the contract's name of it."""
         with self.loading:
-            if self.closed:
-                raise Rejected("animator: expected an open one, found it closed; load the bundle again")
             if graph not in self.engines:
                 self.bundle.verify()
-                self.engines[graph] = load_engine(self.bundle, graph)
+                self.engines[graph] = load_engine(self.bundle, graph, self.device)
             return self.engines[graph]
 
 

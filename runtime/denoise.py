@@ -1,73 +1,160 @@
-"""Denoising: windows x steps, and the UNet that predicts one window."""
+"""Denoising: a clip's windows on their way through the steps.
+
+What a segment of frames has on the device comes and goes with it: latents, the sum of predictions where
+several windows cover it, pose features.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
 
-import numpy as np
-
-from ..engines.engine import Buffer, Engine, new_buffer
+from ..engines.contract import Contract, TensorSpec
+from ..engines.device import Array, Buffer, Event, Update
+from .lane import Lane, Station
+from .layout import Layout, Place, Segment
+from .lookahead import Lookahead
+from .order import Task
 from .reference import Reference
 from .sampler import Step
-from .windows import Windows
 
-Predict = Callable[[Buffer, list[int], Buffer], Buffer]
-
-
-def denoise(
-    latents: Buffer,
-    steps: Sequence[Step],
-    time_rows: Sequence[Buffer],
-    windows: Windows,
-    predict: Predict,
-    progress: Callable[[], None] = lambda: None,
-) -> None:
-    """Take latents (frames, 4, h, w) float32 through all steps, in place.
-
-    `predict(latents, window, time_row)` answers with one prediction per frame of the window; a frame in
-    several windows gets their mean. `progress` is called after each window.
-    """
-    counts = np.zeros((len(latents), 1, 1, 1), np.float32)
-    for window in windows:
-        counts[window] += 1
-    total = np.empty_like(latents)
-    for step, time_row in zip(steps, time_rows, strict=True):
-        total[:] = 0
-        for window in windows:
-            total[window] += predict(latents, window, time_row)
-            progress()
-        total *= step.prediction / counts
-        latents *= step.latents
-        latents += total
+Noise = Callable[[range], Array]  # of those frames, float32 (frames, 4, h, w)
 
 
-class WindowPredictor:
-    """The denoising UNet bound to one clip's reference, pose features and guidance scale."""
+@dataclass(frozen=True, slots=True)
+class State:
+    """A segment on the device."""
+
+    latents: Buffer  # float32 (frames, 4, h, w)
+    pose_features: Buffer  # (frames, C0, h, w)
+    total: Buffer | None = None  # of predictions so far at this step, where several windows cover the frames
+
+    @property
+    def buffers(self) -> list[Buffer]:
+        return [self.latents, self.pose_features, *([self.total] if self.total else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every task of a clip reads besides its frames; on the device."""
+
+    reference: Reference
+    time_rows: Buffer  # (steps, resnet widths)
+    scalars: dict[str, Buffer]  # guidance_scale float32 (1,), num_frames int32 (1,)
+
+
+class Denoiser:
+    """Takes one clip's segments through their steps."""
 
     def __init__(
-        self, unet: Engine, reference: Reference, pose_features: Sequence[Buffer], guidance_scale: float
+        self,
+        layout: Layout,
+        steps: Sequence[Step],
+        conditions: Conditions,
+        unets: Sequence[Station],  # one for each denoising stream
+        prepare: Lane,
+        pose_guider: Station,
     ):
-        self.pose_features = pose_features
-        self.context = unet.context()
-        contract = unet.contract
-        self.buffers = {
-            spec.name: new_buffer(spec)
-            for spec in (*contract.inputs, *contract.outputs)
-            if spec.name not in reference
-        }
-        for name, buffer in (self.buffers | reference).items():
-            self.context.bind(name, buffer)
-        if "guidance_scale" in self.buffers:
-            self.buffers["guidance_scale"][:] = guidance_scale
+        self.layout, self.steps, self.conditions = layout, steps, conditions
+        self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
+        self.issuer, self.pool = prepare.issuer, prepare.pool
+        self.places: dict[int, list[Place]] = {}  # of windows under way
+        self.states: dict[Segment, State] = {}
 
-    def __call__(self, latents: Buffer, window: list[int], time_row: Buffer) -> Buffer:
-        """(len(window), 4, h, w); valid until the next call. A window shorter than the engine's is padded
-        with whatever lies in the buffers, which no frame of it sees."""
-        buffers, num_frames = self.buffers, len(window)
-        buffers["num_frames"][:] = num_frames
-        buffers["time_row"][:] = time_row
-        np.take(latents, window, axis=0, out=buffers["latents"][:num_frames])
-        for row, frame in enumerate(window):
-            buffers["pose_features"][row] = self.pose_features[frame]
-        self.context.run()
-        return buffers["prediction"][:num_frames]
+    def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
+        """Put a window's frames on the device, those that are not there yet."""
+        if window not in self.places:
+            self.places[window] = self.layout.places(window)
+            for segment, _ in self.places[window]:
+                if segment not in self.states:
+                    self._begin(segment, poses, noise)
+
+    def issue(self, task: Task) -> Event:
+        """Gather, predict, update; the event is the end of the update."""
+        with self.issuer:
+            unet = self.unets[task.window % len(self.unets)]
+            self._gather(unet, task)
+            unet.run(bound=self.conditions.reference)
+            return self._update(unet, task)
+
+    def finished(self, task: Task) -> list[tuple[Segment, State]]:
+        """The segments that have taken their last step with this task. They are the caller's to release."""
+        if task.step < len(self.steps) - 1:
+            return []
+        segments = [place.segment for place in self.places.pop(task.window)]
+        return [(s, self.states.pop(s)) for s in segments if s.windows[-1] == task.window]
+
+    def close(self) -> None:
+        """Give back what is under way, finished or not."""
+        for state in self.states.values():
+            self.pool.give(*state.buffers)
+        self.states.clear()
+        self.pool.give(self.conditions.time_rows, *self.conditions.scalars.values())
+
+    def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
+        specs = segment_specs(segment, self.unets[0].contract)
+        latents, pose_features, *total = (self.pool.take(spec.dtype, spec.shape) for spec in specs)
+        state = self.states[segment] = State(latents, pose_features, *total)
+        self.prepare.copy_in(state.latents, noise(segment.frames))
+        for row, frame in enumerate(segment.frames):
+            picture = self.prepare.staged("uint8", poses.take(frame))
+            with self.issuer:
+                self.pose_guider.run(
+                    {"frame": picture}, {"pose_features": state.pose_features.rows(row, row + 1)}
+                )
+            self.pool.give_host(picture)
+
+    def _gather(self, unet: Station, task: Task) -> None:
+        """Bring a window's frames and the step's conditions to where the UNet reads them.
+
+        A window shorter than the engine's is padded with its own frames: what the padding holds is not seen
+        by them, but it has to be finite, and what was there before need not be.
+        """
+        conditions, places = self.conditions, self.places[task.window]
+        pairs = [(unet["time_row"], conditions.time_rows.rows(task.step, task.step + 1))]
+        pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items()]
+        size, row = unet.specs["latents"].shape[0], 0
+        for segment, _ in cycle(places):
+            state, count = self.states[segment], min(len(segment.frames), size - row)
+            for name, source in (("latents", state.latents), ("pose_features", state.pose_features)):
+                pairs.append((unet[name].rows(row, row + count), source.rows(0, count)))
+            row += count
+            if row == size:
+                break
+        targets, sources = zip(*pairs, strict=True)
+        self.issuer.issue(
+            "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
+        )
+
+    def _update(self, unet: Station, task: Task) -> Event:
+        step, prediction = self.steps[task.step], unet["prediction"]
+        updates, writes = [], []
+        for segment, rows in self.places[task.window]:
+            state, windows = self.states[segment], segment.windows
+            update = Update(
+                state.latents,
+                state.total,
+                prediction.rows(rows.start, rows.stop),
+                first=task.window == windows[0],
+                last=task.window == windows[-1],
+                a=step.latents,
+                b=step.prediction / len(windows),
+            )
+            updates.append(update)
+            # Latents that others still gather are left alone until the last window is in.
+            writes += [state.latents] if update.last else []
+            writes += [state.total] if state.total else []
+        return self.issuer.issue(
+            "update", unet.stream, lambda: unet.stream.update(updates), reads=[prediction], writes=writes
+        )
+
+
+def segment_specs(segment: Segment, unet: Contract) -> list[TensorSpec]:
+    """What a segment's buffers are: latents, pose features, and a sum where several windows cover it."""
+    rows = {spec.name: spec for spec in unet.inputs}
+    latents, pose_features = (
+        replace(rows[name], shape=(len(segment.frames), *rows[name].shape[1:]))
+        for name in ("latents", "pose_features")
+    )
+    return [latents, pose_features, *([latents] if len(segment.windows) > 1 else [])]

@@ -14,11 +14,11 @@ from ..errors import InputError, InputMissing
 Shape = tuple[int, ...]  # (4, h, w)
 
 
-def seeded_noise(seed: int, num_frames: int, shape: Shape) -> NDArray[Any]:
-    """(num_frames, 4, h, w) float32. A frame's noise depends on the seed and its index alone, so a clip keeps
-    its beginning when it is made longer."""
-    frames = [np.random.default_rng((seed, frame)) for frame in range(num_frames)]
-    return np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in frames])
+def seeded_noise(seed: int, frames: range, shape: Shape) -> NDArray[Any]:
+    """(frames, 4, h, w) float32. A frame's noise depends on the seed and its index alone, so a clip keeps its
+    beginning when it is made longer."""
+    generators = (np.random.default_rng((seed, frame)) for frame in frames)
+    return np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
 
 
 def read_noise(path: str | os.PathLike[str], shape: Shape) -> NDArray[Any]:

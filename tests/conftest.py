@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from numpy.typing import NDArray
 
@@ -96,6 +97,30 @@ def sdlike() -> Case:
     if not (SHARED / "sdlike").is_dir():
         pytest.skip("the recorded case sdlike does not lie beside this checkout")
     return load_case(SHARED / "sdlike")
+
+
+@pytest.fixture(scope="session")
+def run_engine() -> Any:
+    """`run_engine(engine, **inputs)`: the outputs by name, through a context and a stream of the CPU."""
+    from animate_rt.engines.cpu import CPUDevice
+
+    device = CPUDevice()
+    stream = device.stream("test")
+
+    def run(engine: Any, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        context = engine.context(None)
+        contract = engine.contract
+        buffers = {s.name: device.buffer(s.dtype, s.shape) for s in (*contract.inputs, *contract.outputs)}
+        for name, buffer in buffers.items():
+            context.bind(name, buffer)
+            if name in inputs:
+                assert buffer.array is not None
+                buffer.array[...] = inputs[name]
+        context.enqueue(stream)
+        stream.record().synchronize()
+        return {spec.name: np.array(buffers[spec.name].array) for spec in contract.outputs}
+
+    return run
 
 
 @pytest.fixture(scope="session", params=["small", "sdlike"])

@@ -24,9 +24,10 @@ from animate_rt import (
     Rejected,
 )
 from animate_rt.engines.bundle import open_bundle
-from animate_rt.runtime.denoise import WindowPredictor, denoise
-from animate_rt.runtime.sampler import ddim
-from animate_rt.runtime.windows import open_ended, uniform
+from animate_rt.runtime.layout import Layout
+from animate_rt.runtime.operations import Operation
+from animate_rt.runtime.order import step_major
+from animate_rt.runtime.windows import Known, open_ended, uniform
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -88,26 +89,30 @@ def test_bfloat16_is_close(case: Any, bundle: Path, capsys: pytest.CaptureFixtur
     assert 30 < decibels < 70
 
 
-def test_latents_after_every_step(animator: Animator, case: Any) -> None:
-    io = case.io
-    embeds = animator._call("image_encoder", image=clip_image(case))["image_embeds"]
-    latents = animator._call("vae_encoder", image=io["reference_image"][None])["latents"]
-    reference = animator._call("reference_net", latents=latents, image_embeds=embeds)
-    pose = [animator._call("pose_guider", frame=f[None])["pose_features"][0] for f in io["pose_frames"]]
-    predict = WindowPredictor(animator.engine("denoising_unet"), reference, pose, case.guidance_scale)
-    steps = ddim(animator.model.noise, case.steps)
-    windows = uniform(case.frames, case.window, case.overlap)
-    current = np.ascontiguousarray(io["initial_noise"][0].swapaxes(0, 1))
-    for i, step in enumerate(steps):
-        denoise(current, [step], animator._time_rows([step]), windows, predict)
-        expected = io[f"latents_after_step/{i}"][0].swapaxes(0, 1)
-        assert np.abs(current - expected).max() <= 1e-3 * np.abs(expected).max()
+def test_latents_after_every_step(bundle: Path, case: Any) -> None:
+    tasks = step_major(layout := Layout(uniform(case.frames, case.window, case.overlap)), case.steps)
+    compared = 0
 
+    def compare(operation: Operation) -> None:
+        nonlocal compared
+        if operation.name != "update":
+            return
+        window, step = next(tasks)
+        assert operation.ended is not None
+        operation.ended.synchronize()
+        expected = case.io[f"latents_after_step/{step}"][0].swapaxes(0, 1)
+        written = iter(operation.writes)  # latents where this window is the last, and sums of several
+        for segment, _ in layout.places(window):
+            if segment.windows[-1] == window:
+                truth = expected[segment.frames.start : segment.frames.stop]
+                assert np.abs(next(written).array - truth).max() <= 1e-3 * np.abs(expected).max()
+                compared += len(segment.frames)
+            if len(segment.windows) > 1:
+                next(written)
 
-def clip_image(case: Any) -> Array:
-    from animate_rt.runtime.picture import read_picture, square
-
-    return square(read_picture(case.reference), 224)[None]
+    with Animator.load(bundle, observe=compare) as animator:
+        list(animator.animate(case.reference, case.pose, **case.animate_options))
+    assert compared == case.frames * case.steps
 
 
 def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_bundle: Path) -> None:
@@ -124,27 +129,27 @@ def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_b
 
 
 @pytest.mark.parametrize("guided", [True, False])
-def test_a_clip_shorter_than_the_window_is_exact(small: Any, small_animator: Animator, guided: bool) -> None:
+def test_a_clip_shorter_than_the_window_is_exact(
+    small: Any, small_animator: Animator, run_engine: Any, guided: bool
+) -> None:
     """The engine of 6 frames, given 3, against the PyTorch network on just those 3."""
     import torch
     from animate_rt.export import load_checkpoint
     from animate_rt.export.graphs import graph_modules
 
-    chance, window = np.random.default_rng(0), [0, 1, 2]
+    chance = np.random.default_rng(0)
     graph = "denoising_unet" if guided else "denoising_unet_conditional"
     engine = small_animator.engine(graph)
     inputs = {spec.name: chance.standard_normal(spec.shape, np.float32) for spec in engine.contract.inputs}
-    reference = {name: inputs[name] for name in inputs if name.startswith(("key", "value", "cross"))}
-    predict = WindowPredictor(engine, reference, inputs["pose_features"], 3.5)
-    predict(inputs["latents"], list(range(6)), inputs["time_row"])  # leaves other frames in the padding
-    found = predict(inputs["latents"], window, inputs["time_row"])
+    inputs |= {"num_frames": np.array([3], np.int32), "guidance_scale": np.array([3.5], np.float32)}
+    arguments = {spec.name: inputs[spec.name] for spec in engine.contract.inputs}
+    found = run_engine(engine, **arguments)["prediction"][:3]
 
     inputs |= {name: inputs[name][:3] for name in ("latents", "pose_features")}
-    inputs |= {"num_frames": np.array([3], np.int32), "guidance_scale": np.array([3.5], np.float32)}
     module = graph_modules(load_checkpoint(small.checkpoint, small.inference_config))[graph]
     with torch.no_grad():
-        arguments = [torch.from_numpy(inputs[spec.name]) for spec in engine.contract.inputs]
-        expected = module(*arguments).numpy()
+        tensors = [torch.from_numpy(inputs[spec.name]) for spec in engine.contract.inputs]
+        expected = module(*tensors).numpy()
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
     assert len(render(small_animator, pose=pictures(3), guidance_scale=3.5 if guided else 1.0)) == 3
 
@@ -165,7 +170,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(small_animator:
 
 
 def test_windows_policies_differ_only_where_they_overlap_differently(small_animator: Animator) -> None:
-    assert uniform(6, 6, 2) == open_ended(6, 6, 2)
+    assert uniform(6, 6, 2) == list(open_ended(Known(6), 6, 2))
     for frames, equal in ((6, True), (9, False)):
         found = [render(small_animator, pose=pictures(frames), windows=name) for name in ("uniform", "open")]
         assert np.array_equal(*found) == equal
@@ -235,6 +240,8 @@ def test_frames_takes_the_first_ones(small_animator: Animator) -> None:
         ({"overlap": 6}, "overlap: expected 0 to 5 frames"),
         ({"overlap": -1}, "overlap: expected 0 to 5 frames"),
         ({"windows": "round"}, "windows: expected one of uniform, open"),
+        ({"order": "random"}, "order: expected one of step-major, time-skewed"),
+        ({"order": "time-skewed"}, "order time-skewed: expected open windows, found uniform"),
         ({"seed": -1}, "seed: expected"),
         ({"frames": 0}, "frames: expected at least 1"),
     ],

@@ -2,33 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from time import sleep
 
 import numpy as np
 import pytest
+from animate_rt.engines.cpu import CPUDevice
 from animate_rt.runtime.reference import Reference, ReferenceCache, image_key
 
 
+class Cache(ReferenceCache):
+    """Notes what it releases."""
+
+    def __init__(self, max_bytes: int):
+        self.released: list[int] = []  # their sizes
+        super().__init__(max_bytes, lambda reference: self.released.append(reference["key_0"].num_bytes))
+
+    def get(self, name: bytes, compute: Callable[[], Reference]) -> Reference:
+        with self.borrow(name, compute) as found:
+            return found
+
+
 def reference(num_bytes: int) -> Reference:
-    return {"key_0": np.zeros(num_bytes, np.uint8)}
+    return {"key_0": CPUDevice().buffer("uint8", (num_bytes,))}
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache = ReferenceCache(max_bytes=250)
-    for name in (b"a", b"b"):
-        cache.get(name, lambda: reference(100))
+    cache = Cache(max_bytes=250)
+    for name, size in ((b"a", 100), (b"b", 99)):
+        cache.get(name, lambda size=size: reference(size))  # type: ignore[misc]
     cache.get(b"a", lambda: reference(100))
-    cache.get(b"c", lambda: reference(100))
-    assert list(cache.references) == [b"a", b"c"]
-    assert cache.num_bytes == 200
+    cache.get(b"c", lambda: reference(98))
+    assert list(cache.entries) == [b"a", b"c"]
+    assert cache.num_bytes == 198
+    assert cache.released == [99]
 
 
 def test_the_newest_stays_even_over_the_budget() -> None:
-    cache = ReferenceCache(max_bytes=10)
+    cache = Cache(max_bytes=10)
     found = cache.get(b"a", lambda: reference(100))
     assert cache.get(b"a", lambda: reference(1)) is found
+    assert not cache.released
+
+
+def test_what_a_clip_still_reads_is_released_when_the_clip_is_done() -> None:
+    cache = Cache(max_bytes=10)
+    with cache.borrow(b"a", lambda: reference(100)), cache.borrow(b"a", lambda: reference(100)):
+        cache.get(b"b", lambda: reference(50))
+        assert list(cache.entries) == [b"b"]
+        assert not cache.released
+    assert cache.released == [100]
+
+
+def test_clearing_releases_each_once() -> None:
+    cache = Cache(max_bytes=1000)
+    with cache.borrow(b"a", lambda: reference(100)):
+        cache.get(b"b", lambda: reference(50))
+        cache.clear()
+        assert cache.released == [50]
+    cache.clear()
+    assert cache.released == [50, 100]
 
 
 def test_threads_that_ask_for_one_image_compute_it_once() -> None:
@@ -39,7 +74,7 @@ def test_threads_that_ask_for_one_image_compute_it_once() -> None:
         sleep(0.05)
         return reference(1)
 
-    cache = ReferenceCache(max_bytes=100)
+    cache = Cache(max_bytes=100)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: cache.get(b"a", compute), range(8)))
     assert len(computed) == 1
@@ -47,7 +82,7 @@ def test_threads_that_ask_for_one_image_compute_it_once() -> None:
 
 
 def test_a_failed_reference_is_computed_again() -> None:
-    cache = ReferenceCache(max_bytes=100)
+    cache = Cache(max_bytes=100)
 
     def fail() -> Reference:
         raise RuntimeError
@@ -55,6 +90,7 @@ def test_a_failed_reference_is_computed_again() -> None:
     with pytest.raises(RuntimeError):
         cache.get(b"a", fail)
     assert cache.get(b"a", lambda: reference(1))
+    assert not cache.released
 
 
 def test_the_key_is_the_content() -> None:
@@ -65,7 +101,7 @@ def test_the_key_is_the_content() -> None:
 
 
 def test_another_image_does_not_wait() -> None:
-    cache = ReferenceCache(max_bytes=100)
+    cache = Cache(max_bytes=100)
     started, finish = Event(), Event()
 
     def slow() -> Reference:

@@ -1,0 +1,214 @@
+"""Whether the engines of a bundle compute what its graphs say: compared with ONNX Runtime through Polygraphy.
+
+Each graph gets inputs like those of a clip, made from a seed: noise for pictures and latents, and what the
+graphs before it gave in ONNX Runtime for everything else. An engine is so never judged by another's errors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import BundleError, ConfigError
+from .bundle import Bundle, Precision
+from .contract import Contract, TensorSpec
+from .device import Array, Device
+from .engine import Engine, load_engine, open_device
+
+SEED = 0
+TIMESTEP, GUIDANCE_SCALE = 500.0, 3.5
+# Largest difference over largest value. Measured on small models: OpenVINO in float32 4e-6, in bfloat16 4e-2;
+# ONNX Runtime's own float16 against its float32 3e-3.
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """One output of one engine against ONNX Runtime's."""
+
+    graph: str
+    output: str
+    max_abs: float
+    largest: float  # magnitude that the difference is measured by: of the output, or 255 for pictures
+    psnr_db: float
+    tolerance: (
+        float  # of `relative`; for pictures one level more, as the least difference can turn a rounding
+    )
+    passed: bool
+
+    @property
+    def relative(self) -> float:
+        return self.max_abs / self.largest if self.largest else self.max_abs
+
+
+def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None) -> list[Comparison]:
+    """Compare every output of every engine, on the bundle's device.
+
+    `progress` is called with each graph's name when its turn comes. Raises ConfigError where Polygraphy or
+    ONNX Runtime is not installed, DeviceError where the engines cannot run.
+    """
+    try:
+        import onnxruntime  # noqa: F401
+        import polygraphy  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(
+            f"expected the packages of animate-rt[verify], found no {error.name}; "
+            "pip install 'animate-rt[verify]'"
+        ) from error
+    generator = np.random.default_rng(SEED)
+    device = open_device(bundle.manifest.backend)
+    known: dict[str, Array] = {
+        "timestep": np.array([TIMESTEP], np.float32),
+        "guidance_scale": np.array([GUIDANCE_SCALE], np.float32),
+        "num_frames": np.array([max(1, bundle.manifest.bucket.window - 1)], np.int32),  # the last is padding
+    }
+    comparisons = []
+    try:
+        device.activate()
+        for graph, contract in bundle.manifest.graphs.items():
+            progress(graph)
+            inputs = {spec.name: example(spec, known, generator) for spec in contract.inputs}
+            outputs, compared = compare(bundle, graph, device, inputs)
+            known |= outputs
+            comparisons += compared
+    finally:
+        device.close()
+    return comparisons
+
+
+def check(bundle: Bundle, comparisons: list[Comparison]) -> None:
+    """Raise BundleError unless all passed."""
+    if failed := [f"{c.graph} {c.output}" for c in comparisons if not c.passed]:
+        more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
+        raise BundleError(
+            f"{bundle.path}: expected what ONNX Runtime computes, found more than the tolerance between them "
+            f"in {', '.join(failed[:3])}{more}; build it again: {bundle.manifest.rebuild_command}"
+        )
+
+
+def table(comparisons: list[Comparison]) -> str:
+    rows = [("graph", "output", "max abs", "relative", "PSNR dB", "tolerance", "")]
+    rows += [
+        (
+            c.graph,
+            c.output,
+            f"{c.max_abs:.2e}",
+            f"{c.relative:.2e}",
+            f"{c.psnr_db:.1f}",
+            f"{c.tolerance:.0e}",
+            "ok" if c.passed else "FAILED",
+        )
+        for c in comparisons
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def example(spec: TensorSpec, known: dict[str, Array], generator: np.random.Generator) -> Array:
+    """An input as a clip would have it; `known` are the scalars and the outputs of the graphs before."""
+    if spec.name == "latents":
+        return generator.standard_normal(spec.shape, np.float32)
+    if spec.dtype == "uint8":
+        return generator.integers(0, 256, spec.shape, np.uint8)
+    if spec.name == "pose_features":  # of one frame, for all of a window
+        return np.repeat(known[spec.name], spec.shape[0], axis=0)
+    return known[spec.name]
+
+
+def compare(
+    bundle: Bundle, graph: str, device: Device, inputs: dict[str, Array]
+) -> tuple[dict[str, Array], list[Comparison]]:
+    """ONNX Runtime's outputs of one graph, and how the engine's differ."""
+    from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
+    from polygraphy.comparator import Comparator, PsnrCompareFunc, SimpleCompareFunc
+    from polygraphy.logger import G_LOGGER
+
+    tolerance = TOLERANCES[bundle.manifest.precision]
+    session = SessionFromOnnx(str(bundle.graph(graph)), providers=["CPUExecutionProvider"])
+    runners = [
+        OnnxrtRunner(session, "onnxruntime"),
+        engine_runner(load_engine(bundle, graph, device), device),
+    ]
+    # It narrates on standard output, and divides by every value, zero or not.
+    with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
+        results = Comparator.run(runners, data_loader=[inputs])
+        oracle: dict[str, Array] = dict(results[0][1][0])
+        largest = {name: magnitude(array) for name, array in oracle.items()}
+        allowed = {
+            name: tolerance * largest[name] + (1 if array.dtype == np.uint8 else 0)
+            for name, array in oracle.items()
+        }
+        differences, noise = Comparator.compare_accuracy(
+            results,
+            compare_func=[
+                SimpleCompareFunc(check_error_stat="max", atol=allowed, rtol=0),
+                PsnrCompareFunc(),
+            ],
+        )
+    names = (runners[0].name, runners[1].name)
+    found, psnr = differences[names][0], noise[names][0]
+    return oracle, [
+        Comparison(
+            graph=graph,
+            output=name,
+            max_abs=found[name].max_absdiff,
+            largest=largest[name],
+            psnr_db=psnr[name].psnr,
+            tolerance=tolerance,
+            passed=bool(found[name]),
+        )
+        for name in oracle
+    ]
+
+
+def magnitude(array: Array) -> float:
+    return 255.0 if array.dtype == np.uint8 else float(np.abs(array).max())
+
+
+def engine_runner(engine: Engine, device: Device) -> Any:
+    """One of our engines as Polygraphy's Comparator wants it."""
+    from polygraphy.backend.base import BaseRunner
+    from polygraphy.common import TensorMetadata
+
+    class EngineRunner(BaseRunner):  # type: ignore[misc]
+        def get_input_metadata_impl(self) -> Any:
+            metadata = TensorMetadata()
+            for spec in engine.contract.inputs:
+                metadata.add(spec.name, np.dtype(spec.dtype), spec.shape)
+            return metadata
+
+        def infer_impl(self, feed_dict: dict[str, Array]) -> OrderedDict[str, Array]:
+            began = time.perf_counter()
+            outputs = run(engine, device, feed_dict)
+            self.inference_time = time.perf_counter() - began
+            return OrderedDict(outputs)
+
+    return EngineRunner("engine")
+
+
+def run(engine: Engine, device: Device, inputs: dict[str, Array]) -> dict[str, Array]:
+    """Run an engine once, from and to the host."""
+    contract: Contract = engine.contract
+    size = engine.memory.activations
+    context = engine.context(device.buffer("uint8", (size,)) if size else None)
+    stream = device.stream("verify")
+    host = {
+        spec.name: device.host_buffer(spec.dtype, spec.shape) for spec in contract.inputs + contract.outputs
+    }
+    buffers = {
+        spec.name: device.buffer(spec.dtype, spec.shape) for spec in contract.inputs + contract.outputs
+    }
+    for name, value in inputs.items():
+        host[name].array[...] = value  # type: ignore[index]
+    for name, buffer in buffers.items():
+        context.bind(name, buffer)
+    stream.copy(*((buffers[spec.name], host[spec.name]) for spec in contract.inputs))
+    context.enqueue(stream)
+    stream.copy(*((host[spec.name], buffers[spec.name]) for spec in contract.outputs))
+    stream.record().synchronize()
+    return {spec.name: np.array(host[spec.name].array) for spec in contract.outputs}

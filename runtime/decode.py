@@ -1,0 +1,89 @@
+"""Decoding: latents that have taken their last step become frames, in order, while others are denoised."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..engines.device import Array, Buffer, Event, Stream
+from ..errors import DeviceError
+from .denoise import State
+from .lane import Station
+from .layout import Segment
+
+
+class Arriving(NamedTuple):
+    """A frame on its way to the host."""
+
+    frame: Buffer  # uint8 (1, H, W, 3), of the host's
+    latents: Buffer  # float32 (1, 4, h, w), likewise
+    copied: Event
+
+
+class Decoder:
+    """Turns one clip's finished segments into frames."""
+
+    def __init__(self, vae_decoder: Station, copy_out: Stream, room: int, progress: Callable[[], None]):
+        self.decoder, self.copy_out = vae_decoder, copy_out
+        self.issuer, self.pool = vae_decoder.issuer, vae_decoder.pool
+        self.room = room  # frames on their way before one is waited for
+        self.progress = progress
+        self.finished: dict[int, tuple[Segment, State]] = {}  # by first frame
+        self.next_frame = 0
+        self.arriving: deque[Arriving] = deque()
+
+    def put(self, segments: list[tuple[Segment, State]]) -> None:
+        """Take over finished segments; they may come in any order."""
+        self.finished |= {segment.frames.start: (segment, state) for segment, state in segments}
+
+    def frames(self, *, wait: bool) -> Iterator[Array]:
+        """uint8 (H, W, 3): those that are ready, and with `wait` all that have been put."""
+        while self.next_frame in self.finished:
+            segment, state = self.finished[self.next_frame]
+            for row in range(len(segment.frames)):
+                while len(self.arriving) >= self.room:
+                    yield self._arrive()
+                self._decode(state.latents.rows(row, row + 1))
+            del self.finished[self.next_frame]
+            self.pool.give(*state.buffers)
+            self.next_frame = segment.frames.stop
+        while self.arriving and (wait or self.arriving[0].copied.done):
+            yield self._arrive()
+
+    def close(self) -> None:
+        """Give back what is under way."""
+        for _, state in self.finished.values():
+            self.pool.give(*state.buffers)
+        for frame, latents, _ in self.arriving:
+            self.pool.give_host(frame, latents)
+        self.finished.clear()
+        self.arriving.clear()
+
+    def _decode(self, latents: Buffer) -> None:
+        decoder, stream = self.decoder, self.copy_out
+        sources = [decoder["frame"], decoder["latents"]]
+        frame, finals = targets = [self.pool.take_host(source.dtype, source.shape) for source in sources]
+        pairs = list(zip(targets, sources, strict=True))
+        with self.issuer:
+            decoder.run({"latents": latents})
+            copied = self.issuer.issue(
+                "copy out", stream, lambda: stream.copy(*pairs), reads=sources, writes=targets
+            )
+        self.arriving.append(Arriving(frame, finals, copied))
+
+    def _arrive(self) -> Array:
+        arriving = self.arriving[0]
+        frame: Array = self.issuer.host_reads(arriving.frame)[0].copy()
+        finite = np.isfinite(self.issuer.host_reads(arriving.latents)).all()
+        self.arriving.popleft()
+        self.pool.give_host(arriving.frame, arriving.latents)
+        if not finite:
+            raise DeviceError(
+                "denoising: expected finite latents, found NaN or infinity; check the weights, or build the "
+                "bundle with --precision fp32"
+            )
+        self.progress()
+        return frame

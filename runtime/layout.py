@@ -1,0 +1,87 @@
+"""The layout of a clip: its windows, and the segments of frames between their edges.
+
+All frames of a segment are covered by the same windows, so they are denoised, averaged and finished together:
+a segment is what has latents and pose features of its own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .windows import Window
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """A run of frames with the same windows over them."""
+
+    frames: range
+    windows: tuple[int, ...]  # indices of the windows, ascending
+
+
+class Place(NamedTuple):
+    """Where a segment lies in a window."""
+
+    segment: Segment
+    rows: range  # of the window
+
+
+class Layout:
+    """Windows as a policy yields them, looked ahead at no further than needed."""
+
+    def __init__(self, windows: Iterable[Window]):
+        self.windows = windows if isinstance(windows, list) else []
+        self.coming: Iterator[Window] = iter(() if isinstance(windows, list) else windows)
+        self.covering: defaultdict[int, list[int]] = defaultdict(list)  # by frame
+        for index, window in enumerate(self.windows):
+            self._add(index, window)
+        self.segments: dict[int, Segment] = {}  # by first frame
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of all windows."""
+        index = 0
+        while index < len(self.windows) or self._more():
+            yield index
+            index += 1
+
+    def neighbours(self, index: int) -> list[int]:
+        """Windows that share frames with this one, itself included, ascending."""
+        window = self.windows[index]
+        while self.windows[-1][0] <= window[-1] and self._more():
+            pass
+        return sorted({neighbour for frame in window for neighbour in self.covering[frame]})
+
+    def places(self, index: int) -> list[Place]:
+        """The segments of a window, from its first row to its last."""
+        self.neighbours(index)  # until all windows over its frames are known
+        window = self.windows[index]
+        places = []
+        start = 0
+        for row in range(1, len(window) + 1):
+            if row == len(window) or not self._together(window[row - 1], window[row]):
+                places.append(Place(self._segment(window[start], row - start), range(start, row)))
+                start = row
+        return places
+
+    def _together(self, frame: int, following: int) -> bool:
+        return following == frame + 1 and self.covering[following] == self.covering[frame]
+
+    def _segment(self, first: int, num_frames: int) -> Segment:
+        if first not in self.segments:
+            windows = tuple(self.covering[first])
+            self.segments[first] = Segment(range(first, first + num_frames), windows)
+        return self.segments[first]
+
+    def _more(self) -> bool:
+        window = next(self.coming, None)
+        if window is not None:
+            self._add(len(self.windows), window)
+            self.windows.append(window)
+        return window is not None
+
+    def _add(self, index: int, window: Window) -> None:
+        for frame in window:
+            self.covering[frame].append(index)

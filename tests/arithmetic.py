@@ -1,0 +1,74 @@
+"""Engines of known arithmetic, almost free of cost: outputs depend on every input, and mix frames.
+
+They stand where a test is about order and time and not about networks.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+from animate_rt.engines.bundle import Bundle
+from animate_rt.engines.contract import Contract
+from animate_rt.engines.cpu import CPUStream
+from animate_rt.engines.device import Array, Buffer, Device, Memory, Stream
+
+
+class ArithmeticEngine:
+    """`load_engine` for tests."""
+
+    def __init__(self, bundle: Bundle, graph: str, _device: Device):
+        self.contract: Contract = bundle.manifest.graphs[graph]
+        self.memory = Memory(weights=0, activations=0)
+        self.runs = 0
+
+    def context(self, _workspace: Buffer | None) -> ArithmeticContext:
+        return ArithmeticContext(self)
+
+
+class ArithmeticContext:
+    def __init__(self, engine: ArithmeticEngine):
+        self.engine = engine
+        self.bound: dict[str, Buffer] = {}
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        self.bound[name] = buffer
+
+    def enqueue(self, stream: Stream) -> None:
+        assert isinstance(stream, CPUStream)
+        stream.call(partial(self.run, dict(self.bound)))
+
+    def run(self, bound: dict[str, Buffer]) -> None:
+        contract = self.engine.contract
+        inputs = [array(bound[spec.name]).astype(np.float32) for spec in contract.inputs]
+        for i, spec in enumerate(contract.outputs):
+            total = np.full(spec.shape, 0.1 * i, np.float32)
+            for weight, given in enumerate(inputs, start=1):
+                total += np.resize(given, spec.shape) / np.float32(weight) + given.mean() / 7
+            total = np.tanh(total / 8 + np.roll(total, 1, axis=0) / 16)
+            if spec.dtype == "uint8":
+                total = (total + 1) * 127
+            array(bound[spec.name])[...] = total.astype(spec.dtype)
+        self.engine.runs += 1
+
+
+class FreeEngine(ArithmeticEngine):
+    """Computes nothing at all, so that only the runtime's own time is left."""
+
+    def context(self, _workspace: Buffer | None) -> ArithmeticContext:
+        return FreeContext(self)
+
+
+class FreeContext(ArithmeticContext):
+    def bind(self, name: str, buffer: Buffer) -> None:
+        if self.bound.get(name) is not buffer:
+            array(buffer).fill(0)  # finite at least
+        super().bind(name, buffer)
+
+    def run(self, bound: dict[str, Buffer]) -> None:
+        pass
+
+
+def array(buffer: Buffer) -> Array:
+    assert buffer.array is not None
+    return buffer.array
