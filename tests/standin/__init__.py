@@ -1,0 +1,94 @@
+"""A strict stand-in for CUDA and TensorRT, so that what runs on a GPU is tested without one.
+
+    with installed(seed=1) as gpu:
+        device = CUDADevice(timing=False)
+
+`cuda.core`, `cuda.bindings.driver` and `tensorrt` are then this folder's, written from their documentation. A
+mistake in their use raises StandInError where it happens, and again at the end should it have been caught.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from shutil import copytree
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from . import cuda_core, cuda_driver, tensorrt
+from .memory import StandInError
+from .streams import GPU, INSTALLED
+
+__all__ = ["GPU", "StandInError", "caught", "installed", "tensorrt_bundle"]
+
+
+@contextmanager
+def installed(seed: int = 0, **options: Any) -> Iterator[GPU]:
+    """Python's imports lead here. The seed decides when and in which order streams run."""
+    gpu = GPU(seed, **options)
+    core, driver = module("cuda.core", cuda_core), module("cuda.bindings.driver", cuda_driver)
+    bindings = module("cuda.bindings", driver=driver)
+    modules: dict[str, Any] = {
+        "cuda": module("cuda", core=core, bindings=bindings),
+        "cuda.core": core,
+        "cuda.bindings": bindings,
+        "cuda.bindings.driver": driver,
+        "tensorrt": module("tensorrt", tensorrt),
+    }
+    real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in modules}
+    sys.modules.update(modules)
+    INSTALLED.append(gpu)
+    try:
+        yield gpu
+    finally:
+        INSTALLED.remove(gpu)
+        for name in modules:
+            del sys.modules[name]
+        sys.modules.update(real)
+    if gpu.memory.mistakes:
+        raise gpu.memory.mistakes[0]
+
+
+def module(name: str, source: ModuleType | None = None, **names: Any) -> ModuleType:
+    made = ModuleType(name)
+    made.__path__ = []  # a package, of which nothing else can be imported
+    made.__spec__ = ModuleSpec(name, None, is_package=True)
+    vars(made).update({key: value for key, value in vars(source).items() if key[0] != "_"} if source else {})
+    vars(made).update(names)
+    made.__version__ = getattr(source, "__version__", "0")  # type: ignore[attr-defined]
+    return made
+
+
+@contextmanager
+def caught(gpu: GPU, match: str) -> Iterator[None]:
+    """A mistake that is meant to be made here."""
+    with pytest.raises(StandInError, match=match):
+        yield
+    gpu.memory.mistakes.clear()
+
+
+def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90") -> Path:
+    """An OpenVINO float32 bundle as one of the stand-in's TensorRT plans, which computes the same bits."""
+    from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
+
+    copytree(source, target)
+    manifest = open_bundle(source).manifest
+    (target / MANIFEST).unlink()
+    (target / "engines").mkdir()
+    for graph in manifest.graphs:
+        content = tensorrt.plan(source / "graphs" / f"{graph}.onnx", capability)
+        (target / "engines" / f"{graph}.plan").write_bytes(content)
+    made = replace(
+        manifest,
+        backend="tensorrt",
+        backend_version=f"tensorrt {tensorrt.__version__}",
+        compute_capabilities=(capability,),
+    )
+    seal(target, made)
+    return target

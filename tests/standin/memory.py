@@ -1,0 +1,122 @@
+"""The stand-in's address space: device memory under addresses the host does not have, page-locked host memory
+under its own. No address is ever given out twice, there is a gap behind every allocation, and memory is
+poisoned when it is handed out and again when it is given back."""
+
+from __future__ import annotations
+
+import mmap
+from bisect import bisect_right, insort
+from dataclasses import dataclass, field
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+Bytes = NDArray[np.uint8]
+Kind = Literal["device", "host", "context"]  # a context is no memory, but two may not be in one at a time
+
+POISON = 0xFF  # in every byte: not a number as float32 and float16, -1 as int32
+DEVICE_BASE = 1 << 49  # beyond what a process can have
+ALIGNMENT = 256
+GAP = 4096
+
+
+class StandInError(pytest.fail.Exception):  # type: ignore[name-defined,misc]
+    """A mistake in the use of CUDA or TensorRT; it fails the test. No Exception: who translates those may not
+    hide it."""
+
+
+@dataclass(slots=True)
+class Access:
+    """Bytes that an operation reads or writes."""
+
+    start: int
+    stop: int
+    write: bool
+    queue: int = 0  # the stream's number, and which of its operations this was
+    position: int = 0
+    name: str = ""
+
+    def overlaps(self, other: Access) -> bool:
+        return self.start < other.stop and other.start < self.stop
+
+    def covers(self, other: Access) -> bool:
+        return self.start <= other.start and other.stop <= self.stop
+
+
+@dataclass(slots=True, eq=False)
+class Allocation:
+    address: int
+    num_bytes: int
+    kind: Kind
+    data: Bytes
+    live: bool = True
+    accesses: list[Access] = field(default_factory=list)  # those a later operation could be in conflict with
+
+    def poison(self, start: int, stop: int) -> None:
+        self.data[start - self.address : stop - self.address] = POISON
+
+
+class Memory:
+    """Every allocation there has been, and which of them an address lies in."""
+
+    def __init__(self, total_bytes: int):
+        self.total_bytes = total_bytes
+        self.used_bytes = 0
+        self.next = DEVICE_BASE
+        self.allocations: dict[int, Allocation] = {}
+        self.addresses: list[int] = []
+        self.mistakes: list[StandInError] = []
+        self.mappings: list[Any] = []  # the host's views of freed memory read poison, they do not crash
+
+    def allocate(self, num_bytes: int, kind: Kind) -> Allocation:
+        if kind == "host":
+            mapping = mmap.mmap(-1, num_bytes)
+            self.mappings.append(mapping)
+            data = np.frombuffer(mapping, np.uint8)
+            address = data.ctypes.data
+        else:
+            data = np.empty(num_bytes, np.uint8)
+            address = self.next
+            self.next += -(-(num_bytes + GAP) // ALIGNMENT) * ALIGNMENT
+            self.used_bytes += num_bytes if kind == "device" else 0
+        data[:] = POISON
+        allocation = self.allocations[address] = Allocation(address, num_bytes, kind, data)
+        insort(self.addresses, address)
+        return allocation
+
+    def free(self, allocation: Allocation) -> None:
+        if not allocation.live:
+            self.refuse(f"memory at {allocation.address:#x} is freed twice")
+        allocation.live = False
+        allocation.data[:] = POISON
+        if allocation.kind == "device":
+            allocation.data = allocation.data[:0].copy()
+            self.used_bytes -= allocation.num_bytes
+
+    def find(self, address: int, num_bytes: int, what: str, kind: Kind | None = None) -> Allocation:
+        """The live allocation that has all these bytes."""
+        i = bisect_right(self.addresses, address) - 1
+        found = self.allocations[self.addresses[i]] if i >= 0 else None
+        if found is None or address >= found.address + found.num_bytes:
+            self.refuse(f"{what}: no memory of the device's or page-locked memory at {address:#x}")
+        if not found.live:
+            self.refuse(f"{what}: the memory at {found.address:#x} has been freed")
+        if address + num_bytes > found.address + found.num_bytes:
+            self.refuse(
+                f"{what}: {num_bytes} bytes at {address:#x} end outside of the {found.num_bytes} at "
+                f"{found.address:#x}"
+            )
+        if kind is not None and found.kind != kind:
+            self.refuse(f"{what}: expected {kind} memory at {address:#x}, found {found.kind} memory")
+        return found
+
+    def view(self, address: int, num_bytes: int, what: str, kind: Kind | None = None) -> Bytes:
+        found = self.find(address, num_bytes, what, kind)
+        return found.data[address - found.address :][:num_bytes]
+
+    def refuse(self, mistake: str) -> NoReturn:
+        """Raise it, and remember it in case it is caught."""
+        self.mistakes.append(StandInError(mistake))
+        raise self.mistakes[-1]

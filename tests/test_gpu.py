@@ -1,0 +1,260 @@
+"""What only a GPU can show: streams, the sampler's kernel, plans against PyTorch, a clip."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from animate_rt import Animator
+from animate_rt.engines import contract, cpu
+from animate_rt.engines.bundle import Bundle, open_bundle
+from animate_rt.engines.contract import Contract, DType
+from animate_rt.engines.cuda import CUDADevice
+from animate_rt.engines.device import Buffer, Update
+from animate_rt.engines.plan import build_plan
+from animate_rt.engines.tensorrt import TensorRTEngine, load_plan, logger, provider
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+pytestmark = pytest.mark.gpu
+
+Array = NDArray[Any]
+DECIBELS = {"fp32": 45, "fp16": 30}  # at least, of a clip against the public implementation's
+
+
+@pytest.fixture(scope="module")
+def device() -> Iterator[CUDADevice]:
+    """The GPU, keeping time."""
+    try:
+        from cuda.core import Device
+
+        Device(0).set_current()
+    except Exception as error:  # cuda.core's own errors have no public class
+        pytest.skip(f"no GPU here: {error}")
+    opened = CUDADevice(timing=True)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def plans_run(device: CUDADevice, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Skips where TensorRT does not know this GPU: tensorrt_rtx knows only some."""
+    folder = tmp_path_factory.mktemp("probe")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "probe.onnx")
+    build_plan(folder / "probe.onnx", folder / "probe.plan")
+    trt = provider()
+    runtime = trt.Runtime(logger(trt))
+    if runtime.deserialize_cuda_engine((folder / "probe.plan").read_bytes()) is None:
+        pytest.skip(f"{trt.__name__} {trt.__version__} does not run plans on {device.description}")
+
+
+@pytest.fixture(scope="module", params=["fp32", "fp16"])
+def bundle(request: pytest.FixtureRequest, small: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    from animate_rt.export import build_bundle
+
+    request.getfixturevalue("plans_run")
+    path = tmp_path_factory.mktemp("tensorrt") / request.param
+    build_bundle(small.checkpoint, path, backend="tensorrt", precision=request.param, **small.build_options)
+    return open_bundle(path)
+
+
+class Bench:
+    """An engine on a stream, with buffers of its own."""
+
+    def __init__(self, device: CUDADevice, engine: TensorRTEngine):
+        self.engine = engine
+        self.stream = device.stream(engine.graph)
+        self.context = engine.context(device.buffer("uint8", (max(1, engine.memory.activations),)))
+        specs = (*engine.contract.inputs, *engine.contract.outputs)
+        self.buffers = {spec.name: device.buffer(spec.dtype, spec.shape) for spec in specs}
+        self.host = {spec.name: device.host_buffer(spec.dtype, spec.shape) for spec in specs}
+        for name, buffer in self.buffers.items():
+            self.context.bind(name, buffer)
+
+    def __call__(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        names = [spec.name for spec in self.engine.contract.outputs]
+        for name, content in inputs.items():
+            write(self.host[name], content)
+        self.stream.copy(*((self.buffers[name], self.host[name]) for name in inputs))
+        self.context.enqueue(self.stream)
+        self.stream.copy(*((self.host[name], self.buffers[name]) for name in names))
+        self.stream.record().synchronize()
+        return {name: read(self.host[name]) for name in names}
+
+
+def write(buffer: Buffer, content: Array | float) -> None:
+    assert buffer.array is not None
+    buffer.array[...] = content
+
+
+def read(buffer: Buffer) -> Array:
+    assert buffer.array is not None
+    return buffer.array.copy()
+
+
+def test_copies_arrive_whole_and_in_rows(device: CUDADevice) -> None:
+    stream, shape = device.stream("copy"), (5, 3, 7)
+    dtypes: tuple[DType, ...] = ("float32", "float16", "uint8", "int32")
+    for dtype in dtypes:
+        source, target = device.host_buffer(dtype, shape), device.host_buffer(dtype, shape)
+        first, second = device.buffer(dtype, shape), device.buffer(dtype, shape)
+        write(source, np.arange(105).reshape(shape))
+        write(target, 0)
+        stream.copy((first, source), (second.rows(0, 2), first.rows(3, 5)))
+        stream.copy((target.rows(1, 3), second.rows(0, 2)))
+        stream.record().synchronize()
+        assert np.array_equal(read(target)[1:3], read(source)[3:5])
+        assert not read(target)[[0, 3, 4]].any()
+
+
+@pytest.mark.parametrize(("first", "last"), [(True, True), (True, False), (False, False), (False, True)])
+def test_the_sampler_rounds_as_on_the_cpu(device: CUDADevice, first: bool, last: bool) -> None:
+    chance, stream, shape = np.random.default_rng(0), device.stream("update"), (3, 4, 33, 17)
+    arrays = [chance.standard_normal(shape).astype(np.float32) for _ in range(3)]
+    host, buffers = [device.host_buffer("float32", shape) for _ in arrays], []
+    for buffer, array in zip(host, arrays, strict=True):
+        write(buffer, array)
+        buffers.append(device.buffer("float32", shape))
+    numbers: dict[str, Any] = {"first": first, "last": last, "a": 0.987654321, "b": -0.123456789}
+    stream.copy(*zip(buffers, host, strict=True))
+    stream.update([Update(buffers[0], buffers[1], buffers[2], **numbers)])
+    stream.copy(*zip(host, buffers, strict=True))
+    stream.record().synchronize()
+    mirror = [Buffer("float32", shape, array.ctypes.data, array=array) for array in arrays]
+    cpu.apply(Update(mirror[0], mirror[1], mirror[2], **numbers))
+    compared = [0, 2] if last else [0, 1, 2]  # the sum is no one's after the last
+    assert all(np.array_equal(read(host[i]), arrays[i]) for i in compared)
+
+
+def test_events_order_streams_and_know_when(device: CUDADevice) -> None:
+    """Two streams pass a block to and fro: each copy has to see the one before."""
+    streams, shape = [device.stream(f"order {i}") for i in range(2)], (16 << 20,)
+    source, target = device.host_buffer("uint8", shape), device.host_buffer("uint8", shape)
+    blocks = [device.buffer("uint8", shape) for _ in range(9)]
+    for value in range(1, 4):
+        write(source, value)
+        streams[0].copy((blocks[0], source))
+        events = [streams[0].record()]
+        for i in range(8):
+            stream = streams[(i + 1) % 2]
+            stream.wait(events[-1], needs=True)
+            stream.copy((blocks[i + 1], blocks[i]))
+            events.append(stream.record())
+        streams[0].copy((target, blocks[-1]))
+        events.append(streams[0].record())
+        for event in reversed(events):
+            event.synchronize()
+        assert [event.time_s for event in events] == sorted(event.time_s for event in events)
+        assert (read(target) == value).all()
+
+
+def test_decoding_runs_while_windows_are_denoised(device: CUDADevice, bundle: Bundle) -> None:
+    chance = np.random.default_rng(0)
+    denoise, decode = (Bench(device, load_plan(bundle, g, device)) for g in ("denoising_unet", "vae_decoder"))
+    for bench in (denoise, decode):
+        for _ in range(3):  # the plain run, the capture, a replay
+            bench(given(bench.engine.contract, {}, chance))
+    began = denoise.stream.record()
+    for _ in range(200):
+        denoise.context.enqueue(denoise.stream)
+    denoised = denoise.stream.record()
+    decode.context.enqueue(decode.stream)
+    decoded = decode.stream.record()
+    for event in (denoised, decoded):
+        event.synchronize()
+    assert began.time_s < decoded.time_s < denoised.time_s
+
+
+def test_a_replay_computes_the_same_bits(device: CUDADevice, bundle: Bundle) -> None:
+    chance = np.random.default_rng(0)
+    for graph in bundle.manifest.graphs:
+        bench = Bench(device, load_plan(bundle, graph, device))
+        inputs = given(bench.engine.contract, {}, chance)
+        results = [bench(inputs) for _ in range(4)]
+        assert bench.context.graphs_enabled
+        assert len(bench.context.graphs) == 1
+        assert None not in bench.context.graphs.values()
+        bench.context.graphs_enabled = False
+        truth = bench(inputs)
+        for result in results:
+            assert all(result[name].tobytes() == truth[name].tobytes() for name in truth), graph
+
+
+def test_engines_agree_with_pytorch(
+    device: CUDADevice, bundle: Bundle, small: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Against PyTorch in float32, on the CPU. The bar is the error of PyTorch in float16, times 3: products
+    of float32 are TF32's on the GPU, which rounds their factors to float16's precision."""
+    import torch
+    from animate_rt.export import load_checkpoint
+    from animate_rt.export.graphs import graph_modules
+
+    def networks(dtype: torch.dtype) -> dict[str, torch.nn.Module]:
+        return graph_modules(load_checkpoint(small.checkpoint, small.inference_config, dtype))
+
+    def run(module: torch.nn.Module, inputs: dict[str, Array], half: DType) -> list[Array]:
+        arguments = (x.astype(half) if x.dtype == np.float16 else x for x in inputs.values())
+        with torch.no_grad():
+            outputs = module(*(torch.from_numpy(argument) for argument in arguments))
+        return [x.numpy() for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
+
+    chance, known, failed = np.random.default_rng(0), dict[str, Array](), []
+    halves = contract.contracts(bundle.manifest.model, bundle.manifest.bucket, "float16")
+    truths, peers = networks(torch.float32), networks(torch.float16)
+    with capsys.disabled():
+        print(f"\n{bundle.manifest.precision} on {device.description}, {bundle.manifest.backend_version}")
+        print(f"{'graph':28} {'engine':>9} {'float16':>9}  (relative to PyTorch in float32)")
+        for graph, specs in halves.items():
+            inputs = given(specs, known, chance)
+            truth = run(truths[graph], inputs, "float32")
+            known |= {spec.name: values for spec, values in zip(specs.outputs, truth, strict=True)}
+            found = Bench(device, load_plan(bundle, graph, device))(inputs)
+            error = distance([found[spec.name] for spec in specs.outputs], truth)
+            peer = distance(run(peers[graph], inputs, "float16"), truth)
+            print(f"{graph:28} {error:9.1e} {peer:9.1e}")
+            if not error <= 3 * peer + 1e-4:
+                failed.append(graph)
+    assert not failed
+
+
+def given(specs: Contract, known: dict[str, Array], chance: np.random.Generator) -> dict[str, Array]:
+    """Inputs for a graph: what earlier graphs have computed, as far as they have, and chance."""
+    inputs: dict[str, Array] = {}
+    for spec in specs.inputs:
+        if spec.name in known:
+            values = np.broadcast_to(known[spec.name], spec.shape)
+        elif spec.dtype == "uint8":
+            values = chance.integers(0, 256, spec.shape)
+        else:
+            fixed = {"num_frames": 3.0, "timestep": 500.0, "guidance_scale": 3.5}.get(spec.name)
+            values = chance.standard_normal(spec.shape) if fixed is None else np.full(spec.shape, fixed)
+        inputs[spec.name] = np.ascontiguousarray(values, np.dtype(spec.dtype))
+    return inputs
+
+
+def distance(found: list[Array], truth: list[Array]) -> float:
+    """Root mean square of the differences by that of the truth; of several tensors, the largest."""
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(found, truth, strict=True)]
+    return max(float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2))) for a, b in pairs)
+
+
+def test_a_clip_is_the_public_implementation_s(
+    device: CUDADevice, bundle: Bundle, small: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth = small.io["video"][0].transpose(1, 2, 3, 0)
+    with Animator.load(bundle.path) as animator:
+        clips = [
+            np.stack(list(animator.animate(small.reference, small.pose, **small.animate_options)))
+            for _ in range(2)
+        ]
+    decibels = -10 * math.log10(np.mean((clips[0] / 255 - truth) ** 2))
+    with capsys.disabled():
+        print(f"\n{bundle.manifest.precision} on {device.description}: {decibels:.1f} dB")
+    assert decibels >= DECIBELS[bundle.manifest.precision]
+    assert np.array_equal(clips[0], clips[1])

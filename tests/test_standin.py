@@ -1,0 +1,554 @@
+"""The stand-in for CUDA and TensorRT: it finds the mistakes that are planted here, lets correct programs
+pass, and when things run changes no result."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from .standin import GPU, StandInError, caught, installed
+from .standin import tensorrt as plans
+
+SEEDS = range(8)
+N = 64  # floats in a buffer
+SIZE = 4 * N
+KERNEL = """extern "C" __global__ void update(float* latents, float* total, const float* prediction,
+    long long count, bool first, bool last, float a, float b)"""
+
+
+class Program:
+    """What a program does first."""
+
+    def __init__(self, gpu: GPU):
+        from cuda import core
+        from cuda.bindings import driver
+
+        self.gpu, self.core, self.driver = gpu, core, driver
+        self.device = core.Device(0)
+        self.device.set_current()
+        self.pool = self.device.create_stream()
+        self.kept: list[Any] = []
+
+    def memory(self, size: int = SIZE) -> int:
+        self.kept.append(self.device.allocate(size, stream=self.pool))
+        self.pool.sync()
+        return int(self.kept[-1].handle)
+
+    def pinned(self, values: Any = None) -> tuple[int, NDArray[np.float32]]:
+        buffer = self.core.LegacyPinnedMemoryResource().allocate(SIZE)
+        self.kept.append(buffer)
+        array = np.frombuffer((ctypes.c_uint8 * SIZE).from_address(buffer.handle), np.float32)
+        if values is not None:
+            array[:] = values
+        return buffer.handle, array
+
+    def copy(self, target: int, source: int, stream: Any, size: int = SIZE) -> None:
+        (status,) = self.driver.cuMemcpyAsync(target, source, size, stream.handle)
+        assert int(status) == 0
+
+    def record(self, stream: Any) -> Any:
+        return stream.record(options=self.core.EventOptions())
+
+    def update(self, stream: Any, *arguments: Any, block: int = N) -> None:
+        options = self.core.ProgramOptions(fma=False)
+        kernel = self.core.Program(KERNEL, "c++", options).compile("cubin").get_kernel("update")
+        self.core.launch(stream, self.core.LaunchConfig(grid=1, block=block), kernel, *arguments)
+
+
+@pytest.fixture(params=[0, 1, 2, 3])
+def gpu(request: pytest.FixtureRequest) -> Iterator[GPU]:
+    with installed(request.param) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def program(gpu: GPU) -> Program:
+    return Program(gpu)
+
+
+def relay(program: Program, *, ordered: bool) -> NDArray[np.float32]:
+    """Host to device on one stream, device to host on another."""
+    up, down = program.device.create_stream(), program.device.create_stream()
+    there = program.memory()
+    source, _ = program.pinned(np.arange(N))
+    target, result = program.pinned()
+    program.copy(there, source, up)
+    if ordered:
+        down.wait(program.record(up))
+    program.copy(target, there, down)
+    program.record(down).sync()
+    return result.copy()
+
+
+def test_correct_programs_pass_and_results_do_not_depend_on_the_seed() -> None:
+    seen = set()
+    for seed in SEEDS:
+        with installed(seed) as gpu:
+            program = Program(gpu)
+            assert relay(program, ordered=True).tolist() == list(range(N))
+            seen.add(gpu.haste)
+    assert len(seen) > 1
+
+
+def test_without_an_event_it_is_a_race_whatever_runs_first(program: Program) -> None:
+    with caught(program.gpu, "no order between a copy .* and a copy"):
+        relay(program, ordered=False)
+
+
+def test_without_an_event_results_are_wrong_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GPU, "check_order", lambda *_: None)
+    wrong = 0
+    for seed in SEEDS:
+        with installed(seed) as gpu:
+            program = Program(gpu)
+            wrong += relay(program, ordered=False).tolist() != list(range(N))
+            program.device.sync()
+    assert wrong > 0
+
+
+def test_nothing_has_run_before_somebody_waits() -> None:
+    with installed(0) as gpu:
+        assert gpu.haste == 0
+        program = Program(gpu)
+        stream = program.device.create_stream()
+        target, result = program.pinned(7)
+        source = program.memory()
+        program.copy(target, source, stream)
+        assert np.isnan(result).all()  # the host's no longer: it reads poison
+        assert gpu.queues[-1].executed == 0
+
+
+def test_host_memory_is_the_devices_until_it_is_waited_for(program: Program) -> None:
+    gpu, stream = program.gpu, program.device.create_stream()
+    gpu.haste = 0
+    there = program.memory()
+    source, array = program.pinned(1)
+    program.copy(there, source, stream)
+    array[3] = 2
+    with caught(gpu, "the host wrote page-locked memory that a copy had yet to use"):
+        stream.sync()
+
+
+def test_host_may_write_again_once_it_has_waited(program: Program) -> None:
+    stream, there = program.device.create_stream(), program.memory()
+    source, array = program.pinned()
+    for value in range(3):
+        array[:] = value
+        program.copy(there, source, stream)
+        program.record(stream).sync()
+    program.copy(source, there, stream)
+    stream.sync()
+    assert (array == 2).all()
+
+
+def test_addresses(program: Program) -> None:
+    gpu, stream, there, other = program.gpu, program.pool, program.memory(), program.memory()
+    with caught(gpu, "end outside"):
+        program.copy(there, other, stream, SIZE + 1)
+    with caught(gpu, "no memory of the device's"):
+        program.copy(there, other + SIZE, stream, 1)
+    with caught(gpu, "no memory of the device's"):
+        program.copy(there, np.zeros(N, np.float32).ctypes.data, stream)
+    with caught(gpu, "onto itself"):
+        program.copy(there, there + 4, stream, SIZE - 4)
+    assert there % 256 == 0
+
+
+def test_memory_is_poison_when_new_and_when_freed(program: Program) -> None:
+    address, array = program.pinned()
+    assert np.isnan(array).all()
+    array[:] = 1
+    program.kept[-1].close()
+    assert np.isnan(array).all()
+    with caught(program.gpu, "has been freed"):
+        program.copy(program.memory(), address, program.pool)
+
+
+def test_memory_of_the_pool_is_there_for_who_comes_after_its_allocation(program: Program) -> None:
+    stream = program.device.create_stream()
+    buffer = program.device.allocate(SIZE, stream=program.pool)
+    source, _ = program.pinned(0)
+    with caught(program.gpu, "no order between an allocation"):
+        program.copy(buffer.handle, source, stream)
+    program.pool.sync()
+    program.copy(buffer.handle, source, stream)
+    with caught(program.gpu, "no order between a copy .* and a deallocation"):
+        buffer.close(program.pool)
+
+
+def test_pinned_memory_is_not_freed_in_use(program: Program) -> None:
+    there, (source, _) = program.memory(), program.pinned(0)
+    program.copy(there, source, program.pool)
+    with caught(program.gpu, "memory is freed that a copy .* may still use"):
+        program.kept[-1].close()
+
+
+def test_a_mistake_that_nobody_sees_is_raised_in_the_end() -> None:
+    def forget() -> None:
+        with installed(0) as gpu:
+            program = Program(gpu)
+            program.copy(program.memory(), program.pinned(0)[0], program.pool)
+            program.kept.clear()
+            gc.collect()
+
+    with pytest.raises(StandInError, match=r"memory is freed that a copy .* may still use"):
+        forget()
+
+
+def test_no_room(program: Program) -> None:
+    program.gpu.memory.total_bytes = 10 * SIZE
+    free = program.driver.cuMemGetInfo()[1]
+    with pytest.raises(Exception, match="CUDA_ERROR_OUT_OF_MEMORY"):
+        program.memory(11 * SIZE)
+    assert free == program.driver.cuMemGetInfo()[1] == 10 * SIZE
+
+
+def test_a_thread_sets_its_device_first(program: Program) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            program.record(program.pool)
+        except StandInError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    program.gpu.memory.mistakes.clear()
+    assert "a thread that has not set its device" in str(failures[0])
+
+
+def test_events(program: Program) -> None:
+    core, stream = program.core, program.device.create_stream()
+    timed = core.EventOptions(timing_enabled=True)
+    start = stream.record(options=timed)
+    end = stream.record(options=timed)
+    polls = 0
+    while not end.is_done:
+        polls += 1
+        assert polls < 1000
+    assert end.is_done
+    assert end - start >= 0
+    with pytest.raises(RuntimeError, match="timing"):
+        program.record(stream) - start
+
+
+# Kernels
+
+
+def test_kernel_arguments(program: Program) -> None:
+    gpu, stream = program.gpu, program.pool
+    a, b, c = (program.memory() for _ in range(3))
+    good = (a, b, c, np.int64(N), np.bool_(True), np.bool_(False), np.float32(1), np.float32(2))
+    program.update(stream, *good)
+    with caught(gpu, "argument a: expected float, found float"):
+        program.update(stream, *good[:6], 1.0, 2.0)
+    with caught(gpu, "argument count: expected long long, found int"):
+        program.update(stream, *good[:3], N, *good[4:])
+    with caught(gpu, "does not cover 65 elements"):
+        program.update(stream, *good[:3], np.int64(N + 1), *good[4:])
+    with caught(gpu, "end outside"):
+        program.update(stream, *good[:3], np.int64(2 * N), *good[4:], block=2 * N)
+    with caught(gpu, "no memory of the device's"):
+        program.update(stream, a, 0, *good[2:])
+    with caught(gpu, "expected device memory .* found host memory"):
+        program.update(stream, a, b, program.pinned()[0], *good[3:])
+    with pytest.raises(ValueError, match="zip"):
+        program.update(stream, *good[:-1])
+    stream.sync()
+
+
+# Captures
+
+
+def capture(program: Program, stream: Any) -> None:
+    mode = program.driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+    (status,) = program.driver.cuStreamBeginCapture(stream.handle, mode)
+    assert int(status) == 0
+
+
+def instantiate(program: Program, stream: Any) -> Any:
+    status, graph = program.driver.cuStreamEndCapture(stream.handle)
+    assert int(status) == 0
+    executable = program.driver.cuGraphInstantiate(graph, 0)[1]
+    program.driver.cuGraphDestroy(graph)
+    return executable
+
+
+def test_what_is_captured_runs_when_it_is_launched(program: Program) -> None:
+    stream, there = program.device.create_stream(), program.memory()
+    source, array = program.pinned(1)
+    target, result = program.pinned(5)
+    capture(program, stream)
+    program.copy(there, source, stream)
+    program.copy(target, there, stream)
+    executable = instantiate(program, stream)
+    stream.sync()
+    assert (result == 5).all()
+    for value in (3, 4):
+        array[:] = value
+        assert program.driver.cuGraphLaunch(executable, stream.handle)[0] == 0
+        stream.sync()
+        assert (result == value).all()
+    program.driver.cuGraphLaunch(executable, stream.handle)
+    program.driver.cuGraphExecDestroy(executable)  # in flight
+    stream.sync()
+    with caught(program.gpu, "launched that has been destroyed"):
+        program.driver.cuGraphLaunch(executable, stream.handle)
+
+
+def test_replaying_into_freed_memory(program: Program) -> None:
+    stream, there = program.device.create_stream(), program.memory()
+    gone = program.kept[-1]
+    source, _ = program.pinned(1)
+    capture(program, stream)
+    program.copy(there, source, stream)
+    executable = instantiate(program, stream)
+    gone.close(program.pool)
+    program.pool.sync()
+    with caught(program.gpu, "has been freed"):
+        program.driver.cuGraphLaunch(executable, stream.handle)
+
+
+def test_rules_of_a_capture(program: Program) -> None:
+    gpu, stream, other = program.gpu, program.device.create_stream(), program.device.create_stream()
+    before, outside = program.record(stream), program.record(other)
+    capture(program, stream)
+    for wrong in (
+        lambda: program.memory(),
+        lambda: program.pinned(),
+        lambda: stream.sync(),
+        lambda: outside.sync(),
+        lambda: outside.is_done,
+        lambda: program.device.sync(),
+    ):
+        with caught(gpu, "while this thread captures a stream"):
+            wrong()
+    for event in (before, outside):
+        with caught(gpu, "across the bounds of a capture"):
+            stream.wait(event)
+    inside = program.record(stream)
+    with caught(gpu, "across the bounds of a capture"):
+        other.wait(inside)
+    instantiate(program, stream)
+    with caught(gpu, "that is captured"):
+        inside.sync()
+    with caught(gpu, "did not begin it"):
+        program.driver.cuStreamEndCapture(stream.handle)
+    modes = program.driver.CUstreamCaptureMode
+    with caught(gpu, "other threads' work"):
+        program.driver.cuStreamBeginCapture(stream.handle, modes.CU_STREAM_CAPTURE_MODE_GLOBAL)
+
+
+# TensorRT
+
+
+class Engine:
+    """A loaded plan of the case's pose guider, and what it needs."""
+
+    def __init__(self, program: Program, content: bytes):
+        import tensorrt as trt
+
+        class Log(trt.ILogger):  # type: ignore[misc]
+            def log(self, severity: Any, message: str) -> None:
+                pass
+
+        self.program, self.trt = program, trt
+        self.runtime = trt.Runtime(Log())
+        self.engine = self.runtime.deserialize_cuda_engine(content)
+        names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
+        self.buffers = {name: program.memory(self.engine.num_bytes(name)) for name in names}
+
+    def context(self, block: int | None = None) -> Any:
+        context = self.engine.create_execution_context(
+            self.trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        )
+        size = self.engine.device_memory_size_v2
+        context.set_device_memory(block or self.program.memory(size), size)
+        for name, address in self.buffers.items():
+            assert context.set_tensor_address(name, address)
+        return context
+
+
+@pytest.fixture
+def engine(program: Program, small_bundle: Path) -> Engine:
+    return Engine(program, plans.plan(small_bundle / "graphs" / "pose_guider.onnx", "SM90"))
+
+
+def test_an_engine_tells_of_its_graph(engine: Engine, small: Any) -> None:
+    trt, real = engine.trt, engine.engine
+    assert {name: real.get_tensor_mode(name) for name in engine.buffers} == {
+        "frame": trt.TensorIOMode.INPUT,
+        "pose_features": trt.TensorIOMode.OUTPUT,
+    }
+    assert real.get_tensor_shape("frame") == (1, small.height, small.width, 3)
+    assert real.get_tensor_dtype("frame") is trt.DataType.UINT8
+    assert real.device_memory_size_v2 > 0
+
+
+def test_a_context_runs_in_order_with_itself(engine: Engine) -> None:
+    program, context = engine.program, engine.context()
+    one, two = program.device.create_stream(), program.device.create_stream()
+    assert context.execute_async_v3(int(one.handle))
+    with caught(program.gpu, "no order between an execution"):
+        context.execute_async_v3(int(two.handle))
+    program.device.sync()
+
+
+def test_activations_are_one_contexts_at_a_time(engine: Engine) -> None:
+    program = engine.program
+    block = program.memory(engine.engine.device_memory_size_v2)
+    one, two = program.device.create_stream(), program.device.create_stream()
+    contexts = [engine.context(block), engine.context(block)]
+    result = program.memory(engine.engine.num_bytes("pose_features"))
+    contexts[1].set_tensor_address("pose_features", result)
+    contexts[0].execute_async_v3(int(one.handle))
+    with caught(program.gpu, "no order between an execution .* and an execution"):
+        contexts[1].execute_async_v3(int(two.handle))
+    two.wait(program.record(one))
+    contexts[1].execute_async_v3(int(two.handle))
+    two.sync()
+
+
+def test_what_a_context_is_given(engine: Engine) -> None:
+    gpu, program, context = engine.program.gpu, engine.program, engine.context()
+    size = engine.engine.device_memory_size_v2
+    with caught(gpu, "not aligned to 256"):
+        context.set_tensor_address("frame", engine.buffers["frame"] + 4)
+    with caught(gpu, "no tensor picture"):
+        context.set_tensor_address("picture", engine.buffers["frame"])
+    with caught(gpu, f"expected {size} bytes"):
+        context.set_device_memory(engine.buffers["frame"], size - 1)
+    handle = int(program.pool.handle)
+    context.set_tensor_address("frame", program.pinned()[0])
+    with caught(gpu, "end outside|found host memory"):
+        context.execute_async_v3(handle)
+    context.set_tensor_address("frame", engine.buffers["pose_features"])
+    with caught(gpu, "lie in the same memory|end outside"):
+        context.execute_async_v3(handle)
+    with caught(gpu, "is no stream's handle"):
+        engine.context().execute_async_v3(0)
+    bare = engine.engine.create_execution_context(engine.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+    with caught(gpu, r"no address for \['frame', 'pose_features'\]"):
+        bare.execute_async_v3(handle)
+    with caught(gpu, "memory of its own"):
+        engine.engine.create_execution_context(engine.trt.ExecutionContextAllocationStrategy.STATIC)
+
+
+def test_a_context_is_kept_until_it_has_run(engine: Engine) -> None:
+    context = engine.context()
+    context.execute_async_v3(int(engine.program.pool.handle))
+    del context
+    gc.collect()
+    assert "may still use" in str(engine.program.gpu.memory.mistakes.pop())
+
+
+def test_a_context_is_not_captured_before_it_has_run(engine: Engine) -> None:
+    program, context, stream = engine.program, engine.context(), engine.program.device.create_stream()
+    capture(program, stream)
+    with caught(program.gpu, "has never run"):
+        context.execute_async_v3(int(stream.handle))
+    instantiate(program, stream)
+    assert context.execute_async_v3(int(stream.handle))
+    program.gpu.uncapturable = "run"
+    capture(program, stream)
+    assert not context.execute_async_v3(int(stream.handle))
+    assert program.driver.cuStreamEndCapture(stream.handle) == (901, None)
+    assert context.execute_async_v3(int(stream.handle))
+    stream.sync()
+
+
+@pytest.mark.parametrize("content", [b"junk", plans.MAGIC + b"{", plans.plan(Path("x"), "SM80")])
+@pytest.mark.usefixtures("program")
+def test_plans_that_are_refused(content: bytes) -> None:
+    import tensorrt as trt
+
+    reports: list[str] = []
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def log(self, severity: Any, _message: str) -> None:
+            reports.append(severity.name)
+
+    class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
+        def report_error(self, _code: Any, reason: str) -> bool:
+            reports.append(reason)
+            return True
+
+    runtime = trt.Runtime(Log())
+    assert runtime.deserialize_cuda_engine(content) is None
+    assert reports == ["ERROR"]
+    runtime.error_recorder = Recorder()
+    assert runtime.deserialize_cuda_engine(content) is None
+    assert len(reports) == 2
+
+
+def test_imports_lead_here_and_back_again() -> None:
+    before = {name: module for name, module in sys.modules.items() if name.startswith(("cuda", "tensorrt"))}
+    with installed():
+        import tensorrt
+        from cuda.core import Device
+
+        assert (tensorrt.__name__, Device(0).name) == ("tensorrt", "Stand-in GPU")
+        with pytest.raises(ImportError):
+            import cuda.core.graph  # noqa: F401
+    after = {name: module for name, module in sys.modules.items() if name.startswith(("cuda", "tensorrt"))}
+    assert before == after
+
+
+NAMES = {
+    "cuda.core": {
+        "Device": "name device_id arch set_current create_stream allocate sync",
+        "LegacyPinnedMemoryResource": "allocate",
+        "Buffer": "handle size close",
+        "Stream": "handle sync record wait",
+        "Event": "sync is_done __sub__",
+        "EventOptions": "timing_enabled blocking_sync",
+        "Program": "compile",
+        "ProgramOptions": "fma",
+        "LaunchConfig": "grid block",
+        "launch": "__call__",
+    },
+    "cuda.bindings.driver": {
+        "CUresult": "CUDA_SUCCESS CUDA_ERROR_OUT_OF_MEMORY CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
+        "CUstreamCaptureMode": "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL",
+        "cuMemGetInfo": "__call__",
+        "cuMemcpyAsync": "__call__",
+        "cuStreamBeginCapture": "__call__",
+        "cuStreamEndCapture": "__call__",
+        "cuGraphInstantiate": "__call__",
+        "cuGraphDestroy": "__call__",
+        "cuGraphLaunch": "__call__",
+        "cuGraphExecDestroy": "__call__",
+    },
+    "tensorrt_rtx": {
+        "ILogger": "log Severity",
+        "IErrorRecorder": "report_error",
+        "Runtime": "deserialize_cuda_engine error_recorder",
+        "ICudaEngine": "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape "
+        "get_tensor_location device_memory_size_v2 create_execution_context error_recorder",
+        "IExecutionContext": "set_device_memory set_tensor_address execute_async_v3 error_recorder",
+        "DataType": "FLOAT HALF INT32 UINT8",
+        "TensorIOMode": "INPUT OUTPUT",
+        "TensorLocation": "DEVICE",
+        "ExecutionContextAllocationStrategy": "USER_MANAGED",
+        "ErrorCodeTRT": "FAILED_EXECUTION",
+    },
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_here_is_in_the_real_packages(name: str) -> None:
+    real = pytest.importorskip(name)
+    for item, attributes in NAMES[name].items():
+        for attribute in attributes.split():
+            assert hasattr(getattr(real, item), attribute), f"{item}.{attribute}"
