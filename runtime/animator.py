@@ -85,9 +85,10 @@ class Animator:
         reference_cache_bytes: int = REFERENCE_CACHE_BYTES,
         denoise_streams: int = 1,
         device: Device | None = None,
+        load: Callable[[Bundle, str, Device], Engine] = load_engine,
         observe: Observer | None = None,
     ):
-        self.bundle = bundle
+        self.bundle, self.load_graph = bundle, load
         self.model, self.bucket = bundle.manifest.model, bundle.manifest.bucket
         self.device = device or open_device(bundle.manifest.backend, timing=observe is not None)
         self.device.activate()
@@ -103,7 +104,7 @@ class Animator:
         self.copy_out = self.device.stream("copy out")
         for graph in bundle.manifest.graphs:
             if graph not in UNETS:
-                self.engines[graph] = load_engine(bundle, graph, self.device)
+                self.engines[graph] = load(bundle, graph, self.device)
 
     @classmethod
     def load(
@@ -348,7 +349,7 @@ class Animator:
         with self.loading:
             if graph not in self.engines:
                 self.bundle.verify()
-                self.engines[graph] = load_engine(self.bundle, graph, self.device)
+                self.engines[graph] = self.load_graph(self.bundle, graph, self.device)
             return self.engines[graph]
 
 

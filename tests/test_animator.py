@@ -304,3 +304,13 @@ def test_latents_that_overflow_are_an_error_and_not_a_black_video(small_bundle: 
     np.save(tmp_path / "noise.npy", np.full((1, 4, 2, 12, 8), 3e38, np.float32))
     with Animator.load(small_bundle) as animator, pytest.raises(DeviceError, match="finite latents"):
         render(animator, pose=pictures(2), initial_noise=tmp_path / "noise.npy")
+
+
+def test_pytorch_as_the_engines_gives_the_same_frames(small: Any, small_animator: Animator) -> None:
+    """Another way through the networks, on the same streams and in the same buffers."""
+    from animate_rt.benchmarks.torch_engine import torch_engines
+
+    expected = render(small_animator)
+    load = torch_engines(small.checkpoint, small.inference_config)
+    with Animator(small_animator.bundle, load=load) as animator:
+        assert psnr(render(animator) / 255, expected / 255) >= 55

@@ -19,7 +19,6 @@ from animate_rt import Animator, DeviceError, Progress, Rejected
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.cpu import CPUDevice, CPUStream
 from animate_rt.engines.device import Array, Event
-from animate_rt.runtime import animator as animator_module
 from animate_rt.runtime.operations import Issuer, Operation
 
 from .arithmetic import ArithmeticContext, ArithmeticEngine, FreeEngine
@@ -63,11 +62,10 @@ def render(animator: Animator, **changed: Any) -> Array:
 
 
 @pytest.fixture
-def arithmetic(monkeypatch: pytest.MonkeyPatch, small_bundle: Path) -> Callable[..., Animator]:
+def arithmetic(small_bundle: Path) -> Callable[..., Animator]:
     """`arithmetic(...)`: an animator whose engines are arithmetic and cost nothing."""
-    monkeypatch.setattr(animator_module, "load_engine", ArithmeticEngine)
     bundle = open_bundle(small_bundle)
-    return lambda **options: Animator(bundle, **options)
+    return lambda **options: Animator(bundle, **{"load": ArithmeticEngine} | options)
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.5])
@@ -295,16 +293,15 @@ class FailingContext(ArithmeticContext):
 
 class FailingEngine(ArithmeticEngine):
     def context(self, _workspace: Any) -> ArithmeticContext:
-        is_unet = self.contract.outputs[0].name == "prediction"
-        return (FailingContext if is_unet else ArithmeticContext)(self)
+        is_guided_unet = any(spec.name == "guidance_scale" for spec in self.contract.inputs)
+        return (FailingContext if is_guided_unet else ArithmeticContext)(self)
 
 
 def test_a_clip_that_fails_on_the_device_says_so_and_leaves_others_alone(
-    arithmetic: Callable[..., Animator], monkeypatch: pytest.MonkeyPatch
+    arithmetic: Callable[..., Animator],
 ) -> None:
-    with arithmetic() as animator:
+    with arithmetic(load=FailingEngine) as animator:
         truth = render(animator, guidance_scale=1.0)
-        monkeypatch.setattr(animator_module, "load_engine", FailingEngine)
         with pytest.raises(DeviceError, match="had enough"):
             render(animator, guidance_scale=3.5)
         assert np.array_equal(render(animator, guidance_scale=1.0), truth)
@@ -321,11 +318,10 @@ def test_closing_while_a_clip_is_made(arithmetic: Callable[..., Animator]) -> No
 
 
 def test_time_outside_engines(
-    monkeypatch: pytest.MonkeyPatch, small_bundle: Path, capsys: pytest.CaptureFixture[str]
+    arithmetic: Callable[..., Animator], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bar: 200 microseconds of the host's time per window and step."""
-    monkeypatch.setattr(animator_module, "load_engine", FreeEngine)
-    with Animator(open_bundle(small_bundle)) as animator:
+    with arithmetic(load=FreeEngine) as animator:
         for _ in range(2):  # the first one allocates
             times = []
 
