@@ -18,7 +18,7 @@ from ..engines.bundle import Bundle, graph_dtype
 from ..engines.contract import Contract
 from ..engines.cpu import CPUStream
 from ..engines.cuda import CUDAStream
-from ..engines.device import Buffer, Device, Memory, Stream
+from ..engines.device import Buffer, Device, Stream
 from ..engines.engine import check_binding
 from ..export import load_checkpoint
 from ..export.graphs import graph_modules
@@ -42,7 +42,7 @@ def torch_engines(
 class TorchEngine:
     def __init__(self, contract: Contract, module: nn.Module):
         self.contract, self.module = contract, module.eval()
-        self.memory = Memory(weights=0, activations=0)  # PyTorch allocates both as it goes
+        self.activation_bytes = 0  # PyTorch allocates as it goes
         self.runs = 0
 
     def context(self, _workspace: Buffer | None) -> TorchContext:

@@ -57,7 +57,7 @@ class Manifest:
     backend: Backend
     backend_version: str
     compute_capabilities: tuple[str, ...]
-    # Of each plan, as its builder stated it; not of a backend that keeps this to itself, as OpenVINO does.
+    # Of each plan, as its builder stated it; empty where one did not, as OpenVINO, which keeps it to itself.
     memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
     precision: Precision
     weights: dict[str, str]  # SHA-256 of each weight file of the checkpoint

@@ -146,7 +146,7 @@ class Device(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Device memory an engine takes, in bytes; the same numbers a bundle's manifest has of its plan."""
+    """Device memory that a plan will take, in bytes."""
 
     weights: int
     activations: int  # while it runs; engines that never run at the same time share it

@@ -13,7 +13,7 @@ from typing import Protocol
 from ..errors import ConfigError
 from .bundle import Backend, Bundle
 from .contract import Contract, TensorSpec
-from .device import Buffer, Device, Memory, Stream
+from .device import Buffer, Device, Stream
 
 
 class Context(Protocol):
@@ -30,11 +30,11 @@ class Engine(Protocol):
     """A compiled graph, loaded."""
 
     contract: Contract
-    memory: Memory
+    activation_bytes: int  # device memory it takes while it runs, from whoever makes a context
     runs: int  # times any of its contexts ran
 
     def context(self, workspace: Buffer | None) -> Context:
-        """A new context with nothing bound. `workspace` is at least `memory.activations` bytes of the device,
+        """A new context with nothing bound. `workspace` is at least `activation_bytes` of the device,
         used by no other context at the same time; None where that is 0."""
 
 

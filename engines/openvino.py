@@ -11,12 +11,14 @@ from typing import Any
 
 from ..errors import DeviceError, OutOfMemory
 from .bundle import Bundle, Precision
-from .contract import TensorSpec
+from .contract import TIME_EMBEDDING, TensorSpec
 from .cpu import CPUStream
-from .device import Buffer, Memory, Stream
+from .device import Buffer, Stream
 from .engine import check_binding
 
 CONVERTER = "openvino.tools.ovc"
+# Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
+EXACT: dict[str, Precision] = {TIME_EMBEDDING: "fp32"}
 IMPORTING = Lock()
 INSTALL = "pip install 'animate-rt[cpu]'"
 
@@ -48,12 +50,13 @@ class OpenVINOEngine:
         version()
         ov = import_openvino()
         self.contract = bundle.manifest.graphs[graph]
-        self.memory = Memory(weights=0, activations=0)  # OpenVINO keeps both to itself
+        self.activation_bytes = 0  # OpenVINO sees to them itself
         self.runs = 0
         core = ov.Core()
         try:
             model = core.read_model(bundle.graph(graph))
-            self.compiled = core.compile_model(model, "CPU", options(core, bundle.manifest.precision))
+            precision = EXACT.get(graph, bundle.manifest.precision)
+            self.compiled = core.compile_model(model, "CPU", options(core, precision))
         except MemoryError as error:
             raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
         except RuntimeError as error:

@@ -37,7 +37,7 @@ COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")  # of a plan of tensorr
 RECIPE = 1  # raised whenever `compile_plan` comes to set anything else: part of a plan's key
 LOG_LINES = 5
 HEARTBEAT_S = 0.2  # between calls of `progress` while TensorRT says nothing, which it does for minutes
-GRACE_S = 2.0  # for TensorRT to stop at the end of a step
+GRACE_S = 1.0  # for TensorRT to stop at the end of a step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

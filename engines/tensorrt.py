@@ -16,7 +16,7 @@ from typing import Any
 from ..errors import BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
 from .bundle import Bundle
 from .cuda import CUDADevice, CUDAGraph, CUDAStream
-from .device import Buffer, Device, Memory, Stream
+from .device import Buffer, Device, Stream
 from .engine import check_binding
 
 LOG = logging.getLogger("animate_rt.tensorrt")
@@ -86,7 +86,7 @@ class TensorRTEngine:
             raise self.failure("cannot load the plan")
         self.engine.error_recorder = self.errors
         self._check_tensors(bundle)
-        self.memory = Memory(plan.stat().st_size, self.engine.device_memory_size_v2)
+        self.activation_bytes = self.engine.device_memory_size_v2
 
     def context(self, workspace: Buffer | None) -> TensorRTContext:
         """As Engine.context. The context is to be kept until what it has enqueued is done."""
@@ -137,7 +137,7 @@ class TensorRTContext:
         if self.context is None:
             raise engine.failure("cannot make a context")
         self.context.error_recorder = engine.errors
-        if size := engine.memory.activations:
+        if size := engine.activation_bytes:
             assert workspace is not None
             assert workspace.dtype == "uint8"
             assert workspace.num_bytes >= size, f"{workspace.num_bytes} < {size}"

@@ -194,7 +194,7 @@ def engine_runner(engine: Engine, device: Device) -> Any:
 def run(engine: Engine, device: Device, inputs: dict[str, Array]) -> dict[str, Array]:
     """Run an engine once, from and to the host."""
     contract: Contract = engine.contract
-    size = engine.memory.activations
+    size = engine.activation_bytes
     context = engine.context(device.buffer("uint8", (size,)) if size else None)
     stream = device.stream("verify")
     host = {

@@ -55,7 +55,10 @@ def build_bundle(
             f"found {precision}"
         )
     if plans and backend != "tensorrt":
-        raise ConfigError(f"options of plans: expected with backend tensorrt, found with {backend}")
+        raise ConfigError(
+            "compute capability, optimization level and workspace: expected with backend tensorrt, "
+            f"found with {backend}"
+        )
     plans = plans or PlanOptions()
     backend_version = {"openvino": openvino, "tensorrt": tensorrt}[backend].version()
     capabilities = compute_capabilities(plans) if backend == "tensorrt" else ()
@@ -69,12 +72,12 @@ def build_bundle(
         (folder / "graphs").mkdir()
         export_graphs(loaded, bucket, folder / "graphs", lambda graph: progress(f"export {graph}"))
         del loaded  # the compiler needs the memory
-        memory = {}
+        memory: dict[str, Memory | None] = {}
         if backend == "tensorrt":
             (folder / "engines").mkdir()
             for graph in graphs:
-                if needed := compile_graph(folder, graph, plans, progress):
-                    memory[graph] = needed
+                memory[graph] = compile_graph(folder, graph, plans, progress)
+        known = {graph: needed for graph, needed in memory.items() if needed}
         progress("seal")
         manifest = Manifest(
             model=model,
@@ -82,7 +85,7 @@ def build_bundle(
             backend=backend,
             backend_version=backend_version,
             compute_capabilities=capabilities,
-            memory=memory,
+            memory=known if known.keys() == memory.keys() else {},
             precision=precision,
             weights=weights,
             graphs=graphs,

@@ -26,7 +26,7 @@ class Lane:
     def station(self, graph: str, engine: Engine) -> Station:
         """Where that engine runs on this lane; with the issuer held."""
         if graph not in self.stations:
-            self._make_room(engine.memory.activations)
+            self._make_room(engine.activation_bytes)
             self.stations[graph] = Station(graph, engine, self)
         return self.stations[graph]
 

@@ -11,7 +11,7 @@ import numpy as np
 from animate_rt.engines.bundle import Bundle
 from animate_rt.engines.contract import Contract
 from animate_rt.engines.cpu import CPUStream
-from animate_rt.engines.device import Array, Buffer, Device, Memory, Stream
+from animate_rt.engines.device import Array, Buffer, Device, Stream
 
 
 class ArithmeticEngine:
@@ -19,7 +19,7 @@ class ArithmeticEngine:
 
     def __init__(self, bundle: Bundle, graph: str, _device: Device):
         self.contract: Contract = bundle.manifest.graphs[graph]
-        self.memory = Memory(weights=0, activations=0)
+        self.activation_bytes = 0
         self.runs = 0
 
     def context(self, _workspace: Buffer | None) -> ArithmeticContext:

@@ -70,7 +70,7 @@ class Bench:
     def __init__(self, device: CUDADevice, engine: TensorRTEngine):
         self.engine = engine
         self.stream = device.stream(engine.graph)
-        self.context = engine.context(device.buffer("uint8", (max(1, engine.memory.activations),)))
+        self.context = engine.context(device.buffer("uint8", (max(1, engine.activation_bytes),)))
         specs = (*engine.contract.inputs, *engine.contract.outputs)
         self.buffers = {spec.name: device.buffer(spec.dtype, spec.shape) for spec in specs}
         self.host = {spec.name: device.host_buffer(spec.dtype, spec.shape) for spec in specs}

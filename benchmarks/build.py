@@ -1,0 +1,202 @@
+"""What building a bundle takes: seconds, memory and bytes of every graph, from a checkpoint to plans.
+
+python -m animate_rt.benchmarks.build sd15 --width 512 --height 768 --window 24 --output FILE.json
+
+Makes a checkpoint of random weights, exports it in float16, compiles every plan with no cache at hand, and
+deletes it all. Memory is what /proc says is resident, sampled, of this process and of the one that compiles;
+mapped files count in both, so their sum is an upper bound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from ..engines.bundle import Bundle, open_bundle
+from ..engines.cache import replacing
+from ..engines.contract import DENOISING_UNET
+from ..export import build_bundle
+from .multiply_adds import multiply_adds
+from .random_checkpoint import SIZES
+
+SCHEMA = 1
+INTERVAL_S = 0.05
+PACKAGES = ("animate-rt", "torch", "onnx", "onnxscript", "numpy")
+
+
+@dataclass(slots=True)
+class Stage:
+    """One thing `build_bundle` does, and the most memory that was resident meanwhile."""
+
+    name: str
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    peak_child_bytes: int = 0
+    peak_sum_bytes: int = 0
+
+    def sample(self) -> None:
+        own, child = resident(os.getpid()), sum(map(resident, children()))
+        self.peak_bytes = max(self.peak_bytes, own)
+        self.peak_child_bytes = max(self.peak_child_bytes, child)
+        self.peak_sum_bytes = max(self.peak_sum_bytes, own + child)
+
+
+class Stages(Thread):
+    """Watches a build; `begin` is its progress callback."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.stages: list[Stage] = []
+        self.began_s = 0.0
+        self.done = Event()
+
+    def begin(self, what: str) -> None:
+        name = what.partition(": ")[0]
+        if not self.stages or self.stages[-1].name != name:
+            self.end()
+            self.stages.append(Stage(name))
+
+    def end(self) -> None:
+        now = time.perf_counter()
+        if self.stages:
+            self.stages[-1].seconds = now - self.began_s
+        self.began_s = now
+
+    def run(self) -> None:
+        while not self.done.wait(INTERVAL_S):
+            for stage in self.stages[-1:]:
+                stage.sample()
+
+
+def measure(size: str, width: int, height: int, window: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="animate-rt-build-") as name:
+        folder = Path(name)
+        checkpoint = folder / "checkpoint"
+        os.environ["XDG_CACHE_HOME"] = os.fspath(folder / "cache")  # empty, and gone with the rest
+        began = time.perf_counter()
+        maker = [sys.executable, "-m", "animate_rt.benchmarks.random_checkpoint", size, os.fspath(checkpoint)]
+        subprocess.run(maker, check=True)
+        checkpoint_s = time.perf_counter() - began
+        stages = Stages()
+        stages.start()
+        build_bundle(
+            checkpoint,
+            folder / "bundle",
+            width=width,
+            height=height,
+            window=window,
+            backend="tensorrt",
+            inference_config=checkpoint / "inference.yaml",
+            progress=stages.begin,
+        )
+        stages.end()
+        stages.done.set()
+        stages.join()
+        return {
+            "schema": SCHEMA,
+            "when": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": host(),
+            "versions": versions(),
+            "size": size,
+            "random_checkpoint_s": checkpoint_s,
+            "build_s": sum(stage.seconds for stage in stages.stages),
+            "peak_bytes": max(stage.peak_bytes for stage in stages.stages),
+            "peak_child_bytes": max(stage.peak_child_bytes for stage in stages.stages),
+            "peak_sum_bytes": max(stage.peak_sum_bytes for stage in stages.stages),
+            "stages": [dataclasses.asdict(stage) for stage in stages.stages],
+            **contents(open_bundle(folder / "bundle")),
+        }
+
+
+def contents(bundle: Bundle) -> dict[str, Any]:
+    manifest = bundle.manifest
+    frames = manifest.bucket.window
+    graphs = {}
+    for graph in manifest.graphs:
+        count = multiply_adds(bundle.graph(graph))
+        memory = manifest.memory.get(graph)
+        graphs[graph] = {
+            "graph_bytes": manifest.files[f"graphs/{graph}.onnx"].num_bytes,
+            "plan_bytes": manifest.files[f"engines/{graph}.plan"].num_bytes,
+            "memory": memory and dataclasses.asdict(memory),
+            "multiply_adds": count,
+            **({"multiply_adds_per_frame": count / frames} if graph.startswith(DENOISING_UNET) else {}),
+        }
+    return {
+        "bucket": dataclasses.asdict(manifest.bucket),
+        "precision": manifest.precision,
+        "backend_version": manifest.backend_version,
+        "compute_capabilities": manifest.compute_capabilities,
+        "bundle_bytes": sum(file.num_bytes for file in manifest.files.values()),
+        "graphs": graphs,
+    }
+
+
+def host() -> dict[str, Any]:
+    models = [line.partition(": ")[2] for line in read("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg(),  # of 1, 5 and 15 minutes: what else was going on
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": platform.platform(),
+    }
+
+
+def versions() -> dict[str, str]:
+    describe = ["git", "-C", os.fspath(Path(__file__).parent), "describe", "--always", "--dirty"]
+    with suppress(OSError):
+        commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
+    return {"commit": commit, "python": platform.python_version()} | {
+        package: metadata.version(package) for package in PACKAGES
+    }
+
+
+def children() -> list[int]:
+    tasks = Path("/proc/self/task").iterdir()
+    return [int(pid) for task in tasks for line in read(task / "children") for pid in line.split()]
+
+
+def resident(pid: int) -> int:
+    """Bytes in memory, 0 of a process that has ended."""
+    sizes = [int(line.split()[1]) for line in read(f"/proc/{pid}/status") if line.startswith("VmRSS")]
+    return 1024 * sum(sizes)
+
+
+def read(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    arguments.add_argument("size", choices=SIZES)
+    for option in ("--width", "--height", "--window"):
+        arguments.add_argument(option, type=int, required=True)
+    arguments.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    options = arguments.parse_args()
+    record = measure(options.size, options.width, options.height, options.window)
+    with replacing(options.output) as file:
+        file.write(json.dumps(record, indent=1).encode() + b"\n")
+    gigabytes, minutes = record["peak_sum_bytes"] / 1e9, record["build_s"] / 60
+    print(f"{options.output}: built in {minutes:.1f} minutes with up to {gigabytes:.1f} GB")
+
+
+if __name__ == "__main__":
+    main()
