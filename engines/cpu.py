@@ -53,7 +53,13 @@ class CPUDevice:
             ) from error
         return Buffer(dtype, shape, array.ctypes.data, array=array)
 
-    host_buffer = buffer
+    def host_buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
+        buffer = self.buffer(dtype, shape)
+        buffer.of_host = True
+        return buffer
+
+    def release(self, buffer: Buffer) -> None:
+        """Memory is numpy's, and goes with its last user."""
 
     def free_bytes(self) -> int:
         try:
@@ -82,10 +88,14 @@ class CPUEvent:
 
     def settle(self, failure: Failure) -> Failure:
         self.failure = failure
+        self.pass_by(None)
+        return None
+
+    def pass_by(self, failure: Failure) -> Failure:
         self.time_s = perf_counter() - self.stream.opened_s
         self.done = True
         self.lock.release()
-        return None
+        return failure
 
     def wait(self) -> None:
         if not self.done:
@@ -144,6 +154,11 @@ class CPUStream:
     def record(self) -> CPUEvent:
         event = CPUEvent(self)
         self.queue.put(event.settle)
+        return event
+
+    def mark(self) -> CPUEvent:
+        event = CPUEvent(self)
+        self.queue.put(event.pass_by)
         return event
 
     def wait(self, event: Event, *, needs: bool) -> None:

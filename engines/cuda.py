@@ -98,7 +98,14 @@ class CUDADevice:
         address = int(memory.handle)
         content = (ctypes.c_uint8 * memory.size).from_address(address)
         array = np.frombuffer(content, np.dtype(dtype)).reshape(shape)
-        return Buffer(dtype, shape, address, array=array, memory=memory)
+        return Buffer(dtype, shape, address, array=array, memory=memory, of_host=True)
+
+    def release(self, buffer: Buffer) -> None:
+        stream = self.allocations.stream
+        with cuda_errors("giving memory back"):
+            buffer.memory.close(stream)
+            stream.sync()  # from here on it is anybody's
+        self.memory = [memory for memory in self.memory if memory is not buffer.memory]
 
     def free_bytes(self) -> int:
         with cuda_errors("cannot ask the GPU for its free memory"):
@@ -203,6 +210,8 @@ class CUDAStream:
 
     def record(self) -> CUDAEvent:
         return CUDAEvent(self)
+
+    mark = record  # failures are not an event's, but the device's
 
     def wait(self, event: Event, *, needs: bool) -> None:  # noqa: ARG002
         assert isinstance(event, CUDAEvent)

@@ -28,7 +28,18 @@ class Buffer:
     (runtime/operations.py).
     """
 
-    __slots__ = ("address", "array", "dtype", "memory", "num_bytes", "owner", "readers", "shape", "writer")
+    __slots__ = (
+        "address",
+        "array",
+        "dtype",
+        "memory",
+        "num_bytes",
+        "of_host",
+        "owner",
+        "readers",
+        "shape",
+        "writer",
+    )
 
     def __init__(
         self,
@@ -38,6 +49,7 @@ class Buffer:
         *,
         array: Array | None = None,
         memory: Any = None,
+        of_host: bool = False,
         owner: Buffer | None = None,
     ):
         self.dtype = dtype
@@ -46,6 +58,7 @@ class Buffer:
         self.address = address
         self.array = array
         self.memory = memory  # keeps the allocation alive
+        self.of_host = of_host  # made by `host_buffer`
         self.owner = owner or self
         self.writer: Any = None
         self.readers: dict[Stream, Any] = {}
@@ -61,6 +74,7 @@ class Buffer:
             self.address + start * row_bytes,
             array=None if self.array is None else self.array[start:stop],
             memory=self.memory,
+            of_host=self.of_host,
             owner=self.owner,
         )
 
@@ -89,6 +103,10 @@ class Event(Protocol):
     """A point of a stream's work."""
 
     @property
+    def stream(self) -> Stream:
+        """Whose."""
+
+    @property
     def done(self) -> bool:
         """Whether the stream has come past it."""
 
@@ -112,7 +130,11 @@ class Stream(Protocol):
         """Carry out sampler updates."""
 
     def record(self) -> Event:
-        """The point after everything put on the stream so far."""
+        """The point after everything put on the stream so far. What failed since the last such point fails
+        this event."""
+
+    def mark(self) -> Event:
+        """The same point for those who only want to know when it was: it takes no failure."""
 
     def wait(self, event: Event, *, needs: bool) -> None:
         """Go on after that event. With `needs`, what follows is no good if what came before it failed."""
@@ -136,6 +158,9 @@ class Device(Protocol):
 
     def host_buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
         """New memory of the host's that the device copies from and to at full speed; has an `array`."""
+
+    def release(self, buffer: Buffer) -> None:
+        """Give memory of `buffer` back before the device is closed. Nothing uses it any more."""
 
     def free_bytes(self) -> int:
         """Memory not in use by anyone."""

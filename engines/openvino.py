@@ -49,6 +49,7 @@ class OpenVINOEngine:
     def __init__(self, bundle: Bundle, graph: str):
         version()
         ov = import_openvino()
+        self.tensor = ov.Tensor
         self.contract = bundle.manifest.graphs[graph]
         self.activation_bytes = 0  # OpenVINO sees to them itself
         self.runs = 0
@@ -79,26 +80,26 @@ class OpenVINOContext:
             spec.name: spec for spec in (*contract.inputs, *contract.outputs)
         }
         self.bound: dict[str, Buffer] = {}
-        self.changes: dict[str, Buffer] = {}  # since the last run was enqueued, which may not have begun
+        self.in_use: dict[str, Buffer] = {}  # by the request; the worker's, which is behind what is bound
 
     def bind(self, name: str, buffer: Buffer) -> None:
         if self.bound.get(name) is not buffer:
             check_binding(self.specs[name], buffer)
-            self.bound[name] = self.changes[name] = buffer
+            self.bound[name] = buffer
 
     def enqueue(self, stream: Stream) -> None:
         assert isinstance(stream, CPUStream)
         missing = self.specs.keys() - self.bound.keys()
         assert not missing, f"not bound: {sorted(missing)}"
-        changes, self.changes = self.changes, {}
-        stream.call(partial(self.run, changes))
+        stream.call(partial(self.run, dict(self.bound)))
 
-    def run(self, changes: dict[str, Buffer]) -> None:
-        """What the stream's worker does; a tensor keeps the memory alive that it points into."""
-        ov = import_openvino()
+    def run(self, bound: dict[str, Buffer]) -> None:
+        """What the stream's worker does, unless something this needs has failed."""
         try:
-            for name, buffer in changes.items():
-                self.request.set_tensor(name, ov.Tensor(buffer.array, shared_memory=True))
+            for name, buffer in bound.items():
+                if self.in_use.get(name) is not buffer:
+                    self.request.set_tensor(name, self.engine.tensor(buffer.array, shared_memory=True))
+                    self.in_use[name] = buffer
             self.request.infer()
         except RuntimeError as error:
             raise DeviceError(f"openvino failed: {' '.join(str(error).split())}") from error

@@ -34,7 +34,7 @@ from .noise import read_noise, seeded_noise
 from .operations import Issuer, Observer
 from .order import ORDERS, Order
 from .picture import Picture, fit, read_picture, square
-from .pool import Pool
+from .pool import Lease, Pool
 from .pose import PoseSequence, PoseSource, open_pose
 from .reference import Reference, ReferenceCache, image_key
 from .sampler import Step, ddim
@@ -88,6 +88,8 @@ class Animator:
         load: Callable[[Bundle, str, Device], Engine] = load_engine,
         observe: Observer | None = None,
     ):
+        if denoise_streams < 1:
+            raise ConfigError(f"denoise_streams: expected at least 1, found {denoise_streams}")
         self.bundle, self.load_graph = bundle, load
         self.model, self.bucket = bundle.manifest.model, bundle.manifest.bucket
         self.device = device or open_device(bundle.manifest.backend, timing=observe is not None)
@@ -122,11 +124,9 @@ class Animator:
 
         `reference_cache_bytes` bounds the references kept between clips. With more than one of
         `denoise_streams` windows are denoised at the same time, each stream with working memory of its own.
-        `observe` is told of every operation on the device. Raises InputMissing, BundleCorrupt, BundleMismatch
-        or DeviceError.
+        `observe` is told of every operation on the device, from whichever thread issues it, and must not call
+        back. Raises InputMissing, BundleCorrupt, BundleMismatch or DeviceError.
         """
-        if denoise_streams < 1:
-            raise ConfigError(f"denoise_streams: expected at least 1, found {denoise_streams}")
         return cls(
             open_bundle(bundle),
             reference_cache_bytes=reference_cache_bytes,
@@ -163,11 +163,10 @@ class Animator:
         `initial_noise` is a .npy file (1, 4, frames, h, w) instead of noise from the seed.
 
         Options and files are checked here, before the first frame is asked for; raises ConfigError,
-        InputError or DeviceError. Closing the iterator abandons the clip.
+        InputError, DeviceError or Rejected. Closing the iterator abandons the clip.
         """
         bucket = self.bucket
-        with self.issuer:  # or be Rejected
-            pass
+        self.issuer.check_open()
         if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
             raise ConfigError(
                 f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
@@ -211,12 +210,16 @@ class Animator:
             if self.issuer.closed:
                 return
             self.issuer.closed = True
+            try:
+                self.device.activate()
+            finally:
+                self.device.close()
+            for lane in (self.prepare, self.decode, *self.denoise):
+                lane.stations.clear()
         self.references.clear()
-        self.device.activate()
-        self.device.close()
-        for lane in (self.prepare, self.decode, *self.denoise):
-            lane.stations.clear()
-        self.engines.clear()
+        self.pool.close()
+        with self.loading:
+            self.engines.clear()
 
     def __enter__(self) -> Animator:
         return self
@@ -228,62 +231,66 @@ class Animator:
 
     def _render(self, clip: Clip) -> Frames:
         key, num_steps = image_key(clip.image, clip.embedded_image), len(clip.steps)
-        with self.references.borrow(key, partial(self._encode_reference, clip)) as reference:
+        with (
+            self.references.borrow(key, partial(self._encode_reference, clip)) as reference,
+            closing(Lease(self.pool)) as lease,
+        ):
             poses = self._poses(clip)
             noise = self._noise(clip, poses)
             layout = Layout(clip.policy(poses, self.bucket.window, clip.overlap))
+            denoiser = self._denoiser(clip, layout, reference, lease)
+            decoder = self._decoder(clip, poses, lease)
+            denoised = counter(clip.progress, "denoise", partial(self._num_tasks, clip, poses))
             ahead: deque[Event] = deque()
-            with (
-                closing(self._denoiser(clip, layout, reference)) as denoiser,
-                closing(self._decoder(clip)) as decoder,
-            ):
-                denoised = counter(clip.progress, "denoise", self._num_tasks(clip, poses))
-                for task in clip.order(layout, num_steps):
-                    denoiser.begin(task.window, poses, noise)
-                    ahead.append(denoiser.issue(task))
-                    decoder.put(denoiser.finished(task))
-                    yield from decoder.frames(wait=False)
-                    if len(ahead) > RUN_AHEAD:
-                        ahead.popleft().synchronize()  # what is issued cannot be taken back
-                        denoised()
-                for event in ahead:
-                    event.synchronize()  # for the progress alone
+            for task in clip.order(layout, num_steps):
+                denoiser.begin(task.window, poses, noise)
+                ahead.append(denoiser.issue(task))
+                decoder.put(denoiser.finished(task))
+                yield from decoder.frames(wait=False)
+                if len(ahead) > RUN_AHEAD:
+                    ahead.popleft().synchronize()  # what is issued cannot be taken back
                     denoised()
-                yield from decoder.frames(wait=True)
+            for event in ahead:
+                event.synchronize()  # for the progress alone
+                denoised()
+            yield from decoder.frames(wait=True)
 
     def _encode_reference(self, clip: Clip) -> Reference:
-        prepare = self.prepare
-        image, embedded = (prepare.staged("uint8", i) for i in (clip.image, clip.embedded_image))
-        with self.issuer:
-            encoder, vae, net = (
-                self._station(prepare, graph)
-                for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
-            )
-            reference = {spec.name: self.pool.take(spec.dtype, spec.shape) for spec in net.contract.outputs}
-            encoder.run({"image": embedded})
-            vae.run({"image": image})
-            done = net.run(
-                {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}, bound=reference
-            )
-        self.pool.give_host(image, embedded)
+        prepare, lease = self.prepare, Lease(self.pool)
+        specs = self.bundle.manifest.graphs[contract.REFERENCE_NET].outputs
         try:
+            reference = dict(zip((spec.name for spec in specs), lease.take_all(specs), strict=True))
+            with (
+                prepare.staged("uint8", clip.embedded_image) as embedded,
+                prepare.staged("uint8", clip.image) as image,
+                self.issuer,
+            ):
+                encoder, vae, net = (
+                    self._station(prepare, graph)
+                    for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
+                )
+                encoder.run({"image": embedded})
+                vae.run({"image": image})
+                found = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
+                done = net.run(found, bound=reference)
             done.synchronize()  # a reference that failed must not be kept
         except BaseException:
-            self.pool.give(*reference.values())
+            lease.close()
             raise
         return reference
 
     def _poses(self, clip: Clip) -> Lookahead:
-        progress = counter(clip.progress, "pose", clip.pose.num_frames)
+        progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
         return Lookahead(clip.pose, self.bucket.width, self.bucket.height, progress)
 
     def _noise(self, clip: Clip, poses: Lookahead) -> Noise:
         given = clip.initial_noise
         if given is None:
             return lambda frames: seeded_noise(clip.seed, frames, self._latent_shape)
-        if len(given) != poses.total():
+        if poses.at_least(len(given) + 1) or not poses.at_least(len(given)):
             raise InputError(
-                f"initial noise: expected {poses.total()} frames, as many as poses, found {len(given)}"
+                f"initial noise: expected as many frames as poses, found {len(given)} for "
+                f"{poses.num_read}{'' if poses.ended else ' or more'}"
             )
         return lambda frames: given[frames.start : frames.stop]
 
@@ -292,48 +299,44 @@ class Animator:
         """(4, h, w)"""
         return self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
 
-    def _denoiser(self, clip: Clip, layout: Layout, reference: Reference) -> Denoiser:
+    def _denoiser(self, clip: Clip, layout: Layout, reference: Reference, lease: Lease) -> Denoiser:
         graph = contract.DENOISING_UNET if clip.guidance_scale > 1 else contract.DENOISING_UNET_CONDITIONAL
         self.engine(graph)  # may take long to load, so not with the issuer held
         with self.issuer:
             unets = [self._station(lane, graph) for lane in self.denoise]
             pose_guider = self._station(self.prepare, contract.POSE_GUIDER)
-        conditions = Conditions(reference, self._time_rows(clip.steps), {})
-        denoiser = Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider)
         scalars: dict[str, Array] = {
             "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
             "guidance_scale": np.array([clip.guidance_scale], np.float32),
         }
+        conditions = Conditions(reference, self._time_rows(clip.steps, lease), {})
         for spec in unets[0].contract.inputs:
             if spec.name in scalars:
-                conditions.scalars[spec.name] = self.pool.take(spec.dtype, spec.shape)
+                conditions.scalars[spec.name] = lease.take(spec.dtype, spec.shape)
                 self.prepare.copy_in(conditions.scalars[spec.name], scalars[spec.name])
-        return denoiser
+        return Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider, lease)
 
-    def _time_rows(self, steps: list[Step]) -> Buffer:
-        with self.issuer:
+    def _time_rows(self, steps: list[Step], lease: Lease) -> Buffer:
+        timesteps = np.array([step.timestep for step in steps], np.float32)
+        with self.prepare.staged("float32", timesteps) as staged, self.issuer:
             embedding = self._station(self.prepare, contract.TIME_EMBEDDING)
-        (row,) = embedding.contract.outputs
-        rows = self.pool.take(row.dtype, (len(steps), *row.shape[1:]))
-        timesteps = self.prepare.staged("float32", np.array([step.timestep for step in steps], np.float32))
-        with self.issuer:
+            (row,) = embedding.contract.outputs
+            rows = lease.take(row.dtype, (len(steps), *row.shape[1:]))
             for i in range(len(steps)):
-                embedding.run({"timestep": timesteps.rows(i, i + 1)}, {"time_row": rows.rows(i, i + 1)})
-        self.pool.give_host(timesteps)
+                embedding.run({"timestep": staged.rows(i, i + 1)}, {"time_row": rows.rows(i, i + 1)})
         return rows
 
-    def _decoder(self, clip: Clip) -> Decoder:
+    def _decoder(self, clip: Clip, poses: Lookahead, lease: Lease) -> Decoder:
         with self.issuer:
             vae_decoder = self._station(self.decode, contract.VAE_DECODER)
-        progress = counter(clip.progress, "decode", clip.pose.num_frames)
-        return Decoder(vae_decoder, self.copy_out, room=self.bucket.window, progress=progress)
+        progress = counter(clip.progress, "decode", lambda: poses.length)
+        return Decoder(vae_decoder, self.copy_out, lease, room=self.bucket.window, progress=progress)
 
     def _num_tasks(self, clip: Clip, poses: Lookahead) -> int | None:
         """As far as the clip's length is known."""
-        num_frames = poses.num_read if poses.ended else clip.pose.num_frames
-        if num_frames is None:
+        if poses.length is None:
             return None
-        windows = clip.policy(Known(num_frames), self.bucket.window, clip.overlap)
+        windows = clip.policy(Known(poses.length), self.bucket.window, clip.overlap)
         return sum(1 for _ in windows) * len(clip.steps)
 
     def _lane(self, name: str, graphs: Sequence[str]) -> Lane:
@@ -346,21 +349,23 @@ class Animator:
 
     def engine(self, graph: str) -> Engine:
         """The loaded engine of a graph, for the contract's name of it."""
-        with self.loading:
-            if graph not in self.engines:
-                self.bundle.verify()
-                self.engines[graph] = self.load_graph(self.bundle, graph, self.device)
-            return self.engines[graph]
+        if graph not in self.engines:
+            with self.loading:
+                self.issuer.check_open()
+                if graph not in self.engines:
+                    self.bundle.verify()
+                    self.engines[graph] = self.load_graph(self.bundle, graph, self.device)
+        return self.engines[graph]
 
 
-def counter(progress: ProgressCallback, stage: str, total: int | None) -> Callable[[], None]:
+def counter(progress: ProgressCallback, stage: str, total: Callable[[], int | None]) -> Callable[[], None]:
     """Report a stage's beginning now, and one more thing done at each call."""
     done = 0
 
     def tick() -> None:
         nonlocal done
         done += 1
-        progress(Progress(stage, done, total))
+        progress(Progress(stage, done, total()))
 
-    progress(Progress(stage, 0, total))
+    progress(Progress(stage, 0, total()))
     return tick

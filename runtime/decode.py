@@ -13,6 +13,7 @@ from ..errors import DeviceError
 from .denoise import State
 from .lane import Station
 from .layout import Segment
+from .pool import Lease
 
 
 class Arriving(NamedTuple):
@@ -26,9 +27,16 @@ class Arriving(NamedTuple):
 class Decoder:
     """Turns one clip's finished segments into frames."""
 
-    def __init__(self, vae_decoder: Station, copy_out: Stream, room: int, progress: Callable[[], None]):
+    def __init__(
+        self,
+        vae_decoder: Station,
+        copy_out: Stream,
+        lease: Lease,
+        room: int,
+        progress: Callable[[], None],
+    ):
         self.decoder, self.copy_out = vae_decoder, copy_out
-        self.issuer, self.pool = vae_decoder.issuer, vae_decoder.pool
+        self.issuer, self.lease = vae_decoder.issuer, lease
         self.room = room  # frames on their way before one is waited for
         self.progress = progress
         self.finished: dict[int, tuple[Segment, State]] = {}  # by first frame
@@ -48,26 +56,17 @@ class Decoder:
                     yield self._arrive()
                 self._decode(state.latents.rows(row, row + 1))
             del self.finished[self.next_frame]
-            self.pool.give(*state.buffers)
+            self.lease.give(state.latents)
             self.next_frame = segment.frames.stop
         while self.arriving and (wait or self.arriving[0].copied.done):
             yield self._arrive()
 
-    def close(self) -> None:
-        """Give back what is under way."""
-        for _, state in self.finished.values():
-            self.pool.give(*state.buffers)
-        for frame, latents, _ in self.arriving:
-            self.pool.give_host(frame, latents)
-        self.finished.clear()
-        self.arriving.clear()
-
     def _decode(self, latents: Buffer) -> None:
         decoder, stream = self.decoder, self.copy_out
-        sources = [decoder["frame"], decoder["latents"]]
-        frame, finals = targets = [self.pool.take_host(source.dtype, source.shape) for source in sources]
-        pairs = list(zip(targets, sources, strict=True))
         with self.issuer:
+            sources = [decoder["frame"], decoder["latents"]]
+            frame, finals = targets = [self.lease.take_host(s.dtype, s.shape) for s in sources]
+            pairs = list(zip(targets, sources, strict=True))
             decoder.run({"latents": latents})
             copied = self.issuer.issue(
                 "copy out", stream, lambda: stream.copy(*pairs), reads=sources, writes=targets
@@ -75,11 +74,10 @@ class Decoder:
         self.arriving.append(Arriving(frame, finals, copied))
 
     def _arrive(self) -> Array:
-        arriving = self.arriving[0]
-        frame: Array = self.issuer.host_reads(arriving.frame)[0].copy()
+        arriving = self.arriving.popleft()
+        frame: Array = self.issuer.host_reads(arriving.frame)[0]
         finite = np.isfinite(self.issuer.host_reads(arriving.latents)).all()
-        self.arriving.popleft()
-        self.pool.give_host(arriving.frame, arriving.latents)
+        self.lease.give(arriving.frame, arriving.latents)
         if not finite:
             raise DeviceError(
                 "denoising: expected finite latents, found NaN or infinity; check the weights, or build the "

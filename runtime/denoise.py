@@ -16,6 +16,7 @@ from .lane import Lane, Station
 from .layout import Layout, Place, Segment
 from .lookahead import Lookahead
 from .order import Task
+from .pool import Lease
 from .reference import Reference
 from .sampler import Step
 
@@ -29,10 +30,6 @@ class State:
     latents: Buffer  # float32 (frames, 4, h, w)
     pose_features: Buffer  # (frames, C0, h, w)
     total: Buffer | None = None  # of predictions so far at this step, where several windows cover the frames
-
-    @property
-    def buffers(self) -> list[Buffer]:
-        return [self.latents, self.pose_features, *([self.total] if self.total else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +52,17 @@ class Denoiser:
         unets: Sequence[Station],  # one for each denoising stream
         prepare: Lane,
         pose_guider: Station,
+        lease: Lease,
     ):
         self.layout, self.steps, self.conditions = layout, steps, conditions
         self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
-        self.issuer, self.pool = prepare.issuer, prepare.pool
+        self.issuer, self.lease = prepare.issuer, lease
         self.places: dict[int, list[Place]] = {}  # of windows under way
         self.states: dict[Segment, State] = {}
 
     def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
         """Put a window's frames on the device, those that are not there yet."""
+        self.issuer.check_open()
         if window not in self.places:
             self.places[window] = self.layout.places(window)
             for segment, _ in self.places[window]:
@@ -79,31 +78,24 @@ class Denoiser:
             return self._update(unet, task)
 
     def finished(self, task: Task) -> list[tuple[Segment, State]]:
-        """The segments that have taken their last step with this task. They are the caller's to release."""
+        """The segments that have taken their last step with this task, and latents of which are done."""
         if task.step < len(self.steps) - 1:
             return []
         segments = [place.segment for place in self.places.pop(task.window)]
-        return [(s, self.states.pop(s)) for s in segments if s.windows[-1] == task.window]
-
-    def close(self) -> None:
-        """Give back what is under way, finished or not."""
-        for state in self.states.values():
-            self.pool.give(*state.buffers)
-        self.states.clear()
-        self.pool.give(self.conditions.time_rows, *self.conditions.scalars.values())
+        self.layout.forget(task.window)
+        done = [(s, self.states.pop(s)) for s in segments if s.windows[-1] == task.window]
+        for _, state in done:
+            self.lease.give(state.pose_features, *([state.total] if state.total else []))
+        return done
 
     def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
         specs = segment_specs(segment, self.unets[0].contract)
-        latents, pose_features, *total = (self.pool.take(spec.dtype, spec.shape) for spec in specs)
-        state = self.states[segment] = State(latents, pose_features, *total)
+        state = self.states[segment] = State(*self.lease.take_all(specs))
         self.prepare.copy_in(state.latents, noise(segment.frames))
         for row, frame in enumerate(segment.frames):
-            picture = self.prepare.staged("uint8", poses.take(frame))
-            with self.issuer:
-                self.pose_guider.run(
-                    {"frame": picture}, {"pose_features": state.pose_features.rows(row, row + 1)}
-                )
-            self.pool.give_host(picture)
+            features = state.pose_features.rows(row, row + 1)
+            with self.prepare.staged("uint8", poses.take(frame)) as picture, self.issuer:
+                self.pose_guider.run({"frame": picture}, {"pose_features": features})
 
     def _gather(self, unet: Station, task: Task) -> None:
         """Bring a window's frames and the step's conditions to where the UNet reads them.
@@ -122,31 +114,29 @@ class Denoiser:
             row += count
             if row == size:
                 break
-        targets, sources = zip(*pairs, strict=True)
+        sources = [source for _, source in pairs]
+        targets = {target.owner for target, _ in pairs}  # all rows of each, so nothing is left of before
         self.issuer.issue(
             "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
         )
 
     def _update(self, unet: Station, task: Task) -> Event:
         step, prediction = self.steps[task.step], unet["prediction"]
-        updates, writes = [], []
+        updates: list[Update] = []
+        reads, writes = [prediction], []
         for segment, rows in self.places[task.window]:
             state, windows = self.states[segment], segment.windows
-            update = Update(
-                state.latents,
-                state.total,
-                prediction.rows(rows.start, rows.stop),
-                first=task.window == windows[0],
-                last=task.window == windows[-1],
-                a=step.latents,
-                b=step.prediction / len(windows),
-            )
-            updates.append(update)
+            first, last = task.window == windows[0], task.window == windows[-1]
+            part = prediction.rows(rows.start, rows.stop)
+            a, b = step.latents, step.prediction / len(windows)
+            updates.append(Update(state.latents, state.total, part, first=first, last=last, a=a, b=b))
             # Latents that others still gather are left alone until the last window is in.
-            writes += [state.latents] if update.last else []
+            writes += [state.latents] if last else []
             writes += [state.total] if state.total else []
+            reads += [state.latents] if last else []
+            reads += [state.total] if state.total and not first else []
         return self.issuer.issue(
-            "update", unet.stream, lambda: unet.stream.update(updates), reads=[prediction], writes=writes
+            "update", unet.stream, lambda: unet.stream.update(updates), reads=reads, writes=writes
         )
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from ..engines.contract import DType
 from ..engines.device import Array, Buffer, Device, Event
@@ -17,7 +18,7 @@ class Lane:
     """A stream, a context for each engine on it, and one block of memory for whichever runs."""
 
     def __init__(self, name: str, device: Device, issuer: Issuer, pool: Pool, room: int):
-        self.device, self.issuer, self.pool = device, issuer, pool
+        self.issuer, self.pool = issuer, pool
         self.stream = device.stream(name)
         self.room = room  # bytes of activations that are expected
         self.workspace: Buffer | None = None
@@ -30,16 +31,19 @@ class Lane:
             self.stations[graph] = Station(graph, engine, self)
         return self.stations[graph]
 
-    def staged(self, dtype: DType, content: Array) -> Buffer:
-        """A host buffer with that content, to be copied from; the pool's again once that is issued."""
+    @contextmanager
+    def staged(self, dtype: DType, content: Array) -> Iterator[Buffer]:
+        """A host buffer with that content, for operations that are issued in the `with` to copy from."""
         buffer = self.pool.take_host(dtype, content.shape)
-        self.issuer.host_writes(buffer, content)
-        return buffer
+        try:
+            self.issuer.host_writes(buffer, content)
+            yield buffer
+        finally:
+            self.pool.give(buffer)
 
     def copy_in(self, target: Buffer, content: Array) -> None:
         """Fill a device buffer from the host."""
-        source = self.staged(target.dtype, content)
-        with self.issuer:
+        with self.staged(target.dtype, content) as source, self.issuer:
             self.issuer.issue(
                 "copy in",
                 self.stream,
@@ -47,13 +51,12 @@ class Lane:
                 reads=[source],
                 writes=[target],
             )
-        self.pool.give_host(source)
 
     def _make_room(self, num_bytes: int) -> None:
         if num_bytes > (self.workspace.num_bytes if self.workspace else 0):
             self.stream.record().synchronize()  # contexts are let go that may still be running
             self.stations.clear()
-            self.workspace = self.device.buffer("uint8", (max(num_bytes, self.room),))
+            self.workspace = self.pool.allocate("uint8", (max(num_bytes, self.room),))
 
 
 class Station:
@@ -69,10 +72,10 @@ class Station:
         self.own: dict[str, Buffer] = {}
 
     def __getitem__(self, name: str) -> Buffer:
-        """The station's own buffer of that name."""
+        """The station's own buffer of that name; with the issuer held, as it may have to be made."""
         if name not in self.own:
             spec = self.specs[name]
-            self.own[name] = self.pool.take(spec.dtype, spec.shape)
+            self.own[name] = self.pool.allocate(spec.dtype, spec.shape)
         return self.own[name]
 
     def run(
@@ -81,7 +84,10 @@ class Station:
         outputs: Mapping[str, Buffer] = NOTHING,
         bound: Mapping[str, Buffer] = NOTHING,
     ) -> Event:
-        """One operation: copy the inputs in, run, copy the outputs out. What is `bound` is used in place."""
+        """One operation: copy the inputs in, run, copy the outputs out. What is `bound` is used in place.
+
+        With the issuer held.
+        """
         at = {name: bound[name] if name in bound else self[name] for name in self.specs}
         reads = [*inputs.values(), *(at[name] for name in self.inputs if name not in inputs)]
         written = (name for name in self.specs if name in inputs or name not in self.inputs)

@@ -66,6 +66,14 @@ class Layout:
                 start = row
         return places
 
+    def forget(self, index: int) -> None:
+        """Let go of a window that is done, and of frames that no later one covers."""
+        for frame in self.windows[index]:
+            if self.covering[frame][-1] == index:
+                del self.covering[frame]
+                self.segments.pop(frame, None)
+        self.windows[index] = []
+
     def _together(self, frame: int, following: int) -> bool:
         return following == frame + 1 and self.covering[following] == self.covering[frame]
 

@@ -14,6 +14,7 @@ class Lookahead:
 
     def __init__(self, pose: PoseSequence, width: int, height: int, progress: Callable[[], None]):
         self.pictures = iter(pose)
+        self.said = pose.num_frames
         self.width, self.height = width, height
         self.progress = progress  # called after each picture
         self.waiting: dict[int, Array] = {}
@@ -35,6 +36,14 @@ class Lookahead:
         while not self.ended:
             self.at_least(self.num_read + 1)
         return self.num_read
+
+    @property
+    def length(self) -> int | None:
+        """How many there are, once all are read; before that what the sequence said, unless it was wrong."""
+        if self.ended:
+            return self.num_read
+        said = self.said
+        return None if said is None or said < self.num_read else said
 
     def take(self, frame: int) -> Array:
         return self.waiting.pop(frame)

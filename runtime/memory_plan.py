@@ -9,7 +9,7 @@ from ..engines import contract
 from ..engines.bundle import Bundle
 from ..engines.device import Memory
 from ..engines.engine import open_device
-from ..errors import DeviceError
+from ..errors import ConfigError, DeviceError
 from .denoise import segment_specs
 from .layout import Layout, Segment
 from .order import ORDERS
@@ -33,7 +33,7 @@ class MemoryPlan:
     activations: int | None  # one block for each stream
     inputs_and_outputs: int  # of the engines
     reference: int  # of each in the cache
-    clip: int  # latents, sums of predictions and pose features, at their peak
+    clip: int  # latents, sums of predictions and pose features at their peak, and a row for each step
     peak_frames: int  # how many frames have them then
 
     @property
@@ -55,18 +55,23 @@ def plan_memory(
     reference = {spec.name: spec.num_bytes for spec in graphs[contract.REFERENCE_NET].outputs}
     policy = POLICIES[windows](Known(num_frames), manifest.bucket.window, overlap)
     clip, peak_frames = peak(bundle, Layout(policy), num_steps, order)
+    time_rows = num_steps * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
         weights=sum(memory[graph].weights for lane in LANES for graph in lane) if memory else None,
         activations=sum(activations(memory, lane) for lane in LANES) if memory else None,
         inputs_and_outputs=sum(spec.num_bytes for spec in own if spec.name not in reference),
         reference=sum(reference.values()),
-        clip=clip,
+        clip=clip + time_rows,
         peak_frames=peak_frames,
     )
 
 
 def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
     """For people: a clip in both orders, side by side, and what is free."""
+    if num_frames < 1 or num_steps < 1:
+        raise ConfigError(
+            f"memory plan: expected at least 1 frame and 1 step, found {num_frames} and {num_steps}"
+        )
     overlap = min(DEFAULT_OVERLAP, bundle.manifest.bucket.window - 1)
     orders = {"uniform, step-major": ("uniform", "step-major"), "open, time-skewed": ("open", "time-skewed")}
     plans = [

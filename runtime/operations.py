@@ -28,6 +28,7 @@ class Operation(NamedTuple):
     ended: Event | None
 
 
+# Called with the issuer held, from any thread that issues: it may look and note, and must not call back.
 Observer = Callable[[Operation], None]
 
 
@@ -43,13 +44,20 @@ class Issuer:
 
     def __enter__(self) -> None:
         self.lock.acquire()
-        if self.closed:
+        try:
+            self.check_open()
+            self.device.activate()
+        except BaseException:
             self.lock.release()
-            raise Rejected("animator: expected an open one, found it closed; load the bundle again")
-        self.device.activate()
+            raise
 
     def __exit__(self, *_: object) -> None:
         self.lock.release()
+
+    def check_open(self) -> None:
+        """Raise Rejected once the animator has been closed."""
+        if self.closed:
+            raise Rejected("animator: expected an open one, found it closed; load the bundle again")
 
     def issue(
         self,
@@ -60,10 +68,15 @@ class Issuer:
         reads: Iterable[Buffer] = (),
         writes: Iterable[Buffer] = (),
     ) -> Event:
-        """Let `work` put one operation on the stream; the event is its end."""
+        """Let `work` put one operation on the stream; the event is its end.
+
+        What it changes rather than fills belongs to both `reads` and `writes`. Called with the issuer held.
+        """
         reads, writes = tuple(reads), tuple(writes)
+        # Rows that are written leave the others as they are: no good either, if those failed.
+        kept = [buffer for buffer in writes if buffer.owner is not buffer]
         waits: dict[Event, bool] = {}  # whether the operation is no good without what it waits for
-        for buffer in reads:
+        for buffer in (*reads, *kept):
             if buffer.owner.writer is not None:
                 waits[buffer.owner.writer] = True
         for buffer in writes:
@@ -71,7 +84,7 @@ class Issuer:
                 waits.setdefault(event, False)
         for event, needs in waits.items():
             stream.wait(event, needs=needs)
-        began = stream.record() if self.observe else None
+        began = stream.mark() if self.observe else None
         try:
             work()
         finally:  # part of it may be on the stream already
@@ -86,30 +99,46 @@ class Issuer:
         return ended
 
     def host_reads(self, buffer: Buffer) -> Array:
-        """The content of a host buffer, once it is there. Raises the error of what was to write it."""
+        """What a host buffer holds, once it is there; a copy. Raises the error of what was to write it."""
         event = buffer.owner.writer
         if event is not None:
             event.synchronize()  # the caller looks at it next
-        if self.observe:
-            self.observe(Operation("host", None, (buffer,), (), (event,) if event else (), None, None))
-        assert buffer.array is not None
-        return buffer.array
+        with self:  # memory is there as long as the animator is open
+            assert buffer.array is not None
+            content = buffer.array.copy()
+            self._tell_host((buffer,), (), (event,) if event else ())
+        return content
 
     def host_writes(self, buffer: Buffer, content: Array) -> None:
         """Fill a host buffer, once nothing uses it any more."""
         events = tuple(users(buffer))
         for event in events:
             settle(event)
-        assert buffer.array is not None
-        buffer.array[...] = content
+        with self:
+            assert buffer.array is not None
+            buffer.array[...] = content
+            forget_content(buffer)
+            self._tell_host((), (buffer,), events)
+
+    def _tell_host(
+        self, reads: tuple[Buffer, ...], writes: tuple[Buffer, ...], waits: tuple[Event, ...]
+    ) -> None:
         if self.observe:
-            self.observe(Operation("host", None, (), (buffer,), events, None, None))
+            self.observe(Operation("host", None, reads, writes, waits, None, None))
 
 
 def users(buffer: Buffer) -> Iterable[Event]:
     """The last write of a buffer and all reads since."""
     owner = buffer.owner
     return (*([owner.writer] if owner.writer is not None else []), *owner.readers.values())
+
+
+def forget_content(buffer: Buffer) -> None:
+    """What comes next fills the whole buffer: it waits for what was written there, and does not need it."""
+    owner = buffer.owner
+    if owner.writer is not None:
+        owner.readers.setdefault(owner.writer.stream, owner.writer)  # a reader there came after it
+        owner.writer = None
 
 
 def settle(event: Event) -> None:

@@ -38,17 +38,19 @@ def time_skewed(layout: Layout, num_steps: int) -> Iterator[Task]:
     """
     taken: defaultdict[int, int] = defaultdict(int)  # steps, by window
     for last in layout:
+        earliest = layout.neighbours(last)[0]  # of all that will be asked about from here on
+        for finished in [window for window in taken if window < earliest]:
+            del taken[finished]
         wanted = [(last, num_steps)]
         while wanted:
             window, steps = wanted[-1]
-            behind = [n for n in layout.neighbours(window) if taken[n] < steps - 1]
             if taken[window] >= steps:
                 wanted.pop()
-            elif behind:
+            elif behind := [n for n in layout.neighbours(window) if taken[n] < steps - 1]:
                 wanted.extend((neighbour, steps - 1) for neighbour in reversed(behind))
             else:
-                yield Task(window, steps - 1)
                 taken[window] = steps
+                yield Task(window, steps - 1)
 
 
 ORDERS: dict[str, Order] = {"step-major": step_major, "time-skewed": time_skewed}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import RLock
 
 from ..engines.device import Array, Buffer
 
@@ -26,42 +26,63 @@ class Entry:
 class ReferenceCache:
     """Least recently used references go first, as soon as all together exceed the budget; the newest stays.
 
-    Safe to use from several threads: the same image is computed once however many ask for it, and who asks
-    for another one does not wait. `release` is given each reference that is neither kept nor in use any more.
+    Safe to use from several threads, and from a garbage collector that closes a clip in the middle of it: the
+    same image is computed once however many ask for it, and who asks for another one does not wait. `release`
+    is given each reference that is neither kept nor in use any more.
     """
 
     def __init__(self, max_bytes: int, release: Callable[[Reference], None]):
         self.max_bytes = max_bytes
         self.release = release
         self.entries: OrderedDict[bytes, Entry] = OrderedDict()
-        self.lock = Lock()
+        self.lock = RLock()
 
     @contextmanager
     def borrow(self, image_key: bytes, compute: Callable[[], Reference]) -> Iterator[Reference]:
         """The reference of that image, computed here unless it is there or on its way in another thread."""
-        with self.lock:
-            ours = image_key not in self.entries
-            entry = self.entries.setdefault(image_key, Entry())
-            self.entries.move_to_end(image_key)
-            entry.borrowers += 1
+        reference = None
+        while reference is None:
+            entry, ours = self._enter(image_key)
+            try:
+                if ours:
+                    self._compute(image_key, entry, compute)
+                reference = entry.future.result()
+            except CancelledError:  # who was computing it was interrupted: it is anybody's again
+                continue
+            finally:
+                if reference is None:
+                    self._leave(image_key, entry)
         try:
-            if ours:
-                self._compute(image_key, entry, compute)
-            yield entry.future.result()
+            yield reference
         finally:
-            with self.lock:
-                entry.borrowers -= 1
-                kept = self.entries.get(image_key) is entry
-            if not kept:
-                self._drop(entry)
+            self._leave(image_key, entry)
 
     def clear(self) -> None:
-        self._trim(max_bytes=0, keep=0)
+        with self.lock:
+            dropped = list(self.entries.values())
+            self.entries.clear()
+        for entry in dropped:
+            self._drop(entry)
 
     @property
     def num_bytes(self) -> int:
         """Of all references that are complete."""
         return sum(size(entry) for entry in self.entries.values())
+
+    def _enter(self, image_key: bytes) -> tuple[Entry, bool]:
+        with self.lock:
+            ours = image_key not in self.entries
+            entry = self.entries.setdefault(image_key, Entry())
+            self.entries.move_to_end(image_key)
+            entry.borrowers += 1
+        return entry, ours
+
+    def _leave(self, image_key: bytes, entry: Entry) -> None:
+        with self.lock:
+            entry.borrowers -= 1
+            kept = self.entries.get(image_key) is entry
+        if not kept:
+            self._drop(entry)
 
     def _compute(self, image_key: bytes, entry: Entry, compute: Callable[[], Reference]) -> None:
         try:
@@ -70,14 +91,19 @@ class ReferenceCache:
             with self.lock:
                 if self.entries.get(image_key) is entry:
                     del self.entries[image_key]
-            entry.future.set_exception(error)
-        self._trim(self.max_bytes, keep=1)
+            if isinstance(error, Exception):
+                entry.future.set_exception(error)
+            else:  # this thread is to end, not those who wait
+                entry.future.cancel()
+            raise
+        self._trim()
 
-    def _trim(self, max_bytes: int, keep: int) -> None:
+    def _trim(self) -> None:
         dropped = []
         with self.lock:
-            while len(self.entries) > keep and (self.num_bytes > max_bytes or not keep):
-                dropped.append(self.entries.popitem(last=False)[1])
+            for image_key, entry in list(self.entries.items())[:-1]:
+                if self.num_bytes > self.max_bytes and size(entry) > 0:
+                    dropped.append(self.entries.pop(image_key))
         for entry in dropped:
             self._drop(entry)
 
@@ -93,7 +119,7 @@ class ReferenceCache:
 
 def size(entry: Entry) -> int:
     """Bytes of a reference that is complete."""
-    if not entry.future.done() or entry.future.exception() is not None:
+    if not entry.future.done() or entry.future.cancelled() or entry.future.exception() is not None:
         return 0
     return sum(buffer.num_bytes for buffer in entry.future.result().values())
 

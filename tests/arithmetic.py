@@ -13,6 +13,8 @@ from animate_rt.engines.contract import Contract
 from animate_rt.engines.cpu import CPUStream
 from animate_rt.engines.device import Array, Buffer, Device, Stream
 
+from .hazards import NotingStream
+
 
 class ArithmeticEngine:
     """`load_engine` for tests."""
@@ -36,6 +38,13 @@ class ArithmeticContext:
 
     def enqueue(self, stream: Stream) -> None:
         assert isinstance(stream, CPUStream)
+        if isinstance(stream, NotingStream):
+            contract = self.engine.contract
+            stream.note(
+                "run",
+                reads=[self.bound[spec.name] for spec in contract.inputs],
+                writes=[self.bound[spec.name] for spec in contract.outputs],
+            )
         stream.call(partial(self.run, dict(self.bound)))
 
     def run(self, bound: dict[str, Buffer]) -> None:

@@ -9,14 +9,72 @@ a lock.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from animate_rt.engines.device import Event, Stream
+from animate_rt.engines.cpu import CPUDevice, CPUEvent, CPUStream
+from animate_rt.engines.device import Buffer, Event, Stream, Update
 from animate_rt.runtime.operations import Operation
 
 Place = Stream | None  # None is the host
 Clock = dict[Place, int]  # how many operations of each stream, and of the host, have come before
+
+
+class NotingDevice(CPUDevice):
+    """Keeps what is really asked of its streams, whatever operations declare.
+
+    `calls` has the buffers of every copy, update and run, and every wait. `note_host` is the observer that adds
+    what the host does itself.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Operation] = []
+
+    def stream(self, name: str) -> CPUStream:
+        stream = NotingStream(name, self.opened_s, self.calls)
+        self.streams.add(stream)
+        return stream
+
+    def note_host(self, operation: Operation) -> None:
+        if operation.stream is None:
+            self.calls.append(operation)
+
+
+class NotingStream(CPUStream):
+    def __init__(self, name: str, opened_s: float, calls: list[Operation]):
+        self.calls = calls
+        super().__init__(name, opened_s)
+
+    def note(
+        self,
+        name: str,
+        reads: Iterable[Buffer] = (),
+        writes: Iterable[Buffer] = (),
+        waits: tuple[Event, ...] = (),
+        ended: Event | None = None,
+    ) -> None:
+        self.calls.append(Operation(name, self, tuple(reads), tuple(writes), waits, None, ended))
+
+    def copy(self, *pairs: tuple[Buffer, Buffer]) -> None:
+        self.note("copy", reads=[source for _, source in pairs], writes=[target for target, _ in pairs])
+        super().copy(*pairs)
+
+    def update(self, updates: Sequence[Update]) -> None:
+        for u in updates:
+            before = [u.total] if u.total and not u.first else []
+            reads = [u.prediction, *before, *([u.latents] if u.last else [])]
+            self.note("update", reads, [u.latents] if u.last else [u.total] if u.total else [])
+        super().update(updates)
+
+    def wait(self, event: Event, *, needs: bool) -> None:
+        self.note("wait", waits=(event,))
+        super().wait(event, needs=needs)
+
+    def record(self) -> CPUEvent:
+        event = super().record()
+        self.note("record", ended=event)
+        return event
 
 
 class Access(NamedTuple):
@@ -26,7 +84,8 @@ class Access(NamedTuple):
 
 
 def hazards(log: Sequence[Operation]) -> list[str]:
-    """Pairs of operations that touch one buffer without an order; empty where all is well."""
+    """Pairs of operations that touch one buffer without an order, and reads of what nobody has written; empty
+    where all is well."""
     found = []
     clocks: defaultdict[Place, Clock] = defaultdict(dict)
     ends: dict[Event, Clock] = {}
@@ -46,6 +105,8 @@ def hazards(log: Sequence[Operation]) -> list[str]:
                 if clock.get(other.where, 0) < other.position
             ]
         for buffer in operation.reads:
+            if buffer.owner not in writer:
+                found.append(f"{access.name} of {buffer.dtype} {buffer.shape} that was never written")
             readers[buffer.owner].append(access)
         for buffer in operation.writes:
             writer[buffer.owner], readers[buffer.owner] = access, []

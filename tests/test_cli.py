@@ -105,6 +105,14 @@ def test_inspect_says_what_a_bundle_is(run: Run, small_bundle: Path) -> None:
         assert part in done.out
 
 
+def test_inspect_plans_memory_before_anything_is_loaded(run: Run, small_bundle: Path) -> None:
+    done = run("inspect", small_bundle, "--frames", "100", "--steps", "4")
+    assert done.status == 0
+    for part in ("memory of a clip of 100 frames in 4 steps", "one reference", "(100 frames)", "free: "):
+        assert part in done.out
+    refused(run("inspect", small_bundle, "--frames", "0"), 64, "at least 1 frame")
+
+
 def refused(done: Outcome, status: int, *parts: str) -> None:
     """One line that names what is wrong, after those of the progress made until then; no traceback."""
     assert done.status == status, done.err

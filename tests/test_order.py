@@ -109,3 +109,14 @@ def test_time_skewed_finishes_early_and_keeps_few_windows_under_way(steps: int) 
 
 def test_a_thousand_steps_are_no_deep_recursion() -> None:
     assert sum(1 for _ in time_skewed(Layout(open_ended(Known(60), 24, 4)), 1000)) == 3000
+
+
+def test_an_endless_clip_leaves_nothing_behind() -> None:
+    layout = Layout(open_ended(Known(20_000), 24, 4))
+    most = 0
+    for window, step in time_skewed(layout, 5):
+        layout.places(window)
+        if step == 4:
+            layout.forget(window)
+        most = max(most, len(layout.covering) + len(layout.segments))
+    assert most < 300

@@ -116,3 +116,46 @@ def test_another_image_does_not_wait() -> None:
         assert not pending.done()
         finish.set()
         assert pending.result(10)
+
+
+def test_an_interrupted_thread_takes_nobody_with_it() -> None:
+    """Whoever waits for what it was computing computes it then."""
+    cache = Cache(max_bytes=100)
+    started, finish = Event(), Event()
+
+    def interrupted() -> Reference:
+        started.set()
+        assert finish.wait(10)
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, b"a", interrupted)
+        assert started.wait(10)
+        second = pool.submit(cache.get, b"a", lambda: reference(7))
+        sleep(0.05)
+        finish.set()
+        with pytest.raises(KeyboardInterrupt):
+            first.result(10)
+        assert second.result(10)["key_0"].num_bytes == 7
+
+
+def test_what_is_on_its_way_is_not_evicted() -> None:
+    cache = Cache(max_bytes=10)
+    started, finish = Event(), Event()
+    computed = []
+
+    def slow() -> Reference:
+        computed.append(1)
+        started.set()
+        assert finish.wait(10)
+        return reference(5)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(cache.get, b"slow", slow)
+        assert started.wait(10)
+        cache.get(b"big", lambda: reference(100))
+        second = pool.submit(cache.get, b"slow", slow)
+        sleep(0.05)
+        finish.set()
+        assert first.result(10) is second.result(10)
+    assert len(computed) == 1

@@ -1,0 +1,29 @@
+"""What a clip is said to take on the device, against what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from animate_rt import Animator
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.runtime.memory_plan import plan_memory
+
+from .arithmetic import ArithmeticEngine
+
+
+@pytest.mark.parametrize("num_frames", [3, 40, 61])
+@pytest.mark.parametrize(("windows", "order"), [("uniform", "step-major"), ("open", "time-skewed")])
+def test_the_plan_is_what_is_allocated(small_bundle: Path, windows: str, order: str, num_frames: int) -> None:
+    bundle = open_bundle(small_bundle)
+    plan = plan_memory(bundle, num_frames=num_frames, num_steps=4, overlap=2, windows=windows, order=order)
+    pose = list(np.zeros((num_frames, 96, 64, 3), np.uint8))
+    with Animator(bundle, load=ArithmeticEngine) as animator:
+        clip = animator.animate(pose[0], pose, steps=4, overlap=2, windows=windows, order=order)
+        assert sum(1 for _ in clip) == num_frames
+        taken = animator.pool.allocated_bytes
+    assert plan.weights is None
+    assert plan.activations is None
+    # Segments at the end of a clip are of other lengths, for which no buffer is left over.
+    assert plan.total <= taken + 8 <= 1.3 * plan.total
