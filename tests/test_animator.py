@@ -269,7 +269,7 @@ def test_no_frames_at_all(small_animator: Animator) -> None:
 
 def test_noise_for_another_clip(small: Any, small_animator: Animator) -> None:
     clip = small_animator.animate(pictures(1)[0], pictures(3), initial_noise=small.initial_noise)
-    with pytest.raises(InputError, match="expected 3 frames, as many as poses, found 10"):
+    with pytest.raises(InputError, match="expected as many frames as poses, found 10 for 3"):
         next(clip)
 
 

@@ -524,6 +524,7 @@ def test_runs_that_fail(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
     gpu.faults.clear()
     run.context.enqueue(run.stream)
     assert gpu.calls["cuStreamBeginCapture"] == 0  # none has run yet
+    run.stream.record().synchronize()  # a context is kept until its work is done
     gpu.faults["ICudaEngine.create_execution_context"] = RuntimeError("no")
     with pytest.raises(DeviceError, match="cannot make a context: no"):
         run.engine.context(run.context.workspace)
