@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from animate_rt import Animator
 
-SHORT, LONG = 40, 320
+SHORT, LONG = 40, 160
 OVERHEAD = 1500  # bytes per frame for lists, array headers, windows
 LATENTS, POSE_FEATURES, PICTURE = 4 * 12 * 8 * 4, 32 * 12 * 8 * 4, 96 * 64 * 3  # bytes of a frame
 
