@@ -23,8 +23,8 @@ Clock = dict[Place, int]  # how many operations of each stream, and of the host,
 class NotingDevice(CPUDevice):
     """Keeps what is really asked of its streams, whatever operations declare.
 
-    `calls` has the buffers of every copy, update and run, and every wait. `note_host` is the observer that adds
-    what the host does itself.
+    `calls` has the buffers of every copy, update and run, and every wait. `note_host` is the observer that
+    adds what the host does itself.
     """
 
     def __init__(self) -> None:
