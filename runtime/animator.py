@@ -354,6 +354,7 @@ class Animator:
                 self.issuer.check_open()
                 if graph not in self.engines:
                     self.bundle.verify()
+                    self.device.activate()  # any thread's clip may be the first to need it
                     self.engines[graph] = self.load_graph(self.bundle, graph, self.device)
         return self.engines[graph]
 

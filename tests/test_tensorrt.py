@@ -165,6 +165,7 @@ def test_float32_is_what_is_meant_to_be_and_nothing_else(built: tuple[Path, dict
         assert products[TensorProto.FLOAT16] > 0 or graph == "time_embedding"
 
 
+@pytest.mark.slow
 def test_onnx_runtime_is_an_oracle_for_float16(
     built: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
