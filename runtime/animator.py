@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from threading import Lock
 from types import TracebackType
 from typing import NamedTuple
@@ -38,6 +39,7 @@ from .pool import Lease, Pool
 from .pose import PoseSequence, PoseSource, open_pose
 from .reference import Reference, ReferenceCache, image_key
 from .sampler import Step, ddim
+from .snapshot import KEEP_NOTHING, Keeper
 from .windows import DEFAULT_OVERLAP, POLICIES, Known, Policy
 
 MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
@@ -73,6 +75,7 @@ class Clip:
     overlap: int
     order: Order
     progress: ProgressCallback
+    keeper: Keeper
 
 
 class Animator:
@@ -148,6 +151,7 @@ class Animator:
         frames: int | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
+        keeper: Keeper = KEEP_NOTHING,
     ) -> Frames:
         """Yield the clip's frames, uint8 (H, W, 3) RGB, one per pose frame, as they are ready.
 
@@ -161,32 +165,22 @@ class Animator:
         step, and "time-skewed", which is for open windows and their default, finishes window after window, so
         that frames leave early and poses may be an iterator without end.
         `initial_noise` is a .npy file (1, 4, frames, h, w) instead of noise from the seed.
+        A `keeper` is given snapshots of the clip under way, and one to begin with: then the frames it has are
+        not made again, and the first to be yielded is the one after them (runtime/resume.py).
 
         Options and files are checked here, before the first frame is asked for; raises ConfigError,
         InputError, DeviceError or Rejected. Closing the iterator abandons the clip.
         """
         bucket = self.bucket
         self.issuer.check_open()
-        if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
-            raise ConfigError(
-                f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
-            )
-        if windows not in POLICIES:
-            raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
-        order = order or ("time-skewed" if windows == "open" else "step-major")
-        if order not in ORDERS:
-            raise ConfigError(f"order: expected one of {', '.join(ORDERS)}, found {order}")
-        if order == "time-skewed" and windows != "open":
-            raise ConfigError(f"order time-skewed: expected open windows, found {windows}")
-        if overlap is None:
-            overlap = min(DEFAULT_OVERLAP, bucket.window - 1)
-        if not 0 <= overlap < bucket.window:
-            raise ConfigError(
-                f"overlap: expected 0 to {bucket.window - 1} frames, less than the bundle's window of "
-                f"{bucket.window}, found {overlap}"
-            )
-        if seed < 0:
-            raise ConfigError(f"seed: expected a whole number of at least 0, found {seed}")
+        overlap, order = check_options(
+            bucket,
+            guidance_scale=guidance_scale,
+            windows=windows,
+            overlap=overlap,
+            order=order,
+            seed=seed,
+        )
         picture = read_picture(reference)
         clip = Clip(
             image=fit(picture, bucket.width, bucket.height)[None],
@@ -200,6 +194,7 @@ class Animator:
             overlap=overlap,
             order=ORDERS[order],
             progress=progress,
+            keeper=keeper,
         )
         return self._render(clip)
 
@@ -231,6 +226,7 @@ class Animator:
 
     def _render(self, clip: Clip) -> Frames:
         key, num_steps = image_key(clip.image, clip.embedded_image), len(clip.steps)
+        keeper, start = clip.keeper, clip.keeper.start
         with (
             self.references.borrow(key, partial(self._encode_reference, clip)) as reference,
             closing(Lease(self.pool)) as lease,
@@ -240,19 +236,22 @@ class Animator:
             layout = Layout(clip.policy(poses, self.bucket.window, clip.overlap))
             denoiser = self._denoiser(clip, layout, reference, lease)
             decoder = self._decoder(clip, poses, lease)
-            denoised = counter(clip.progress, "denoise", partial(self._num_tasks, clip, poses))
+            total = partial(self._num_tasks, clip, poses)
+            denoised = counter(clip.progress, "denoise", total, start.num_tasks)
             ahead: deque[Event] = deque()
-            for task in clip.order(layout, num_steps):
+            tasks = enumerate(clip.order(layout, num_steps), start=1)
+            for num_tasks, task in islice(tasks, start.num_tasks, None):
                 denoiser.begin(task.window, poses, noise)
                 ahead.append(denoiser.issue(task))
                 decoder.put(denoiser.finished(task))
                 yield from decoder.frames(wait=False)
-                if len(ahead) > RUN_AHEAD:
-                    ahead.popleft().synchronize()  # what is issued cannot be taken back
-                    denoised()
-            for event in ahead:
-                event.synchronize()  # for the progress alone
-                denoised()
+                # Frames that are finished out of order are in no snapshot: it waits until they are out.
+                due = not decoder.finished and keeper.due()
+                catch_up(ahead, 0 if due else RUN_AHEAD, denoised)  # what is issued cannot be taken back
+                if due:
+                    yield from decoder.frames(wait=True)
+                    keeper.keep(denoiser.snapshot(num_tasks, decoder.next_frame))
+            catch_up(ahead, 0, denoised)  # for the progress alone
             yield from decoder.frames(wait=True)
 
     def _encode_reference(self, clip: Clip) -> Reference:
@@ -281,7 +280,8 @@ class Animator:
 
     def _poses(self, clip: Clip) -> Lookahead:
         progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
-        return Lookahead(clip.pose, self.bucket.width, self.bucket.height, progress)
+        first_frame = clip.keeper.start.first_frame
+        return Lookahead(clip.pose, self.bucket.width, self.bucket.height, progress, first_frame)
 
     def _noise(self, clip: Clip, poses: Lookahead) -> Noise:
         given = clip.initial_noise
@@ -314,7 +314,8 @@ class Animator:
             if spec.name in scalars:
                 conditions.scalars[spec.name] = lease.take(spec.dtype, spec.shape)
                 self.prepare.copy_in(conditions.scalars[spec.name], scalars[spec.name])
-        return Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider, lease)
+        start = clip.keeper.start
+        return Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider, lease, start)
 
     def _time_rows(self, steps: list[Step], lease: Lease) -> Buffer:
         timesteps = np.array([step.timestep for step in steps], np.float32)
@@ -329,8 +330,17 @@ class Animator:
     def _decoder(self, clip: Clip, poses: Lookahead, lease: Lease) -> Decoder:
         with self.issuer:
             vae_decoder = self._station(self.decode, contract.VAE_DECODER)
-        progress = counter(clip.progress, "decode", lambda: poses.length)
-        return Decoder(vae_decoder, self.copy_out, lease, room=self.bucket.window, progress=progress)
+        keeper = clip.keeper
+        progress = counter(clip.progress, "decode", lambda: poses.length, keeper.num_frames)
+        return Decoder(
+            vae_decoder,
+            self.copy_out,
+            lease,
+            room=self.bucket.window,
+            progress=progress,
+            next_frame=keeper.start.first_frame,
+            num_kept=keeper.num_frames,
+        )
 
     def _num_tasks(self, clip: Clip, poses: Lookahead) -> int | None:
         """As far as the clip's length is known."""
@@ -359,14 +369,55 @@ class Animator:
         return self.engines[graph]
 
 
-def counter(progress: ProgressCallback, stage: str, total: Callable[[], int | None]) -> Callable[[], None]:
+def check_options(
+    bucket: contract.ShapeBucket,
+    *,
+    guidance_scale: float = 3.5,
+    windows: str = "uniform",
+    overlap: int | None = None,
+    order: str | None = None,
+    seed: int = 42,
+) -> tuple[int, str]:
+    """Refuse with a ConfigError what `animate` cannot be asked for; the overlap and order to use."""
+    if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
+        raise ConfigError(
+            f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
+        )
+    if windows not in POLICIES:
+        raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
+    order = order or ("time-skewed" if windows == "open" else "step-major")
+    if order not in ORDERS:
+        raise ConfigError(f"order: expected one of {', '.join(ORDERS)}, found {order}")
+    if order == "time-skewed" and windows != "open":
+        raise ConfigError(f"order time-skewed: expected open windows, found {windows}")
+    if overlap is None:
+        overlap = min(DEFAULT_OVERLAP, bucket.window - 1)
+    if not 0 <= overlap < bucket.window:
+        raise ConfigError(
+            f"overlap: expected 0 to {bucket.window - 1} frames, less than the bundle's window of "
+            f"{bucket.window}, found {overlap}"
+        )
+    if seed < 0:
+        raise ConfigError(f"seed: expected a whole number of at least 0, found {seed}")
+    return overlap, order
+
+
+def catch_up(ahead: deque[Event], num_ahead: int, done: Callable[[], None]) -> None:
+    """Wait until no more than that many events are still to come."""
+    while len(ahead) > num_ahead:
+        ahead.popleft().synchronize()
+        done()
+
+
+def counter(
+    progress: ProgressCallback, stage: str, total: Callable[[], int | None], done: int = 0
+) -> Callable[[], None]:
     """Report a stage's beginning now, and one more thing done at each call."""
-    done = 0
 
     def tick() -> None:
         nonlocal done
         done += 1
         progress(Progress(stage, done, total()))
 
-    progress(Progress(stage, 0, total()))
+    progress(Progress(stage, done, total()))
     return tick

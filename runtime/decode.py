@@ -34,13 +34,16 @@ class Decoder:
         lease: Lease,
         room: int,
         progress: Callable[[], None],
+        next_frame: int = 0,
+        num_kept: int = 0,
     ):
         self.decoder, self.copy_out = vae_decoder, copy_out
         self.issuer, self.lease = vae_decoder.issuer, lease
         self.room = room  # frames on their way before one is waited for
         self.progress = progress
         self.finished: dict[int, tuple[Segment, State]] = {}  # by first frame
-        self.next_frame = 0
+        self.next_frame = next_frame  # all before it have been decoded
+        self.num_kept = num_kept  # frames that the caller has already
         self.arriving: deque[Arriving] = deque()
 
     def put(self, segments: list[tuple[Segment, State]]) -> None:
@@ -51,7 +54,9 @@ class Decoder:
         """uint8 (H, W, 3): those that are ready, and with `wait` all that have been put."""
         while self.next_frame in self.finished:
             segment, state = self.finished[self.next_frame]
-            for row in range(len(segment.frames)):
+            for row, frame in enumerate(segment.frames):
+                if frame < self.num_kept:
+                    continue
                 while len(self.arriving) >= self.room:
                     yield self._arrive()
                 self._decode(state.latents.rows(row, row + 1))

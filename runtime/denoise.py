@@ -19,6 +19,7 @@ from .order import Task
 from .pool import Lease
 from .reference import Reference
 from .sampler import Step
+from .snapshot import Snapshot
 
 Noise = Callable[[range], Array]  # of those frames, float32 (frames, 4, h, w)
 
@@ -30,6 +31,11 @@ class State:
     latents: Buffer  # float32 (frames, 4, h, w)
     pose_features: Buffer  # (frames, C0, h, w)
     total: Buffer | None = None  # of predictions so far at this step, where several windows cover the frames
+
+    @property
+    def sampled(self) -> list[Buffer]:
+        """What the steps change."""
+        return [self.latents, *([self.total] if self.total else [])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +59,12 @@ class Denoiser:
         prepare: Lane,
         pose_guider: Station,
         lease: Lease,
+        start: Snapshot,
     ):
         self.layout, self.steps, self.conditions = layout, steps, conditions
         self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
         self.issuer, self.lease = prepare.issuer, lease
+        self.resumed = dict(start.segments)  # those that no task has asked for yet
         self.places: dict[int, list[Place]] = {}  # of windows under way
         self.states: dict[Segment, State] = {}
 
@@ -88,10 +96,20 @@ class Denoiser:
             self.lease.give(state.pose_features, *([state.total] if state.total else []))
         return done
 
+    def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
+        """The segments under way after all that has been issued; waits for it."""
+        begun = {
+            segment.frames.start: [self.prepare.copy_out(buffer) for buffer in state.sampled]
+            for segment, state in self.states.items()
+        }
+        return Snapshot(num_tasks, first_frame, self.resumed | begun)
+
     def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
         specs = segment_specs(segment, self.unets[0].contract)
         state = self.states[segment] = State(*self.lease.take_all(specs))
-        self.prepare.copy_in(state.latents, noise(segment.frames))
+        begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
+        for buffer, content in zip(state.sampled, begin, strict=False):  # sums begin with a step, not here
+            self.prepare.copy_in(buffer, content)
         for row, frame in enumerate(segment.frames):
             features = state.pose_features.rows(row, row + 1)
             with self.prepare.staged("uint8", poses.take(frame)) as picture, self.issuer:

@@ -52,6 +52,22 @@ class Lane:
                 writes=[target],
             )
 
+    def copy_out(self, source: Buffer) -> Array:
+        """What a device buffer holds, once everything issued so far has written it."""
+        target = self.pool.take_host(source.dtype, source.shape)
+        try:
+            with self.issuer:
+                self.issuer.issue(
+                    "copy out",
+                    self.stream,
+                    lambda: self.stream.copy((target, source)),
+                    reads=[source],
+                    writes=[target],
+                )
+            return self.issuer.host_reads(target)
+        finally:
+            self.pool.give(target)
+
     def _make_room(self, num_bytes: int) -> None:
         if num_bytes > (self.workspace.num_bytes if self.workspace else 0):
             self.stream.record().synchronize()  # contexts are let go that may still be running

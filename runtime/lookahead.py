@@ -12,11 +12,19 @@ from .pose import PoseSequence
 class Lookahead:
     """The pictures of a pose sequence, uint8 (1, height, width, 3), each kept from reading until taken."""
 
-    def __init__(self, pose: PoseSequence, width: int, height: int, progress: Callable[[], None]):
+    def __init__(
+        self,
+        pose: PoseSequence,
+        width: int,
+        height: int,
+        progress: Callable[[], None],
+        first_frame: int = 0,
+    ):
         self.pictures = iter(pose)
         self.said = pose.num_frames
         self.width, self.height = width, height
         self.progress = progress  # called after each picture
+        self.first_frame = first_frame  # those before it are read, as others follow them, and not kept
         self.waiting: dict[int, Array] = {}
         self.num_read = 0
         self.ended = False
@@ -27,7 +35,8 @@ class Lookahead:
             if picture is None:
                 self.ended = True
             else:
-                self.waiting[self.num_read] = fit(picture, self.width, self.height)[None]
+                if self.num_read >= self.first_frame:
+                    self.waiting[self.num_read] = fit(picture, self.width, self.height)[None]
                 self.num_read += 1
                 self.progress()
         return self.num_read >= num_frames

@@ -20,6 +20,7 @@ from .picture import Frame, atomic, save_png, unwritable
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
 MAX_RATE = Fraction(1000)  # frames per second of an mp4; the least is its inverse
+ENCODER_THREADS = 4  # fixed: left to itself x264 takes as many as there are cores, and its bytes follow
 BT709 = 1  # the same number in all of H.264's colour tables
 
 Encode: TypeAlias = Callable[[Iterator[Frame]], None]
@@ -34,24 +35,10 @@ def open_writer(
     What cannot be written is refused before the block. The result appears under its name when the block ends
     well; otherwise `path` stays as it was.
     """
-    given = os.fspath(path)
-    suffix = Path(given).suffix.lower()
-    if suffix not in (".mp4", ""):
-        raise ConfigError(f"cannot write {suffix} files: choose a name in .mp4, or without suffix for PNGs")
-    if Path(given).name.lower() == ".mp4" or (suffix and given.endswith(os.sep)):
-        raise ConfigError(
-            f"expected a name like out.mp4, or one without suffix for PNGs, found {given}: change it"
-        )
-    target = Path(os.path.realpath(given))
-    if not target.name:
-        raise OutputError(
-            f"expected an mp4 or a directory of PNGs to write, found {target}: choose a name in it"
-        )
-    if not os.path.isdir(target.parent):
-        raise OutputError(f"there is no directory {target.parent} to write {target.name} in: create it first")
+    target = resolve(os.fspath(path))
     with atomic(target) as temporary:
         try:
-            if suffix:
+            if Path(path).suffix:
                 encode = _start_mp4(target, temporary, width, height, frame_rate)
             else:
                 encode = _start_pngs(target, temporary)
@@ -59,6 +46,32 @@ def open_writer(
             raise unwritable(target, error) from error
         with FrameWriter(target, (height, width, 3), encode) as writer:
             yield writer
+        if writer.num_frames == 0:
+            raise OutputError(f"nothing to write to {target}: expected at least one frame")
+
+
+def resolve(given: str) -> Path:
+    """The mp4 or, without suffix, the directory of PNGs that is meant; it may not be there, its folder is."""
+    suffix = Path(given).suffix.lower()
+    if suffix not in (".mp4", ""):
+        raise ConfigError(f"cannot write {suffix} files: choose a name in .mp4, or without suffix for PNGs")
+    if Path(given).name.lower() == ".mp4" or (suffix and given.endswith(os.sep)):
+        raise ConfigError(
+            f"expected a name like out.mp4, or one without suffix for PNGs, found {given}: change it"
+        )
+    return place(given)
+
+
+def place(given: str) -> Path:
+    """A path without links, in a folder that is there."""
+    target = Path(os.path.realpath(given))
+    if not target.name:
+        raise OutputError(
+            f"expected an mp4 or a directory of PNGs to write, found {target}: choose a name in it"
+        )
+    if not os.path.isdir(target.parent):
+        raise OutputError(f"there is no directory {target.parent} to write {target.name} in: create it first")
+    return target
 
 
 class FrameWriter:
@@ -83,6 +96,11 @@ class FrameWriter:
         self._queue.put(frame.copy())
         self.num_frames += 1
 
+    def flush(self) -> None:
+        """Wait until every frame so far is encoded. Raises OutputError where one could not be."""
+        self._queue.join()
+        self._raise_failure()
+
     def __enter__(self) -> Self:
         self._thread.start()
         return self
@@ -92,11 +110,8 @@ class FrameWriter:
     ) -> None:
         self._queue.put(None)
         self._thread.join()
-        if kind is not None:
-            return
-        if self.num_frames == 0:
-            raise OutputError(f"nothing to write to {self._path}: expected at least one frame")
-        self._raise_failure()
+        if kind is None:
+            self._raise_failure()
 
     def _run(self, encode: Encode) -> None:
         frames = self._queued()
@@ -110,6 +125,7 @@ class FrameWriter:
     def _queued(self) -> Iterator[Frame]:
         while (frame := self._queue.get()) is not None:
             yield frame
+            self._queue.task_done()
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -143,6 +159,15 @@ def _start_pngs(path: Path, temporary: Path) -> Encode:
     return partial(_encode_pngs, temporary)
 
 
+def exact(width: int) -> dict[str, str]:
+    """Options without which the same frames would not give the same file.
+
+    Of a row whose macroblocks are no multiple of 8, x264's macroblock tree reads past the end, and what it
+    finds there decides a little of the first frames' quality.
+    """
+    return {} if -(-width // 16) % 8 == 0 else {"x264-params": "mbtree=0"}
+
+
 def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
     for index, frame in enumerate(frames):
         save_png(directory / f"{index:05}.png", frame)
@@ -150,11 +175,14 @@ def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
 
 def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frames: Iterator[Frame]) -> None:
     import av
+    from av.codec.context import ThreadType
     from av.video.reformatter import ColorRange
 
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", frame_rate, {"crf": "18", "preset": "medium"})
+        stream = container.add_stream("libx264", frame_rate, {"crf": "18", "preset": "medium"} | exact(width))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.thread_count = ENCODER_THREADS
+        stream.thread_type = ThreadType.FRAME  # slices would make a file larger
         # Tags convert nothing and conversion tags nothing: without both, players would guess, and be wrong.
         stream.colorspace = stream.color_primaries = stream.color_trc = BT709
         stream.color_range = ColorRange.MPEG

@@ -210,6 +210,31 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path, name):
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
 
 
+SAME = """
+import hashlib, sys
+from animate_rt.runtime.writer import open_writer
+
+width = int(sys.argv[2])
+noise = np.random.default_rng(0).integers(0, 256, (8, 64, width, 3), dtype=np.uint8)
+with open_writer(sys.argv[1], width, 64, Fraction(24)) as writer:
+    for frame in noise: writer.write(frame)
+print(hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("width", [64, 128, 200])
+def test_the_same_frames_give_the_same_file(tmp_path, monkeypatch, width):
+    """Whatever memory held before, and however many cores there are."""
+    hashes = set()
+    for filler in ("0", "1", "91"):
+        monkeypatch.setenv("MALLOC_PERTURB_", filler)  # glibc fills new memory with it
+        hashes.add(python(SAME, tmp_path / "a.mp4", width).stdout)
+    one_core = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})"
+    hashes.add(python(one_core + SAME, tmp_path / "a.mp4", width).stdout)
+    assert len(hashes) == 1
+    assert len(hashes.pop()) == 65
+
+
 # What cannot be written
 
 
