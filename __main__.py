@@ -3,51 +3,78 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
 from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .errors import AnimateError, ConfigError
-from .runtime.animator import Animator, Progress
+from .runtime.animator import Progress
+from .runtime.commands import add_again, add_command, add_farm, make_one
+from .runtime.jobs import frame_rate
 from .runtime.memory_plan import memory_report
 from .runtime.order import ORDERS
-from .runtime.pose import open_pose
+from .runtime.output import Output
 from .runtime.progress import ProgressBar
+from .runtime.report import FarmReport
+from .runtime.shot import Shot
+from .runtime.status import StatusLines, resolve_form
 from .runtime.windows import POLICIES
-from .runtime.writer import open_writer
 
-DEFAULT_FRAME_RATE = Fraction(24)  # where the pose sequence has none: a directory of images
 EXPORT_MODULES = ("torch", "onnx", "onnxscript", "safetensors", "yaml")
-IO_ERROR, TRY_AGAIN, SIGNALLED = 74, 75, 128  # a signal's number is added to the last
+INTERNAL, IO_ERROR, TRY_AGAIN, SIGNALLED = 70, 74, 75, 128  # a signal's number is added to the last
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (errors.py lists them)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that a locale cannot spell stops nothing
     options = parser().parse_args(arguments)
     with Stop() as stop:
+        monitor = Monitor(stop)
         try:
-            with Monitor(stop) as monitor:
+            with monitor:
                 options.run(options, monitor)
         except BaseException as error:
-            if stop.status:
-                return complain("stopped; nothing was left under the output's name", stop.status)
-            if isinstance(error, AnimateError):
-                return complain(str(error), error.exit_status)
-            if isinstance(error, MemoryError):
-                return complain("out of memory; use a smaller size, window or number of frames", TRY_AGAIN)
-            if isinstance(error, OSError):
-                return complain(str(error), IO_ERROR)
-            raise
+            failure = failure_of(error, stop)
+            if failure.status == INTERNAL and not isinstance(error, AnimateError):
+                traceback.print_exc()
+            monitor.failed(failure)
+            return failure.status
     return 0
+
+
+class Failure(NamedTuple):
+    """How a command ended that did not do what it was asked to."""
+
+    message: str
+    status: int
+    code: str
+    retryable: bool
+
+
+def failure_of(error: BaseException, stop: Stop) -> Failure:
+    if stop.status:
+        message = "stopped; nothing was left under the output's name, and a clip goes on from here next time"
+        return Failure(message, stop.status, "stopped", True)
+    if isinstance(error, AnimateError):
+        return Failure(str(error), error.exit_status, error.code, error.retryable)
+    if isinstance(error, MemoryError):
+        message = "out of memory; use a smaller size, window or number of frames"
+        return Failure(message, TRY_AGAIN, "out_of_memory", True)
+    if isinstance(error, OSError):
+        return Failure(str(error), IO_ERROR, "io", True)
+    return Failure(f"internal error: {type(error).__name__}: {error}", INTERNAL, "internal", False)
 
 
 def build(options: argparse.Namespace, monitor: Monitor) -> None:
@@ -71,27 +98,26 @@ def build(options: argparse.Namespace, monitor: Monitor) -> None:
 
 
 def animate(options: argparse.Namespace, monitor: Monitor) -> None:
-    pose = open_pose(options.pose, options.frames)
-    frame_rate = options.fps or pose.frame_rate or DEFAULT_FRAME_RATE
-    with Animator.load(options.bundle) as animator:
-        frames = animator.animate(
-            options.reference,
-            pose,
-            steps=options.steps,
-            guidance_scale=options.guidance_scale,
-            seed=options.seed,
-            windows=options.windows,
-            overlap=options.overlap,
-            order=options.order,
-            initial_noise=options.initial_noise,
-            progress=monitor.animating(options.steps),
-        )
-        bucket = animator.bucket
-        with open_writer(options.output, bucket.width, bucket.height, frame_rate) as writer:
-            for frame in frames:
-                writer.write(frame)
-    monitor.bar.close()
-    print(options.output)
+    name = options.name or Path(options.output).stem
+    monitor.follow(name, options.progress)
+    shot = Shot(
+        name=name,
+        bundle=options.bundle,
+        reference=options.reference,
+        pose=options.pose,
+        output=Output.at(options.output, options.first_number, options.bits),
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+        windows=options.windows,
+        overlap=options.overlap,
+        order=options.order,
+        frames=options.frames,
+        fps=options.fps,
+        initial_noise=options.initial_noise,
+        contact_sheet=options.contact_sheet,
+    )
+    make_one(shot, monitor, options.force)
 
 
 def inspect(options: argparse.Namespace, _monitor: Monitor) -> None:
@@ -199,15 +225,22 @@ def parser() -> argparse.ArgumentParser:
 
     command = add_command(commands, animate, "make a video of a reference image and pose frames")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
-    command.add_argument("--reference", required=True, metavar="IMAGE", help="picture of the character")
     command.add_argument(
-        "--pose", required=True, metavar="VIDEO|DIR", help="pose skeletons: mp4, mov, webm, gif, or images"
+        "--reference", type=Path, required=True, metavar="IMAGE", help="picture of the character"
+    )
+    command.add_argument(
+        "--pose",
+        type=Path,
+        required=True,
+        metavar="VIDEO|DIR",
+        help="pose skeletons: mp4, mov, webm, gif, or images",
     )
     command.add_argument(
         "--output",
         required=True,
-        metavar="OUT.mp4|OUT_DIR",
-        help="video, which is replaced if it exists, or a new directory of PNG frames",
+        metavar="OUT.mp4|OUT_DIR[/NAME.####.png]",
+        help="video, which is replaced if it exists, or a directory of PNG frames, which may hold an earlier "
+        "result and nothing else; a sidecar beside it says what it was made from",
     )
     command.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
     command.add_argument(
@@ -229,14 +262,35 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--overlap", type=int, metavar="N", help="frames that neighbouring windows share (default: 4)"
     )
-    command.add_argument("--frames", type=int, metavar="N", help="the first N pose frames (default: all)")
+    command.add_argument(
+        "--frames",
+        metavar="N|A-B",
+        help="the first N pose frames, or those from A to B, counted from 1, as a clip of their own "
+        "(default: all)",
+    )
+    command.add_argument(
+        "--first-number", type=int, default=0, metavar="N", help="of PNG frames (default: %(default)s)"
+    )
+    command.add_argument(
+        "--bits",
+        type=int,
+        choices=(8, 16),
+        default=8,
+        help="per channel of PNG frames (default: %(default)s)",
+    )
     command.add_argument("--fps", type=rate, metavar="R", help="frame rate (default: the pose's, or 24)")
     command.add_argument("--seed", type=int, default=42, help="of the noise (default: %(default)s)")
     command.add_argument(
         "--initial-noise",
+        type=Path,
         metavar="FILE.npy",
         help="(1, 4, frames, height/8, width/8), not a seed",
     )
+    command.add_argument(
+        "--contact-sheet", type=Path, metavar="FILE.png", help="reference, poses and frames on one picture"
+    )
+    command.add_argument("--name", help="of the shot in progress and errors (default: the output's)")
+    add_again(command)
 
     command = add_command(commands, inspect, "say what a bundle is, and what memory it will take")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
@@ -256,28 +310,17 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="folder to fill (default: %(default)s)",
     )
+
+    add_farm(commands)
     return root
-
-
-def add_command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
-    run: Callable[[argparse.Namespace, Monitor], None],
-    purpose: str,
-) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(run.__name__, help=purpose, description=purpose)
-    command.set_defaults(run=run)
-    return command
 
 
 def rate(text: str) -> Fraction:
     """Frames per second: 25, 29.97 or 30000/1001."""
     try:
-        value = Fraction(text).limit_denominator(1001)
-    except (ValueError, ZeroDivisionError, OverflowError):
-        value = Fraction(0)
-    if not Fraction(1, 1000) <= value <= 1000:
-        raise argparse.ArgumentTypeError(f"expected frames per second like 25 or 30000/1001, found {text}")
-    return value
+        return frame_rate(text)
+    except ConfigError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class Stop:
@@ -314,6 +357,7 @@ class Monitor:
     def __init__(self, stop: Stop):
         self.stop = stop
         self.bar = ProgressBar(sys.stderr)
+        self.lines: StatusLines | None = None  # of a shot that a program follows
 
     def building(self, what: str) -> None:
         self.stop.check()
@@ -344,6 +388,58 @@ class Monitor:
 
         return show
 
+    def follow(self, shot: str, form: str) -> None:
+        """Tell of that shot in the form that was asked for."""
+        form = resolve_form(form)
+        self.lines = None if form == "auto" else StatusLines(form, shot, sys.stdout)
+
+    def making(self, shot: Shot) -> Callable[[Progress], None]:
+        """How far a shot is."""
+        lines = self.lines
+        if lines is None:
+            return self.animating(shot.steps)
+
+        def show(progress: Progress) -> None:
+            self.stop.check()
+            lines.progress(progress)
+
+        return show
+
+    def begin(self, **about: str) -> None:
+        if self.lines:
+            self.lines.begin(**about)
+
+    def made(self, shot: Shot, *, frames: int, kept: int, already: bool) -> None:
+        self.bar.close()
+        output = str(shot.output.path)
+        if self.lines:
+            self.lines.end(output=output, frames=frames, kept=kept, already_done=already)
+        elif already:
+            print(f"animate-rt: {output} is done already; --force makes it anew", file=sys.stderr)
+        if not self.lines or self.lines.form != "json":
+            print(output)
+
+    def farming(self, report: FarmReport, form: str) -> None:
+        self.stop.check()
+        states = report.states
+        detail = (
+            f"{states['done']}/{len(report.shots)} shots, {report.num_frames} frames, "
+            f"{report.retries} retries, {states['failed']} set aside"
+        )
+        if form == "auto":
+            self.bar.show("farm", round(1000 * report.share), 1000, detail)
+
+    def failed(self, failure: Failure) -> None:
+        """One line for people; where a program listens, one it can take apart, too."""
+        complain(failure.message)
+        if self.lines:
+            self.lines.fail(failure.message, failure.code, retryable=failure.retryable)
+            print(
+                f"animate_error code={failure.code} retryable={int(failure.retryable)} "
+                f"status={failure.status} shot={self.lines.shot}",
+                file=sys.stderr,
+            )
+
     def __enter__(self) -> Monitor:
         return self
 
@@ -351,9 +447,8 @@ class Monitor:
         self.bar.close()
 
 
-def complain(message: str, status: int) -> int:
+def complain(message: str) -> None:
     print(f"animate-rt: {' '.join(message.split())}", file=sys.stderr)
-    return status
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@
     |-- BuildError         a graph that could not be exported or compiled
     |-- DeviceError        the device or its driver failed, or is missing
     |   `-- OutOfMemory
+    |-- ShotsFailed        a farm has ended, and some of its shots were set aside
     |-- Rejected           the work was not accepted; nothing was started
     `-- Cancelled          the work was stopped on request
 
@@ -79,6 +80,7 @@ class BundleMismatch(BundleError):
     """A bundle made for another version, backend or device."""
 
     code = "bundle_mismatch"
+    exit_status = 69
 
 
 class BundleCorrupt(BundleError):
@@ -107,6 +109,13 @@ class OutOfMemory(DeviceError):
     code = "out_of_memory"
     retryable = True
     exit_status = 75
+
+
+class ShotsFailed(AnimateError):
+    """A farm that has ended with shots set aside; all others are done."""
+
+    code = "shots_failed"
+    exit_status = 1
 
 
 class Rejected(AnimateError):

@@ -16,6 +16,7 @@ EXPORT = [
 ]
 CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
+FARM = ["ray>=2.59"]
 DEV = [
     *CPU,
     *EXPORT,
@@ -23,6 +24,8 @@ DEV = [
     "cuda-core>=1.2",
     "cuda-bindings==13.*",
     "tensorrt-rtx==1.7.*",
+    *FARM,
+    "openjd-cli>=0.8",
     "pytest>=8",
     "pytest-timeout>=2",
     "ruff==0.17.5",
@@ -56,6 +59,7 @@ setup(
         "tensorrt": ["tensorrt>=10.12", *CUDA],
         "tensorrt-rtx": ["tensorrt-rtx>=1.7", *CUDA],
         "verify": VERIFY,
+        "farm": FARM,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["animate-rt = animate_rt.__main__:main"]},

@@ -252,7 +252,7 @@ def test_a_full_disk(small: Any, small_bundle: Path, tmp_path: Path, output: str
     [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
 )
 @pytest.mark.parametrize("output", ["out.mp4", "frames"])
-def test_a_run_that_is_stopped_leaves_no_output(
+def test_a_run_that_is_stopped_leaves_no_output_and_what_is_kept_of_it(
     small: Any, small_bundle: Path, tmp_path: Path, number: int, status: int, output: str
 ) -> None:
     process = subprocess.Popen(
@@ -260,15 +260,16 @@ def test_a_run_that_is_stopped_leaves_no_output(
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not any(tmp_path.iterdir()):  # the writer has opened its temporary
+    while not any(tmp_path.glob(".*/snapshot.npz")):
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in err) == (status, False), err
     assert not (tmp_path / output).exists()
-    if number != signal.SIGKILL:
-        assert list(tmp_path.iterdir()) == []
+    (kept,) = tmp_path.iterdir()
+    assert kept.suffix == ".partial"
+    assert any(kept.glob("*.tmp")) <= (number == signal.SIGKILL)
 
 
 def test_it_runs_as_a_module_without_home_or_terminal(small: Any, small_bundle: Path, tmp_path: Path) -> None:

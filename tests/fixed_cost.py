@@ -1,0 +1,139 @@
+"""A bundle without weights, and engines of known arithmetic whose UNet takes a fixed time and no CPU.
+
+They stand where a test is about processes that come and go. Importable in processes of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from animate_rt.engines.bundle import Manifest, open_bundle, seal
+from animate_rt.engines.contract import DENOISING_UNET, ShapeBucket, contracts
+from animate_rt.engines.device import Buffer
+from animate_rt.engines.model import (
+    ImageEncoderConfig,
+    ModelConfig,
+    MotionConfig,
+    NoiseConfig,
+    UNetConfig,
+    VAEConfig,
+)
+from animate_rt.runtime.animator import Animator
+from animate_rt.runtime.output import Output
+from animate_rt.runtime.shot import Shot, make
+
+from .arithmetic import ArithmeticContext, ArithmeticEngine
+
+WIDTH, HEIGHT, WINDOW = 64, 64, 4
+SUICIDAL_SEED = 666  # a shot of that seed kills its process
+MODEL = ModelConfig(
+    unet=UNetConfig(
+        widths=(32, 32),
+        layers_per_block=1,
+        heads=(4, 4),
+        attention=(True, False),
+        cross_attention_dim=32,
+        norm_groups=32,
+        norm_eps=1e-5,
+        latent_channels=4,
+    ),
+    motion=MotionConfig(levels=(True, True), mid=True, heads=4, blocks=1, attentions=2, max_frames=32),
+    pose_channels=(8, 16, 32, 48),
+    vae=VAEConfig(
+        widths=(32, 32, 32, 32), layers_per_block=1, norm_groups=32, latent_channels=4, scaling_factor=0.18
+    ),
+    image_encoder=ImageEncoderConfig(
+        image_size=32,
+        patch_size=16,
+        width=32,
+        layers=1,
+        heads=4,
+        mlp_width=64,
+        projection_dim=32,
+        activation="quick_gelu",
+        norm_eps=1e-5,
+    ),
+    noise=NoiseConfig(),
+)
+
+
+def hollow_bundle(folder: Path) -> Path:
+    """Sealed and verified as any other, with no graphs in it."""
+    folder.mkdir()
+    bucket = ShapeBucket(width=WIDTH, height=HEIGHT, window=WINDOW)
+    manifest = Manifest(
+        model=MODEL,
+        bucket=bucket,
+        backend="openvino",
+        backend_version="none",
+        compute_capabilities=(),
+        precision="fp32",
+        weights={},
+        graphs=contracts(MODEL, bucket, "float32"),
+    )
+    seal(folder, manifest)
+    return folder
+
+
+class FixedCostContext(ArithmeticContext):
+    cost_s = 0.0
+
+    def run(self, bound: dict[str, Buffer]) -> None:
+        if self.engine.graph.startswith(DENOISING_UNET):
+            time.sleep(self.cost_s)
+        super().run(bound)
+
+
+class FixedCostEngine(ArithmeticEngine):
+    def __init__(self, bundle, graph, device, cost_s: float = 0.0):
+        super().__init__(bundle, graph, device)
+        self.graph, self.cost_s = graph, cost_s
+
+    def context(self, _workspace: Buffer | None) -> FixedCostContext:
+        context = FixedCostContext(self)
+        context.cost_s = self.cost_s
+        return context
+
+
+def open_animator(bundle: Path, cost_s: float = 0.0) -> Animator:
+    return Animator(open_bundle(bundle), load=partial(FixedCostEngine, cost_s=cost_s))
+
+
+class DeadlyAnimator(Animator):
+    """Dies of some shots, as of a driver that crashes."""
+
+    def animate(self, *arguments, **options):
+        if options["seed"] == SUICIDAL_SEED:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().animate(*arguments, **options)
+
+
+def open_deadly_animator(bundle: Path) -> Animator:
+    return DeadlyAnimator(open_bundle(bundle), load=FixedCostEngine)
+
+
+def main(folder: str, output: str, windows: str, num_steps: str, cost_s: str) -> None:
+    """One shot, in a process that is there to be killed."""
+    shot = example(Path(folder), Path(output), windows=windows, steps=int(num_steps))
+    with open_animator(shot.bundle, float(cost_s)) as animator:
+        make(shot, animator, shot.digest())
+
+
+def example(folder: Path, output: Path, **options) -> Shot:
+    return Shot(
+        name="example",
+        bundle=folder / "bundle",
+        reference=folder / "reference.png",
+        pose=folder / "pose",
+        output=Output.at(os.fspath(output)),
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
