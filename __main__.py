@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
+from .benchmarks.commands import add_bench
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
 from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
@@ -312,6 +313,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     add_farm(commands)
+    add_bench(commands)
     return root
 
 

@@ -13,6 +13,7 @@
     |-- DeviceError        the device or its driver failed, or is missing
     |   `-- OutOfMemory
     |-- ShotsFailed        a farm has ended, and some of its shots were set aside
+    |-- Regressed          a benchmark's result is slower than the one before
     |-- Rejected           the work was not accepted; nothing was started
     `-- Cancelled          the work was stopped on request
 
@@ -115,6 +116,13 @@ class ShotsFailed(AnimateError):
     """A farm that has ended with shots set aside; all others are done."""
 
     code = "shots_failed"
+    exit_status = 1
+
+
+class Regressed(AnimateError):
+    """A benchmark's result that is slower than the one before, past the threshold and past chance."""
+
+    code = "regressed"
     exit_status = 1
 
 

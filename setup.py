@@ -17,10 +17,9 @@ EXPORT = [
 CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
+BENCH = [*CPU, *EXPORT, *VERIFY, "matplotlib>=3.9"]
 DEV = [
-    *CPU,
-    *EXPORT,
-    *VERIFY,
+    *BENCH,
     "cuda-core>=1.2",
     "cuda-bindings==13.*",
     "tensorrt-rtx==1.7.*",
@@ -60,6 +59,7 @@ setup(
         "tensorrt-rtx": ["tensorrt-rtx>=1.7", *CUDA],
         "verify": VERIFY,
         "farm": FARM,
+        "bench": BENCH,
         "dev": DEV,
     },
     entry_points={"console_scripts": ["animate-rt = animate_rt.__main__:main"]},

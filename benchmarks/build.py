@@ -13,15 +13,12 @@ import argparse
 import dataclasses
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -30,12 +27,12 @@ from ..engines.bundle import Bundle, open_bundle
 from ..engines.cache import replacing
 from ..engines.contract import DENOISING_UNET
 from ..export import build_bundle
+from . import host
 from .multiply_adds import multiply_adds
 from .random_checkpoint import SIZES
 
-SCHEMA = 1
+SCHEMA = 2
 INTERVAL_S = 0.05
-PACKAGES = ("animate-rt", "torch", "onnx", "onnxscript", "numpy")
 
 
 @dataclass(slots=True)
@@ -109,8 +106,8 @@ def measure(size: str, width: int, height: int, window: int) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "host": host(),
-            "versions": versions(),
+            "commit": host.commit(),
+            "host": host.describe(),
             "size": size,
             "random_checkpoint_s": checkpoint_s,
             "build_s": sum(stage.seconds for stage in stages.stages),
@@ -146,42 +143,15 @@ def contents(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-def host() -> dict[str, Any]:
-    models = [line.partition(": ")[2] for line in read("/proc/cpuinfo") if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg(),  # of 1, 5 and 15 minutes: what else was going on
-        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
-        "system": platform.platform(),
-    }
-
-
-def versions() -> dict[str, str]:
-    describe = ["git", "-C", os.fspath(Path(__file__).parent), "describe", "--always", "--dirty"]
-    with suppress(OSError):
-        commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    return {"commit": commit, "python": platform.python_version()} | {
-        package: metadata.version(package) for package in PACKAGES
-    }
-
-
 def children() -> list[int]:
     tasks = Path("/proc/self/task").iterdir()
-    return [int(pid) for task in tasks for line in read(task / "children") for pid in line.split()]
+    return [int(pid) for task in tasks for line in host.lines(task / "children") for pid in line.split()]
 
 
 def resident(pid: int) -> int:
     """Bytes in memory, 0 of a process that has ended."""
-    sizes = [int(line.split()[1]) for line in read(f"/proc/{pid}/status") if line.startswith("VmRSS")]
+    sizes = [int(line.split()[1]) for line in host.lines(f"/proc/{pid}/status") if line.startswith("VmRSS")]
     return 1024 * sum(sizes)
-
-
-def read(path: str | Path) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []
 
 
 def main() -> None:

@@ -49,7 +49,8 @@ class PlainPipeline:
         image uint8 (1,H,W,3), clip_image uint8 (1,224,224,3), pose uint8 (F,H,W,3), noise (F,4,h,w) float32.
         """
         networks = self.networks
-        mean, std = (torch.tensor(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        device = noise.device
+        mean, std = (torch.tensor(v, device=device)[:, None, None] for v in (CLIP_MEAN, CLIP_STD))
         embeds = networks.image_encoder((scaled(clip_image) - mean) / std)
         context = torch.stack([torch.zeros_like(embeds), embeds])  # (2, 1, D)
         reference = networks.vae.encode(scaled(image) * 2 - 1)
@@ -57,12 +58,12 @@ class PlainPipeline:
         pose_features = networks.pose_guider(scaled(pose))
         latents = noise
         for step in ddim(networks.config.noise, steps):
-            total = torch.zeros(2, *latents.shape)
-            counts = torch.zeros(len(latents), 1, 1, 1)
+            total = torch.zeros(2, *latents.shape, device=device)
+            counts = torch.zeros(len(latents), 1, 1, 1, device=device)
             for window in windows:
                 rows = self.denoise(
                     latents[window].repeat(2, 1, 1, 1),
-                    torch.tensor([float(step.timestep)]),
+                    torch.tensor([float(step.timestep)], device=device),
                     context,
                     pose_features[window].repeat(2, 1, 1, 1),
                     bank,
@@ -79,7 +80,8 @@ class PlainPipeline:
         """The reference pass, for both rows (SPEC.md 3.1)."""
         bank: Bank = {}
         unet = self.networks.reference_net
-        run_unet(unet, latents.repeat(2, 1, 1, 1), torch.zeros(1), context, None, bank, read=False)
+        timestep = torch.zeros(1, device=latents.device)
+        run_unet(unet, latents.repeat(2, 1, 1, 1), timestep, context, None, bank, read=False)
         return bank
 
     def denoise(
@@ -137,7 +139,9 @@ def run_unet(
 
 def embed(unet: UNet, timestep: Tensor) -> Tensor:
     half = unet.conv_in.out_channels // 2
-    angles = timestep[:, None] * torch.exp(-math.log(10000) * torch.arange(half) / half)
+    angles = timestep[:, None] * torch.exp(
+        -math.log(10000) * torch.arange(half, device=timestep.device) / half
+    )
     x = torch.cat([angles.cos(), angles.sin()], dim=1)
     return unet.time_embedding.linear_2(F.silu(unet.time_embedding.linear_1(x)))
 

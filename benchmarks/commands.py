@@ -1,0 +1,331 @@
+"""The command line of the benchmarks: `animate-rt bench ...`.
+
+Tables are for people and go to standard error; the last line of standard output is the result, as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import ConfigError, Regressed
+from ..runtime.commands import add_command
+
+if TYPE_CHECKING:
+    from ..__main__ import Monitor
+    from .result import Result
+
+SIZES = ("small", "mid", "full-512", "full-768")
+SCENARIOS = ("single-stream", "offline", "server")
+
+
+def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add `bench` and what it can measure to the command line."""
+    purpose = "measure latency and quality, by itself and beside others"
+    bench = commands.add_parser("bench", help=purpose, description=purpose)
+    kinds = bench.add_subparsers(required=True, metavar="WHAT")
+
+    command = add_measurement(
+        kinds, engine, "one engine: copies, computation, and how far from the machine's best"
+    )
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument("--graph", default="denoising_unet", help="which engine (default: %(default)s)")
+    command.add_argument(
+        "--iterations",
+        type=count,
+        default=30,
+        metavar="N",
+        help="at least so many runs (default: %(default)s)",
+    )
+
+    command = add_measurement(kinds, clip, "whole clips, from pictures to an mp4, and where the time goes")
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="(default: %(default)s)")
+    command.add_argument("--clips", type=count, default=5, metavar="N", help="(default: %(default)s)")
+    command.add_argument("--frames", type=count, metavar="N", help="of a clip (default: the bundle's window)")
+    command.add_argument("--steps", type=count, default=25, help="(default: %(default)s)")
+    command.add_argument(
+        "--guidance-scale", type=float, default=3.5, metavar="S", help="(default: %(default)s)"
+    )
+    command.add_argument(
+        "--windows", choices=("uniform", "open"), default="uniform", help="(default: %(default)s)"
+    )
+    command.add_argument("--order", choices=("step-major", "time-skewed"), help="as for animate")
+    command.add_argument("--rate", type=positive, metavar="R", help="server: clips per second that arrive")
+    command.add_argument(
+        "--deadline", type=positive, metavar="S", help="server: seconds a clip is waited for"
+    )
+    command.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="what the bundle was built from: accuracy is against PyTorch on the same device "
+        "(default: against ONNX Runtime, on the CPU)",
+    )
+    command.add_argument("--inference-config", type=Path, metavar="FILE", help="of the checkpoint")
+
+    command = add_measurement(kinds, peers, "ours beside PyTorch, torch.compile and ONNX Runtime, in turns")
+    add_size(command, rounds=5)
+    command.add_argument(
+        "--limit",
+        type=positive,
+        default=600,
+        metavar="S",
+        help="seconds for a peer's clip (default: %(default)s)",
+    )
+
+    command = add_measurement(kinds, ablate, "what each rewrite and each feature of the runtime is worth")
+    add_size(command, rounds=3)
+    command.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO (default: fp32)")
+
+    command = add_measurement(kinds, quality, "PSNR, SSIM, LPIPS and flicker of videos or folders of them")
+    command.add_argument("ours", type=Path, metavar="VIDEO|DIR", help="what was made")
+    command.add_argument("truth", type=Path, metavar="VIDEO|DIR", help="what should have been")
+    command.add_argument(
+        "--lpips",
+        type=Path,
+        metavar="DIR",
+        help="folder with alexnet-owt-*.pth and alex.pth, its public weights",
+    )
+
+    command = add_command(kinds, compare, "whether one result is slower than another; exit status 1 if so")
+    command.add_argument("before", type=Path, metavar="A.json")
+    command.add_argument("after", type=Path, metavar="B.json")
+    command.add_argument(
+        "--threshold",
+        type=positive,
+        default=0.05,
+        metavar="SHARE",
+        help="a regression is a median that grew by more (default: %(default)s), if it is no chance",
+    )
+
+    command = add_command(kinds, report, "results as an HTML page, as plots, and in the tables of a page")
+    command.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
+    command.add_argument("--html", type=Path, metavar="OUT.html")
+    command.add_argument("--plots", type=Path, metavar="DIR", help="PNG files; needs matplotlib")
+    command.add_argument(
+        "--page",
+        type=Path,
+        metavar="PAGE.md",
+        help="put each result's tables between its lines <!-- table RESULT --> and <!-- end -->",
+    )
+
+
+def engine(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs("onnx", "onnxruntime")
+    from .engine import bench_engine
+
+    finish(
+        bench_engine(options.bundle, options.graph, options.iterations, monitor.building), options, monitor
+    )
+
+
+def clip(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs("torch" if options.checkpoint else "onnxruntime")
+    from ..engines.bundle import open_bundle
+    from ..runtime.windows import DEFAULT_OVERLAP
+    from .clip import Demand, bench_clip, onnx_runtime, pytorch
+    from .workload import Workload
+
+    bucket = open_bundle(options.bundle).manifest.bucket
+    workload = Workload(
+        width=bucket.width,
+        height=bucket.height,
+        frames=options.frames or bucket.window,
+        window=bucket.window,
+        overlap=min(DEFAULT_OVERLAP, bucket.window - 1),
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        windows=options.windows,
+        order=options.order,
+    )
+    demand = Demand(
+        scenario=options.scenario, clips=options.clips, rate=options.rate, deadline_s=options.deadline
+    )
+    given = options.checkpoint
+    oracle = pytorch(given, options.inference_config) if given else onnx_runtime()
+    finish(bench_clip(options.bundle, workload, demand, oracle, monitor.building), options, monitor)
+
+
+def peers(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "yaml")
+    from .peers import bench_peers
+    from .sizes import SIZES as KNOWN
+    from .sizes import bundles_of, checkpoint_of
+
+    with folder_of(options) as folder:
+        bundles = bundles_of(options.size, folder, monitor.building)
+        checkpoint, inference_config = checkpoint_of(options.size, folder, monitor.building)
+        result = bench_peers(
+            checkpoint,
+            bundles,
+            KNOWN[options.size].workload,
+            options.rounds,
+            options.limit,
+            monitor.building,
+            inference_config,
+        )
+    finish(result, options, monitor)
+
+
+def ablate(options: argparse.Namespace, monitor: Monitor) -> None:
+    needs("torch", "onnx", "onnxscript", "safetensors", "yaml")
+    from ..engines.bundle import open_bundle
+    from .ablate import bench_ablate
+    from .sizes import SIZES as KNOWN
+    from .sizes import bundles_of, checkpoint_of
+
+    with folder_of(options) as folder:
+        bundles = bundles_of(options.size, folder, monitor.building)
+        found = {open_bundle(path).manifest.precision: path for path in bundles}
+        bundle = found.get(options.precision or next(iter(found)))
+        if bundle is None:
+            raise ConfigError(
+                f"precision: expected one of {', '.join(found)} on this machine, found {options.precision}"
+            )
+        checkpoint, inference_config = checkpoint_of(options.size, folder, monitor.building)
+        workload = KNOWN[options.size].workload
+        result = bench_ablate(
+            checkpoint, inference_config, bundle, workload, options.rounds, monitor.building
+        )
+    finish(result, options, monitor)
+
+
+def quality(options: argparse.Namespace, monitor: Monitor) -> None:
+    if options.lpips:
+        needs("torch")
+    from .quality import bench_quality
+
+    finish(bench_quality(options.ours, options.truth, options.lpips), options, monitor)
+
+
+def compare(options: argparse.Namespace, _monitor: Monitor) -> None:
+    from .compare import compare as changes_between
+    from .result import read_result
+    from .tables import changes_table
+
+    before, after = read_result(options.before), read_result(options.after)
+    changes = changes_between(before, after, options.threshold)
+    regressed = [change.name for change in changes if change.regressed]
+    print(changes_table(changes).text(), file=sys.stderr)
+    for name in ("cpu", "cores", "gpu"):
+        if before.host[name] != after.host[name]:
+            print(f"warning: {name}: {before.host[name]} and {after.host[name]}", file=sys.stderr)
+    print(
+        json.dumps(
+            {
+                "regressed": regressed,
+                "threshold": options.threshold,
+                "changes": [change.as_json() for change in changes],
+            }
+        )
+    )
+    if regressed:
+        raise Regressed(
+            f"expected no median to grow by more than {100 * options.threshold:g} %, found "
+            f"{', '.join(regressed)}: see what changed between {options.before} and {options.after}"
+        )
+
+
+def report(options: argparse.Namespace, _monitor: Monitor) -> None:
+    from .charts import write_pngs
+    from .report import fill_tables, write_html
+    from .result import read_result
+
+    results = [(path.stem, read_result(path)) for path in options.results]
+    for name, result in results:
+        print(f"{name}\n\n{text_of(result)}\n")
+    if options.html or options.plots:
+        needs("matplotlib")
+    if options.html:
+        write_html(options.html, results)
+    if options.plots:
+        write_pngs(options.plots, results)
+    if options.page:
+        fill_tables(options.page, results)
+
+
+def finish(result: Result, options: argparse.Namespace, monitor: Monitor) -> None:
+    """Keep the result where it was asked for, and show it."""
+    monitor.bar.close()
+    if options.output:
+        result.write(options.output)
+    print(text_of(result), file=sys.stderr)
+    print(result.line())
+
+
+def text_of(result: Result) -> str:
+    """Its tables and warnings, for people."""
+    from .tables import tables_of
+
+    tables = "\n\n".join(f"{table.title}\n{table.text()}" for table in tables_of(result))
+    return "\n".join([tables, *(f"warning: {warning}" for warning in result.warnings)])
+
+
+def add_measurement(
+    kinds: argparse._SubParsersAction[argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace, Monitor], None],
+    purpose: str,
+) -> argparse.ArgumentParser:
+    command = add_command(kinds, run, purpose)
+    command.add_argument("--output", type=Path, metavar="OUT.json", help="keep the result, samples included")
+    return command
+
+
+def add_size(command: argparse.ArgumentParser, rounds: int) -> None:
+    command.add_argument(
+        "--size",
+        choices=SIZES,
+        default=SIZES[0],
+        help="model and clip; the full ones are for a GPU (default: %(default)s)",
+    )
+    command.add_argument("--rounds", type=count, default=rounds, metavar="N", help="(default: %(default)s)")
+    command.add_argument(
+        "--folder",
+        type=Path,
+        metavar="DIR",
+        help="for checkpoints and bundles, which are made unless they are there (default: made, deleted)",
+    )
+
+
+@contextmanager
+def folder_of(options: argparse.Namespace) -> Iterator[Path]:
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        yield options.folder
+        return
+    with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
+        yield Path(folder)
+
+
+def needs(*packages: str) -> None:
+    """Say what to install before an import says it in many lines."""
+    if missing := [name for name in packages if not find_spec(name)]:
+        raise ConfigError(
+            f"benchmarks: expected the packages of animate-rt[bench], found no {', '.join(missing)}; "
+            "pip install torch==2.13.0 'animate-rt[bench]'"
+        )
+
+
+def count(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
+    return value
+
+
+def positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return value

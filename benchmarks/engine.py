@@ -1,0 +1,168 @@
+"""One engine, in trtexec's vocabulary, held against what the machine can do at best.
+
+Operations and bytes are the least the graph needs: its products, and every weight, input and output moved
+once. The ceilings are measured before and after in the same process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from ..engines.bundle import Bundle, open_bundle
+from ..engines.contract import Contract
+from ..engines.device import Array
+from ..engines.engine import load_engine, open_device
+from ..errors import ConfigError
+from . import host
+from .ceilings import Ceilings, Rulers
+from .multiply_adds import multiply_adds
+from .onnx_engine import open_session
+from .result import JSON, Result, Samples, describe_engines
+from .samples import steady, summary
+from .single_graph import example
+from .timed_engine import PARTS, TimedEngine
+
+MAX_WARM_UP = 20
+MIN_SECONDS, MAX_ITERATIONS = 3.0, 1000  # of an engine that is faster than was expected
+UNSTEADY = 0.05  # coefficient of variation
+ENQUEUE_BOUND = 0.8  # of compute: above, the host may be what one waits for
+
+
+def bench_engine(
+    bundle: Path, graph: str, iterations: int, progress: Callable[[str], None] = lambda _what: None
+) -> Result:
+    """At least `iterations` runs, and more until 3 seconds or 1000 runs are full. Raises ConfigError where
+    the bundle has no such graph."""
+    opened = open_bundle(bundle)
+    if graph not in opened.manifest.graphs:
+        graphs = ", ".join(opened.manifest.graphs)
+        raise ConfigError(f"graph: expected one of {graphs}, found {graph}")
+    warnings = host.busy()
+    with closing(open_device(opened.manifest.backend, timing=True)) as device:
+        device.activate()
+        progress("load engine")
+        began = perf_counter()
+        engine = TimedEngine(load_engine(opened, graph, device), device)
+        load_s = perf_counter() - began
+        inputs = inputs_of(opened, engine.contract)
+        engine.fill(inputs)
+        progress("measure ceilings")
+        rulers = Rulers(opened, device)
+        before = rulers.measure()
+        progress(f"measure {graph}")
+        samples = measure(engine, iterations)
+        after = rulers.measure()
+        outputs = engine.outputs()
+    progress("compare with ONNX Runtime")
+    accuracy = compare_outputs(opened, graph, inputs, outputs)
+    ceilings = Ceilings(*map(max, before, after))
+    speed = achieved(opened, graph, engine.transferred_bytes, ceilings, samples["compute"])
+    return Result(
+        kind="engine",
+        workload={"graph": graph, "bucket": bucket(opened)},
+        engines=[entry for entry in describe_engines(opened) if entry["name"] == graph],
+        results={
+            "seconds": {part: summary(samples[part]) for part in PARTS},
+            "load_s": load_s,
+            **speed,
+            "accuracy": accuracy,
+        },
+        samples=samples,
+        warnings=[*warnings, *doubts(samples, before, after)],
+    )
+
+
+def inputs_of(bundle: Bundle, contract: Contract) -> dict[str, Array]:
+    generator = np.random.default_rng(0)
+    window = bundle.manifest.bucket.window
+    return {spec.name: example(spec, generator, window) for spec in contract.inputs}
+
+
+def bucket(bundle: Bundle) -> JSON:
+    size = bundle.manifest.bucket
+    return {"width": size.width, "height": size.height, "window": size.window}
+
+
+def measure(engine: TimedEngine, iterations: int) -> Samples:
+    """Seconds of each of PARTS, once the last few runs agree."""
+    recent: list[float] = []
+    while len(recent) < MAX_WARM_UP and not steady(recent):
+        recent.append(engine.once()["latency"])
+    samples: Samples = {part: [] for part in PARTS}
+    began = perf_counter()
+    most = max(iterations, MAX_ITERATIONS)
+    while (done := len(samples["latency"])) < most:
+        if done >= iterations and perf_counter() - began >= MIN_SECONDS:
+            break
+        for part, seconds in engine.once().items():
+            samples[part].append(seconds)
+    return samples
+
+
+def achieved(
+    bundle: Bundle, graph: str, transferred: int, ceilings: Ceilings, compute: list[float]
+) -> dict[str, Any]:
+    """Operations and bytes, at which rate, and how much of the time physics alone would take."""
+    flop = 2 * multiply_adds(bundle.graph(graph))
+    in_file = 2 if bundle.manifest.precision == "bf16" else 1  # times what OpenVINO makes of them
+    num_bytes = transferred + weight_bytes(bundle.graph(graph)) // in_file
+    seconds = summary(compute)["median"]
+    assert seconds is not None
+    floor_s = max(flop / ceilings.flops, num_bytes / ceilings.bytes)
+    return {
+        "flop": flop,
+        "bytes": num_bytes,
+        "flops_per_s": flop / seconds,
+        "bytes_per_s": num_bytes / seconds,
+        "ceilings": ceilings.as_json(),
+        "floor_s": floor_s,
+        "share_of_floor": floor_s / seconds,
+    }
+
+
+def weight_bytes(path: Path) -> int:
+    """Of the constants that an ONNX file refers to."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    external = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
+    return sum(int(entry.value) for entry in external if entry.key == "length")
+
+
+def compare_outputs(
+    bundle: Bundle, graph: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
+) -> JSON:
+    """The largest difference of any output from ONNX Runtime's, over that output's largest value."""
+    session = open_session(bundle.graph(graph))
+    oracle = dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
+    worst = 0.0
+    for name, expected in oracle.items():
+        difference = np.abs(outputs[name].astype(np.float64) - expected.astype(np.float64)).max()
+        worst = max(worst, float(difference / (np.abs(expected.astype(np.float64)).max() or 1.0)))
+    return {"oracle": "ONNX Runtime", "relative_error": worst}
+
+
+def doubts(samples: Samples, before: Ceilings, after: Ceilings) -> list[str]:
+    found = []
+    times = {part: summary(samples[part]) for part in PARTS}
+    compute, enqueue, variation = (
+        times["compute"]["median"],
+        times["enqueue"]["median"],
+        times["latency"]["cv"],
+    )
+    assert compute is not None
+    assert enqueue is not None
+    if variation is not None and variation > UNSTEADY:
+        found.append(f"latency is not steady: coefficient of variation {100 * variation:.0f} %")
+    if enqueue > ENQUEUE_BOUND * compute:
+        found.append("enqueue takes nearly as long as the computation: the host may be the bottleneck")
+    drift = max(max(a, b) / min(a, b) for a, b in zip(before, after, strict=True))
+    if drift > 1.1:
+        found.append(f"the ceilings changed by a factor of {drift:.2f} during the run")
+    return found

@@ -1,0 +1,122 @@
+"""The machine a benchmark ran on, as far as it tells: null is unknown."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+PACKAGES = (
+    "animate-rt",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+    "torch",
+)
+BUSY, WATCH_S = 0.1, 0.5  # share of the processor that others may use; seconds to look for them
+GPU_FIELDS = {  # nvidia-smi's name: ours
+    "name": "name",
+    "uuid": "uuid",
+    "driver_version": "driver",
+    "memory.total": "memory_mib",
+    "clocks.sm": "clock_mhz",
+    "clocks.max.sm": "max_clock_mhz",
+    "temperature.gpu": "temperature_c",
+    "power.draw": "power_w",
+    "clocks_event_reasons.active": "throttle_reasons",
+}
+
+
+def describe() -> dict[str, Any]:
+    """Load averages are the machine's when it is asked, what was measured included."""
+    return {
+        "cpu": cpu(),
+        "cores": os.cpu_count(),
+        "load_average": list(os.getloadavg()),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "gpu": gpu(),
+    }
+
+
+def cpu() -> str | None:
+    models = [line.partition(": ")[2] for line in lines("/proc/cpuinfo") if line.startswith("model name")]
+    return models[0] if models else platform.processor() or None
+
+
+def gpu() -> dict[str, str] | None:
+    """The first GPU as its driver describes it now, clocks included; None where there is no driver."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    values = done.stdout.splitlines()[0].split(", ")
+    return dict(zip(GPU_FIELDS.values(), values, strict=False))
+
+
+def commit() -> str | None:
+    """Of this checkout; with -dirty where it holds changes."""
+    describe = ["git", "-C", os.fspath(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def reset_peak() -> None:
+    """Let `peak_bytes` begin anew. Where the system refuses, it goes on from the process's start."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return
+
+
+def peak_bytes() -> int | None:
+    """The most memory this process has had resident."""
+    sizes = [int(line.split()[1]) for line in lines("/proc/self/status") if line.startswith("VmHWM")]
+    return 1024 * sizes[0] if sizes else None
+
+
+def lines(path: str | Path) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def busy() -> list[str]:
+    """A warning where others are using the machine; to be asked before anything is measured."""
+    idle, total = processor_time()
+    sleep(WATCH_S)
+    still_idle, later = processor_time()
+    share = 1 - (still_idle - idle) / (later - total) if later > total else 0.0
+    if share <= BUSY:
+        return []
+    return [f"others kept {100 * share:.0f} % of the processor busy before this run: its figures are rough"]
+
+
+def processor_time() -> tuple[int, int]:
+    """Idle and whole, of all cores since the machine began, in ticks; 0 where the system does not tell."""
+    for line in lines("/proc/stat")[:1]:  # cpu user nice system idle iowait irq softirq steal guest ...
+        times = [int(field) for field in line.split()[1:9]]
+        return times[3] + times[4], sum(times)
+    return 0, 0

@@ -1,0 +1,71 @@
+"""How good frames are, where there is something to compare them with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ..engines.device import Array
+from ..errors import InputError
+from ..runtime.pose import open_pose
+from .accuracy import compare_frames, read_lpips
+from .result import Result
+
+MEASURES = ("psnr_db", "ssim", "lpips", "flicker")
+
+
+def bench_quality(ours: Path, truth: Path, lpips: Path | None) -> Result:
+    """Two videos, two directories of pictures, or two folders with as many of them, paired by name.
+
+    `lpips` is a folder with its public weights. Raises InputError where the two do not fit together.
+    """
+    distance = read_lpips(lpips) if lpips else None
+    rows = []
+    for name, a, b in clips(ours, truth):
+        try:
+            rows.append({"name": name, **compare_frames(read_frames(a), read_frames(b), distance)})
+        except InputError as error:
+            raise type(error)(f"{name}: {error}") from error
+    return Result(
+        kind="quality",
+        workload={"ours": ours.name, "truth": truth.name, "clips": len(rows)},
+        results={"rows": rows, "mean": {measure: mean(rows, measure) for measure in MEASURES}},
+    )
+
+
+def clips(ours: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
+    """What is to be compared with what."""
+    found, wanted = videos_in(ours), videos_in(truth)
+    if not found or not wanted:
+        yield ours.name, ours, truth
+        return
+    if found.keys() != wanted.keys():
+        odd = sorted(found.keys() ^ wanted.keys())
+        raise InputError(
+            f"expected the same names in {ours} and {truth}, found only one of {', '.join(odd[:3])}"
+        )
+    for name in sorted(found):
+        yield name, found[name], wanted[name]
+
+
+def videos_in(folder: Path) -> dict[str, Path]:
+    """Videos and directories of frames in a folder, by name; none where it holds frames itself."""
+    if not folder.is_dir():
+        return {}
+    entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+    videos = {entry.stem: entry for entry in entries if entry.suffix in (".mp4", ".mov", ".webm")}
+    return videos | {entry.name: entry for entry in entries if entry.is_dir()}
+
+
+def read_frames(path: Path) -> Iterator[Array]:
+    """uint8 (H, W, 3), one by one. Raises InputMissing or InputError."""
+    return (np.asarray(picture) for picture in open_pose(path, None))
+
+
+def mean(rows: list[dict[str, float | None]], measure: str) -> float | None:
+    """None where a clip has no figure: identical frames have no PSNR."""
+    values = [row[measure] for row in rows]
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None

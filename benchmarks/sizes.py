@@ -1,0 +1,105 @@
+"""The sizes that are measured, and the checkpoints and bundles for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..engines.bundle import Backend, Precision, new_bundle, open_bundle, seal
+from .workload import Workload
+
+RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # the demo's checkpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A workload, and the random checkpoint (random_checkpoint.py) it is for; None is the recorded one."""
+
+    workload: Workload
+    checkpoint: str | None
+
+
+def full(width: int, height: int) -> Size:
+    work = Workload(width=width, height=height, frames=24, window=24, overlap=4, steps=25, guidance_scale=3.5)
+    return Size(work, "sd15")
+
+
+SIZES = {
+    "small": Size(
+        Workload(width=64, height=96, frames=10, window=6, overlap=2, steps=4, guidance_scale=3.5), None
+    ),
+    "mid": Size(
+        Workload(width=256, height=256, frames=16, window=16, overlap=4, steps=10, guidance_scale=3.5), "mid"
+    ),
+    "full-512": full(512, 512),
+    "full-768": full(512, 768),
+}
+
+
+def checkpoint_of(size: str, folder: Path, progress: Callable[[str], None]) -> tuple[Path, Path]:
+    """Checkpoint and inference.yaml of a size; made in `folder` unless it is there."""
+    name = SIZES[size].checkpoint
+    if name is None:
+        return RECORDED / "checkpoint", RECORDED / "inference.yaml"
+    path = folder / f"checkpoint-{name}"
+    if not path.is_dir():
+        from .random_checkpoint import write_random_checkpoint
+
+        progress(f"make checkpoint {name}")
+        temporary = path.with_name(path.name + ".partial")
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_random_checkpoint(temporary, name)
+        temporary.rename(path)
+    return path, path / "inference.yaml"
+
+
+def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list[Path]:
+    """Ours for this machine, built in `folder` unless they are there: TensorRT's on a GPU, else OpenVINO's in
+    every precision the CPU computes in."""
+    from ..export import build_bundle
+
+    workload = SIZES[size].workload
+    checkpoint, inference_config = checkpoint_of(size, folder, progress)
+    backend: Backend = "tensorrt" if on_gpu() else "openvino"
+    path = folder / f"{size}-{backend}"
+    if not path.is_dir():
+        build_bundle(
+            checkpoint,
+            path,
+            width=workload.width,
+            height=workload.height,
+            window=workload.window,
+            backend=backend,
+            inference_config=inference_config,
+            progress=progress,
+        )
+    if backend == "tensorrt" or not computes_bf16():
+        return [path]
+    bf16 = folder / f"{size}-{backend}-bf16"
+    if not bf16.is_dir():
+        in_precision(path, bf16, "bf16")
+    return [path, bf16]
+
+
+def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
+    """The same bundle with another precision of OpenVINO's, which its graphs know nothing of."""
+    manifest = open_bundle(bundle).manifest
+    with new_bundle(target) as folder:
+        shutil.copytree(bundle / "graphs", folder / "graphs", copy_function=os.link)
+        seal(folder, dataclasses.replace(manifest, precision=precision))
+
+
+def on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def computes_bf16() -> bool:
+    from ..engines.openvino import import_openvino
+
+    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

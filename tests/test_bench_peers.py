@@ -1,0 +1,174 @@
+"""Peers and ablations: that all of them compute the same thing before anyone asks how fast."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from animate_rt.__main__ import main
+from animate_rt.benchmarks import plain_unet
+from animate_rt.benchmarks.ablate import consistent_inputs, guided, to_pixels
+from animate_rt.benchmarks.peers import bench_peers, eager
+from animate_rt.benchmarks.plain import PlainPipeline
+from animate_rt.benchmarks.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
+from animate_rt.benchmarks.sizes import RECORDED, SIZES, in_precision
+from animate_rt.benchmarks.worker import Failed, Worker
+from animate_rt.benchmarks.workload import Workload
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.contract import DENOISING_UNET, REFERENCE_NET, ShapeBucket, contracts
+from animate_rt.export import load_checkpoint
+from animate_rt.export.graphs import ReferenceNetGraph, VAEDecoderGraph
+from torch import Tensor
+
+WORK = Workload(width=64, height=96, frames=3, window=6, overlap=2, steps=1, guidance_scale=3.5)
+BUCKET = ShapeBucket(width=64, height=96, window=3)
+RECORDED_CHECKPOINT = RECORDED / "checkpoint", RECORDED / "inference.yaml"
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Any:
+    return load_checkpoint(*RECORDED_CHECKPOINT)
+
+
+def test_the_loop_around_parts_is_the_public_one(loaded: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def pixels(*shape: int) -> Tensor:
+        return torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+
+    inputs = (
+        pixels(1, 96, 64, 3),
+        pixels(1, 224, 224, 3),
+        pixels(3, 96, 64, 3),
+        torch.randn(3, 4, 12, 8, generator=generator),
+    )
+    options: dict[str, Any] = {"steps": 2, "guidance_scale": 3.5, "windows": [[0, 1, 2]]}
+    expected = PlainPipeline(loaded)(*inputs, **options)
+    found = PublicLoop(loaded, public_parts(loaded))(*inputs, **options)
+    assert torch.equal(found, expected)
+
+
+def test_a_part_exported_as_it_is(loaded: Any, tmp_path: Path) -> None:
+    part = ExportedPart(POSE_GUIDER, loaded.pose_guider, tmp_path)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = loaded.pose_guider(x)
+        for _ in range(2):
+            assert torch.allclose(part(x), expected, atol=1e-5)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_peer_that_cannot_load_is_a_line_in_the_result() -> None:
+    with Worker(partial(eager, Path("nowhere"), None, "fp32"), WORK, lambda: None) as worker:
+        with pytest.raises(Failed, match="InputMissing: nowhere: expected a checkpoint directory"):
+            worker.load(60)
+        process = worker.process
+    assert not process.is_alive()
+
+
+def test_a_peer_that_takes_too_long_is_given_up() -> None:
+    with Worker(partial(eager, *RECORDED_CHECKPOINT, "fp32"), WORK, lambda: None) as worker:
+        with pytest.raises(Failed, match=r"took more than 0\.01 s"):
+            worker.load(0.01)
+        worker.process.kill()
+
+
+@pytest.mark.parametrize("undone", [None, *plain_unet.REWRITES])
+def test_undoing_a_rewrite_changes_nothing(loaded: Any, undone: str | None) -> None:
+    """But time: each variant's prediction is the product's."""
+    contract = contracts(loaded.config, BUCKET, "float32")[DENOISING_UNET]
+    inputs = consistent_inputs(loaded, contract, BUCKET.window)
+    width = loaded.config.image_encoder.projection_dim
+    variant = plain_unet.variant_contract(contract, width, undone)
+    assert {spec.name: spec.shape for spec in variant.inputs} == {n: a.shape for n, a in inputs.items()}
+    tensors = [torch.from_numpy(inputs[spec.name]) for spec in variant.inputs]
+    with torch.no_grad():
+        found = plain_unet.PlainUNet(loaded.denoising_unet, undone)(*tensors)
+        from animate_rt.export.graphs import DenoisingUNetGraph
+
+        count = len(contract.inputs)
+        expected = DenoisingUNetGraph(loaded.denoising_unet)(*tensors[:count])
+    assert found.shape == variant.outputs[0].shape
+    result = guided(found.numpy()) if undone == plain_unet.GUIDANCE_INSIDE else found.numpy()
+    assert np.abs(result - expected.numpy()).max() <= 2e-5 * np.abs(expected.numpy()).max()
+
+
+def test_the_plain_reference_pass_and_decoder(loaded: Any) -> None:
+    contract = contracts(loaded.config, BUCKET, "float32")[REFERENCE_NET]
+    torch.manual_seed(0)
+    latents, embeds = (torch.randn(spec.shape) for spec in contract.inputs)
+    with torch.no_grad():
+        expected = ReferenceNetGraph(loaded.reference_net, loaded.denoising_unet)(latents, embeds)
+        found = plain_unet.PlainReference(loaded)(latents, embeds)
+        for a, b in zip(found, expected, strict=True):
+            assert torch.allclose(a, b, atol=1e-4)
+        frame = VAEDecoderGraph(loaded.vae)(latents)
+        assert np.array_equal(to_pixels(plain_unet.PlainDecoder(loaded.vae)(latents).numpy()), frame.numpy())
+
+
+def test_a_bundle_in_another_precision(small_bundle: Path, tmp_path: Path) -> None:
+    in_precision(small_bundle, tmp_path / "bf16", "bf16")
+    before, after = open_bundle(small_bundle).manifest, open_bundle(tmp_path / "bf16").manifest
+    assert after.precision == "bf16"
+    assert after.files == before.files
+
+
+def test_pictures_are_the_same_in_every_run() -> None:
+    first, again, other = WORK.pictures(1), WORK.pictures(1), WORK.pictures(2)
+    assert np.array_equal(first.reference, again.reference)
+    assert first.reference.shape == (96, 64, 3)
+    assert first.pose.shape == (3, 96, 64, 3)
+    assert not np.array_equal(first.pose[0], first.pose[1])
+    assert not np.array_equal(first.reference, other.reference)
+
+
+def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both in processes of their own, in turns; rounding to 8 bits is all that is between them."""
+    from animate_rt.benchmarks import peers
+
+    everyone = peers.public_peers
+    monkeypatch.setattr(peers, "public_peers", lambda *given: everyone(*given)[:1])
+    checkpoint, inference_config = RECORDED_CHECKPOINT
+    result = bench_peers(checkpoint, [small_bundle], WORK, 2, 250, print, inference_config)
+    truth, ours = result.results["peers"]
+    assert truth["failure"] is ours["failure"] is None
+    assert truth["speedup"]["ratio"] == 1
+    assert ours["speedup"]["ratio"] > 1
+    assert truth["accuracy"]["psnr_db"] > 58
+    assert ours["accuracy"]["psnr_db"] > 58
+    assert {name: len(seconds) for name, seconds in result.samples.items()} == {
+        "eager PyTorch fp32": 2,
+        "ours, openvino fp32": 2,
+    }
+
+
+@pytest.mark.slow
+def test_all_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "peers", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    peers = {(peer["name"], peer["precision"]): peer for peer in found["results"]["peers"]}
+    assert not [peer["failure"] for peer in peers.values() if peer["failure"]]
+    assert all(peer["accuracy"]["psnr_db"] > 58 for (_, p), peer in peers.items() if p == "fp32")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "ablate", "--rounds", "1", "--folder", str(tmp_path)]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["rows"]
+    assert {row["name"] for row in rows} >= {*plain_unet.REWRITES, "reference cache", "streams"}
+    assert not [row for row in rows if row["wrong"]]
+    assert all(row["error"] == 0 for row in rows if not row["measure"].endswith("call"))
+
+
+def test_sizes_fit_their_models(loaded: Any) -> None:
+    for size in SIZES.values():
+        work = size.workload
+        assert work.overlap < work.window <= max(work.frames, work.window)
+    bucket = SIZES["small"].workload
+    ShapeBucket(width=bucket.width, height=bucket.height, window=bucket.window).check(loaded.config)

@@ -1,0 +1,192 @@
+"""Results on disk, compared, and as pages."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from animate_rt import InputError, InputMissing
+from animate_rt.benchmarks.charts import write_pngs
+from animate_rt.benchmarks.compare import compare
+from animate_rt.benchmarks.report import fill_tables, html
+from animate_rt.benchmarks.result import Result, read_result
+from animate_rt.benchmarks.samples import ratio_of_medians, summary
+from animate_rt.benchmarks.tables import tables_of
+from animate_rt.benchmarks.timeline import RESIDUAL, STAGES
+
+# Names of formats, not addresses of anything that is fetched.
+NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+ACCURACY = {"frames": 2, "psnr_db": None, "ssim": 1.0, "flicker": 0.0, "lpips": None}
+ENGINES = [
+    {"name": "denoising_unet", "backend": "openvino 1", "precision": "fp32", "sha256": {"plan": "0" * 64}}
+]
+SIZE = {"width": 64, "height": 96, "frames": 2, "steps": 1, "guidance_scale": 3.5}
+SECONDS = [1.0, 1.02, 0.98, 1.01, 0.99]
+
+
+def clip_result(factor: float = 1.0) -> Result:
+    seconds = [factor * value for value in SECONDS]
+    wall = dict.fromkeys((*STAGES, RESIDUAL), 0.1 * factor)
+    return Result(
+        kind="clip",
+        workload={"scenario": "single-stream", **SIZE},
+        engines=ENGINES,
+        results={
+            "latency_s": summary(seconds),
+            "first_frame_s": summary(seconds),
+            "unet_s": summary(seconds),
+            "frames_per_s": 2.0,
+            "real_time_factor": 12.0,
+            "server": None,
+            "stages": {"busy": wall, "wall": wall, "wall_clock": 0.8, "sum": 0.7, "outside_engines": 0.0},
+            "load_s": 1.0,
+            "memory": {"host_peak": None, "device": None},
+            "accuracy": {"oracle": "onnxruntime", **ACCURACY},
+        },
+        samples={"latency": seconds, "first_frame": seconds},
+        warnings=["<busy> & loud"],
+    )
+
+
+def peers_result() -> Result:
+    row: dict[str, Any] = {
+        "name": "ours, openvino",
+        "precision": "fp32",
+        "clip_s": summary(SECONDS),
+        "speedup": ratio_of_medians(SECONDS, SECONDS)._asdict(),
+        "load_s": 1.0,
+        "warm_up_s": 1.0,
+        "peak_bytes": 1,
+        "accuracy": ACCURACY,
+        "failure": None,
+    }
+    broken = dict.fromkeys(row) | {"name": "torch.compile", "precision": "fp32", "failure": "took too long"}
+    return Result(
+        kind="peers",
+        workload=SIZE,
+        engines=ENGINES,
+        results={"truth": "eager", "peers": [row, broken]},
+        samples={"ours, openvino fp32": SECONDS},
+        warnings=["torch.compile fp32: took too long"],
+    )
+
+
+def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
+    result = clip_result()
+    result.write(tmp_path / "new" / "clip.json")
+    assert read_result(tmp_path / "new" / "clip.json") == result
+    line = result.line()
+    assert "\n" not in line
+    assert "samples" not in json.loads(line)
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.json"]
+
+
+def test_no_number_that_json_does_not_have(tmp_path: Path) -> None:
+    odd = dataclasses.replace(clip_result(), samples={"latency": [float("nan")]})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        odd.write(tmp_path / "odd.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(InputMissing):
+        read_result(path)
+    for content, found in (
+        ("[]", "found None"),
+        ('{"schema": "other@9"}', "found other@9"),
+        ("{", "read it"),
+    ):
+        path.write_text(content)
+        with pytest.raises(InputError, match=found):
+            read_result(path)
+    path.write_text('{"schema": "animate-rt/bench@1", "kind": "clip"}')
+    with pytest.raises(InputError, match="fields"):
+        read_result(path)
+
+
+def test_a_regression_is_more_than_chance() -> None:
+    same = compare(clip_result(), clip_result(1.01), 0.05)
+    assert not any(change.regressed for change in same)
+    slower = compare(clip_result(), clip_result(1.2), 0.05)
+    assert all(change.regressed for change in slower)
+    assert not any(change.regressed for change in compare(clip_result(), clip_result(0.5), 0.05))
+    noisy = dataclasses.replace(clip_result(), samples={"latency": [0.5, 2.0, 1.1]})
+    assert not any(change.regressed for change in compare(clip_result(), noisy, 0.05))
+
+
+def test_only_ours_can_regress() -> None:
+    slower = [2 * value for value in SECONDS]
+    for kind, ours, others in (
+        ("peers", "ours, openvino fp32", "eager PyTorch fp32"),
+        ("ablate", "UNet call: whole", "UNet call: without a table"),
+    ):
+        before, after = (
+            dataclasses.replace(peers_result(), kind=kind, samples=dict.fromkeys((ours, others), seconds))
+            for seconds in (SECONDS, slower)
+        )
+        found = {change.name: change.regressed for change in compare(before, after, 0.05)}
+        assert found == {ours: True, others: False}
+
+
+def test_only_the_same_things_are_compared() -> None:
+    with pytest.raises(InputError, match="same benchmark and workload"):
+        compare(clip_result(), peers_result(), 0.05)
+    with pytest.raises(InputError, match="samples of the same name"):
+        compare(clip_result(), dataclasses.replace(clip_result(), samples={"other": [1.0]}), 0.05)
+
+
+def test_a_page_needs_nothing_from_anywhere() -> None:
+    page = html([("one", clip_result()), ("all", peers_result())])
+    assert set(re.findall(r"https?://[^\"' ]+", page)) <= NAMESPACES
+    assert not re.findall(r"<script|<link|<image|@import|url\((?!#)", page)
+    assert "&lt;busy&gt; &amp; loud" in page
+    charts = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert len(charts) == 3
+    assert all(ElementTree.fromstring(chart).get("viewBox") for chart in charts)
+    assert "took too long" in page
+    assert "real-time factor" in page
+
+
+def test_tables_of_a_page_are_filled_in_place(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    other = "<!-- table clip -->\nas it was\n<!-- end -->"
+    page.write_text(f"# Title\n\n<!-- table peers -->\nold\n<!-- end -->\n\n{other}\n\nthe end\n")
+    for _ in range(2):  # the second time over the first one's tables
+        fill_tables(page, [("peers", peers_result())])
+        text = page.read_text()
+        assert "old" not in text
+        assert text.startswith("# Title\n\n<!-- table peers -->\n\nClips in turns, 64x96, 2 frames")
+        assert text.endswith(f"<!-- end -->\n\n{other}\n\nthe end\n")
+        assert "*Warning: torch.compile fp32: took too long.*" in text
+        assert "| ours, openvino | fp32 | 5 | 1 |" in text
+    with pytest.raises(InputError, match="table engine"):
+        fill_tables(page, [("peers", clip_result()), ("engine", clip_result())])
+    assert page.read_text() == text  # all of them or none
+
+
+def test_tables_have_a_cell_for_every_column() -> None:
+    for table in (*tables_of(clip_result()), *tables_of(peers_result())):
+        assert {len(row) for row in table.rows} == {len(table.head)}
+        assert len(table.text().splitlines()) == 1 + len(table.rows)
+
+
+def test_stages_and_the_residual_make_up_the_wall_clock() -> None:
+    _, stages = tables_of(clip_result())
+    seconds = {row[0]: float(row[2]) for row in stages.rows}
+    assert sum(seconds[stage] for stage in STAGES) == pytest.approx(seconds["sum of the stages"])
+    assert seconds["sum of the stages"] + seconds[RESIDUAL] == pytest.approx(seconds["wall clock"])
+
+
+def test_plots(tmp_path: Path) -> None:
+    results = [("one", clip_result()), ("two", clip_result(2.0)), ("all", peers_result())]
+    written = {path.name for path in write_pngs(tmp_path, results)}
+    clips = {f"{name}-{chart}.png" for name in ("one", "two") for chart in ("stages", "latency")}
+    assert written == {*clips, "all-clips.png", "throughput-1.png"}
+    assert {path.name for path in tmp_path.iterdir()} == written
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in tmp_path.iterdir())
