@@ -91,8 +91,9 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         # Two products, so that neither half is copied out of one result.
-        gated = self.net[0].proj
-        value, gate = map(F.linear, (x, x), gated.weight.chunk(2), gated.bias.chunk(2))
+        gated, width = self.net[0].proj, self.net[2].in_features
+        value = F.linear(x, gated.weight[:width], gated.bias[:width])
+        gate = F.linear(x, gated.weight[width:], gated.bias[width:])
         return self.net[2](value * F.gelu(gate))
 
 
