@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from fractions import Fraction
 from importlib import metadata
 from importlib.util import find_spec
@@ -38,6 +40,9 @@ INTERNAL, IO_ERROR, TRY_AGAIN, SIGNALLED = 70, 74, 75, 128  # a signal's number 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status (errors.py lists them)."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started this
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that a locale cannot spell stops nothing
     options = parser().parse_args(arguments)
@@ -392,7 +397,7 @@ class Monitor:
 
     def follow(self, shot: str, form: str) -> None:
         """Tell of that shot in the form that was asked for."""
-        form = resolve_form(form)
+        form, self.bar.name = resolve_form(form), shot
         self.lines = None if form == "auto" else StatusLines(form, shot, sys.stdout)
 
     def making(self, shot: Shot) -> Callable[[Progress], None]:
@@ -421,21 +426,26 @@ class Monitor:
         if not self.lines or self.lines.form != "json":
             print(output)
 
-    def farming(self, report: FarmReport, form: str) -> None:
+    def farming(self, report: FarmReport) -> None:
         self.stop.check()
-        states = report.states
+        done, failed = report.states["done"], report.states["failed"]
+        frames, retries, missing = report.num_frames, report.retries, report.missing
         detail = (
-            f"{states['done']}/{len(report.shots)} shots, {report.num_frames} frames, "
-            f"{report.retries} retries, {states['failed']} set aside"
+            f"{done}/{len(report.shots)} shots, {frames} frames, {retries} retries, {failed} set aside"
+            f"{', waiting for ' + missing if missing else ''}"
         )
-        if form == "auto":
-            self.bar.show("farm", round(1000 * report.share), 1000, detail)
+        if self.lines:
+            counts = {"done": done, "failed": failed, "frames": frames, "retries": retries}
+            self.lines.show(report.share, detail, shots=len(report.shots), missing=missing, **counts)
+        else:
+            self.bar.show("farm", int(1000 * report.share), 1000, detail)
 
     def failed(self, failure: Failure) -> None:
         """One line for people; where a program listens, one it can take apart, too."""
         complain(failure.message)
         if self.lines:
-            self.lines.fail(failure.message, failure.code, retryable=failure.retryable)
+            with suppress(OSError):  # nobody may be listening any more
+                self.lines.fail(failure.message, failure.code, retryable=failure.retryable)
             print(
                 f"animate_error code={failure.code} retryable={int(failure.retryable)} "
                 f"status={failure.status} shot={self.lines.shot}",

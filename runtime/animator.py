@@ -250,7 +250,7 @@ class Animator:
                 catch_up(ahead, 0 if due else RUN_AHEAD, denoised)  # what is issued cannot be taken back
                 if due:
                     yield from decoder.frames(wait=True)
-                    keeper.keep(denoiser.snapshot(num_tasks, decoder.next_frame))
+                    keeper.keep(partial(denoiser.snapshot, num_tasks, decoder.next_frame))
             catch_up(ahead, 0, denoised)  # for the progress alone
             yield from decoder.frames(wait=True)
 

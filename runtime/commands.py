@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -127,29 +128,38 @@ def make_one(one: Shot, monitor: Monitor, force: bool) -> None:
 
 
 def farm(options: argparse.Namespace, monitor: Monitor) -> None:
+    monitor.follow(options.jobs.stem, options.progress)
     shots = checked_jobs(options)
     shown_s = monotonic()
 
     def show(report: FarmReport) -> None:
         nonlocal shown_s
-        monitor.farming(report, options.progress)
+        monitor.farming(report)
         if monotonic() - shown_s > GALLERY_S:
             write_gallery(options.output / "index.html", shots, report)
             shown_s = monotonic()
 
-    report = Farm(
+    made = Farm(
         shots,
         address=options.address,
         num_workers=options.workers,
         tries=options.tries,
         force=options.force,
         show=show,
-    ).run()
-    monitor.bar.close()
-    write_gallery(options.output / "index.html", shots, report)
-    write_text(options.output / "report.json", json.dumps(report.document(), indent=1) + "\n")
-    print(json.dumps(report.document()) if options.progress == "json" else report.table())
-    if failed := [made.name for made in report.shots if made.state == "failed"]:
+    )
+    report = made.report
+    try:
+        with redirect_stdout(None):  # where Ray writes a paragraph of every worker that dies
+            made.run()
+    finally:
+        monitor.bar.close()
+        write_gallery(options.output / "index.html", shots, report)
+        write_text(options.output / "report.json", json.dumps(report.document(), indent=1) + "\n")
+    if monitor.lines and monitor.lines.form == "json":
+        monitor.lines.end(**report.document())
+    else:
+        print(report.table())
+    if failed := [shot.name for shot in report.shots if shot.state == "failed"]:
         raise ShotsFailed(
             f"{len(failed)} of {len(shots)} shots were set aside: {', '.join(failed[:10])}"
             f"{', ...' if len(failed) > 10 else ''}; {options.output / 'report.json'} says why"

@@ -21,6 +21,7 @@ from .output import Output
 from .sampler import ddim
 from .shot import Shot
 
+RATE = re.compile(r"[0-9]{1,9}(?:[./][0-9]{1,18})?")  # no exponent, which could take for ever
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or directory of pictures"}
 REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
@@ -53,7 +54,8 @@ def read_jobs(path: Path, output: Path, only: str | None = None) -> tuple[list[S
         raise InputMissing(f"{path}: expected a job list, found nothing there; check the path") from error
     except OSError as error:
         raise InputError(f"{path}: cannot read this job list: {error.strerror}") from error
-    reader = JobReader(path.parent, output)
+    # Absolute, as workers may have been started anywhere.
+    reader = JobReader(path.absolute().parent, output.absolute())
     errors = []
     for number, line in enumerate(lines, start=1):
         if line.strip():
@@ -70,20 +72,16 @@ def read_jobs(path: Path, output: Path, only: str | None = None) -> tuple[list[S
 
 
 class JobReader:
-    """Reads line after line, and remembers names and bundles."""
+    """Reads line after line, and remembers what is taken, and bundles."""
 
     def __init__(self, folder: Path, output: Path):
         self.folder, self.output = folder, output
         self.shots: list[Shot] = []
-        self.lines: dict[str, int] = {}  # by name
+        self.taken = {"index.html": "the farm", "report.json": "the farm"}  # names in the output, and by whom
         self.bundles: dict[Path, Bundle | AnimateError] = {}
 
     def read(self, number: int, job: dict[str, Any]) -> None:
-        if (name := job["name"]) in self.lines:
-            raise ConfigError(
-                f"name: expected another for each shot, found {name} on line {self.lines[name]}"
-            )
-        self.lines[name] = number
+        self.take(number, job["name"], job.get("format", "mp4"))
         paths = {key: self.folder / job.pop(key) for key in (*PATHS, "initial_noise") if key in job}
         for key, file in paths.items():
             if not file.exists():
@@ -91,10 +89,20 @@ class JobReader:
         self.check(self.bundle(paths["bundle"]), job)
         self.shots.append(self.shot(job | paths))
 
-    def shot(self, job: dict[str, Any]) -> Shot:
-        name, form = job.pop("name"), job.pop("format", "mp4")
+    def take(self, number: int, name: str, form: str) -> None:
+        """The names of a shot's result, sidecar and contact sheet."""
         if form not in ("mp4", "png"):
             raise ConfigError(f"format: expected mp4 or png, found {form}")
+        result = f"{name}.mp4" if form == "mp4" else name
+        for file in (result, f"{result}.json", f"{name}.sheet.png"):
+            if file in self.taken:
+                raise ConfigError(
+                    f"name: expected another for each shot, found {name}: {file} is of {self.taken[file]}"
+                )
+        self.taken |= dict.fromkeys((result, f"{result}.json", f"{name}.sheet.png"), f"line {number}")
+
+    def shot(self, job: dict[str, Any]) -> Shot:
+        name, form = job.pop("name"), job.pop("format", "mp4")
         target = self.output / (f"{name}.mp4" if form == "mp4" else f"{name}/#####.png")
         output = Output.at(str(target), job.pop("first_number", 0), job.pop("bits", 8))
         sheet = self.output / f"{name}.sheet.png"
@@ -131,7 +139,9 @@ def parse(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"expected a line of JSON, cannot read it: {error}") from error
     if not isinstance(job, dict):
-        raise ConfigError(f"expected an object with name, bundle, reference and pose, found {line.decode()}")
+        raise ConfigError(
+            f"expected an object with name, bundle, reference and pose, found {json.dumps(job)}"
+        )
     if missing := [key for key in REQUIRED if key not in job]:
         raise ConfigError(f"missing {', '.join(missing)}")
     kinds = REQUIRED | OPTIONAL
@@ -152,8 +162,8 @@ def parse(line: bytes) -> dict[str, Any]:
 def frame_rate(text: str) -> Fraction:
     """Frames per second: 25, 29.97 or 30000/1001."""
     try:
-        value = Fraction(text).limit_denominator(1001)
-    except (ValueError, ZeroDivisionError, OverflowError):
+        value = Fraction(text if RATE.fullmatch(text) else 0).limit_denominator(1001)
+    except ZeroDivisionError:
         value = Fraction(0)
     if not MIN_RATE <= value <= MAX_RATE:
         raise ConfigError(f"expected frames per second like 25 or 30000/1001, found {text}")

@@ -21,6 +21,7 @@ from .writer import place, resolve
 
 PATTERN = re.compile(r"([^#]*)(#+)([^#]*\.png)", re.IGNORECASE)
 DIGITS = 5  # of a frame's number, unless a pattern says how many
+CLAIMED = "result"  # a directory of PNGs on its way to its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +79,38 @@ class Output:
             return False
 
     def publish(self, made: Path, digest: str, about: dict[str, Any]) -> None:
-        """Let what was made take its place. Killed on the way, nothing is done, and `made` is still there."""
+        """Let what was made take its place. Killed on the way, nothing is done, and `made` is still there, or
+        CLAIMED beside it."""
         files = hashes([made] if self.video else sorted(made.iterdir()))
         if self.video:
             files = {self.path.name: next(iter(files.values()))}
         try:
-            if not self.video and self.path.is_dir():
-                self.path.rename(made.with_name("replaced"))  # a directory cannot be replaced in one step
-            with atomic(self.sidecar) as temporary:
-                temporary.write_bytes(canonical({**about, "digest": digest, "files": files}))
+            if not self.video:
+                # Of several processes that made it, one wins this, before anything that stands is touched.
+                made = made.rename(made.with_name(CLAIMED))
+                if self.path.is_dir():
+                    self.path.rename(made.with_name("replaced"))  # it cannot be replaced in one step
+            self._write_sidecar({**about, "digest": digest, "files": files})
             os.replace(made, self.path)
         except OSError as error:
             raise unwritable(self.path, error) from error
+
+    def revoke(self) -> None:
+        """Let a result be done no more, and stay until another takes its place."""
+        if document := self._read_sidecar():
+            try:
+                self._write_sidecar(document | {"digest": ""})
+            except OSError as error:
+                raise unwritable(self.sidecar, error) from error
+
+    @property
+    def num_frames(self) -> int:
+        """Of the result that is there."""
+        return int(self._read_sidecar().get("frames", 0))
+
+    def _write_sidecar(self, document: dict[str, Any]) -> None:
+        with atomic(self.sidecar) as temporary:
+            temporary.write_bytes(canonical(document))
 
     def _read_sidecar(self) -> dict[str, Any]:
         try:
@@ -105,6 +126,8 @@ class Output:
             return
         if not self.path.is_dir():
             raise OutputError(f"{self.path} exists and is not a directory: choose another name for the PNGs")
+        if os.path.ismount(self.path):
+            raise OutputError(f"{self.path} is a mount point, which nothing can replace: choose a name in it")
         ours = self._read_sidecar().get("files", {})
         if others := [entry.name for entry in self.path.iterdir() if entry.name not in ours]:
             raise OutputError(

@@ -15,7 +15,7 @@ class ProgressBar:
     def __init__(self, stream: TextIO):
         self.stream = stream
         self.live = stream.isatty()
-        self.stage = ""
+        self.name = self.stage = ""
         self.began = self.shown = 0.0
 
     def show(self, stage: str, done: int = 0, total: int | None = None, detail: str = "") -> None:
@@ -34,6 +34,7 @@ class ProgressBar:
             filled = BAR_WIDTH * done // total
             parts += [f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"] if self.live else []
             parts.append(f"{100 * done // total:3}%")
+        parts += [self.name] if self.name and not self.live else []  # lines end up in a log of many
         parts += [detail] if detail else []
         parts.append(clock(elapsed_s))
         if total and 0 < done < total:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 State = Literal["waiting", "making", "done", "failed"]
@@ -17,19 +17,26 @@ class ShotReport:
     name: str
     state: State = "waiting"
     already: bool = False  # done before the farm was started
-    num_frames: int = 0
-    num_kept: int = 0  # of these, frames that earlier attempts had finished
+    num_frames: int = 0  # that are finished
+    num_before: int = 0  # of these, before the farm was started
     share: float = 0.0  # of the shot that is done
     attempts: int = 0
     deaths: int = 0  # of workers while they made it
     busy_s: float = 0.0  # of workers, over all attempts
-    wasted_s: float = 0.0  # of that, about as much had to be done again
+    wasted_s: float = 0.0  # of that, about as much had to be done again, as a worker had died
     worker: int | None = None  # that it is with, or was last
     began_s: float = 0.0  # of the last attempt
     ended_s: float = 0.0
     error: str = ""
     code: str = ""
     retryable: bool = False
+
+    def stands(self, share: float, num_kept: int, num_frames: int) -> None:
+        """How far an attempt is, which had frames of earlier ones to begin with."""
+        self.share = share
+        if not self.num_frames:
+            self.num_before = num_kept
+        self.num_frames = max(self.num_frames, num_frames)
 
 
 @dataclass(slots=True)
@@ -38,7 +45,7 @@ class FarmReport:
     num_workers: int = 0
     worker_starts: int = 0
     wall_s: float = 0.0
-    started: bool = field(default=False, repr=False)
+    missing: str = ""  # what has to be had before anything can begin
 
     @property
     def states(self) -> Counter[State]:
@@ -47,14 +54,14 @@ class FarmReport:
     @property
     def share(self) -> float:
         """Of all the work."""
-        return sum(1.0 if shot.state in ("done", "failed") else shot.share for shot in self.shots) / len(
-            self.shots
-        )
+        over = ("done", "failed")
+        shares = (1.0 if shot.state in over else min(shot.share, 0.999) for shot in self.shots)
+        return sum(shares) / len(self.shots)
 
     @property
     def num_frames(self) -> int:
-        """That were made, so far."""
-        return sum(shot.num_frames for shot in self.shots)
+        """That this farm has made, so far."""
+        return sum(shot.num_frames - shot.num_before for shot in self.shots)
 
     @property
     def retries(self) -> int:

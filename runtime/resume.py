@@ -13,7 +13,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -23,7 +24,7 @@ import numpy as np
 
 from ..engines.device import Array
 from ..errors import ConfigError, InputError
-from .output import Output
+from .output import CLAIMED, Output
 from .picture import Frame, unwritable
 from .snapshot import Snapshot
 from .writer import FrameWriter
@@ -34,11 +35,11 @@ FRAMES = "frames"
 
 
 class Kept:
-    """The folder of one clip. In a `with`; what is in it then stays unless the inputs are at fault, or
-    `clear` says that the result is there."""
+    """The folder of one clip. In a `with`; what is in it then stays until `clear` says that the result is
+    there. Only of inputs that were at fault from the beginning nothing stays."""
 
-    def __init__(self, output: Output, digest: str):
-        self.output, self.target = output, output.path
+    def __init__(self, output: Output, digest: str, contact_sheet: Path | None = None):
+        self.output, self.target, self.contact_sheet = output, output.path, contact_sheet
         self.path = self.target.with_name(f".{self.target.name}.{digest[:16]}.partial")
         self.frames = self.path / FRAMES
         self.start, self.num_frames = Snapshot(), 0
@@ -46,7 +47,11 @@ class Kept:
 
     def __enter__(self) -> Self:
         try:
-            self.frames.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(exist_ok=True)
+            with suppress(OSError):
+                (self.path / CLAIMED).rename(self.frames)  # of a process that was killed on the last yards
+            shutil.rmtree(self.path / CLAIMED, ignore_errors=True)  # frames were made meanwhile
+            self.frames.mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(self.target, error) from error
         while intact_png(self.frame(self.num_frames)):
@@ -59,8 +64,9 @@ class Kept:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        empty = not (self.path / SNAPSHOT).exists() and not any(self.path.glob(f"{FRAMES}/*"))
-        if empty or isinstance(error, InputError | ConfigError):
+        empty = not any(path.is_file() for path in self.path.rglob("*"))
+        # An input that served once and is not there now may be back the next time.
+        if empty or (isinstance(error, InputError | ConfigError) and not self.begun):
             shutil.rmtree(self.path, ignore_errors=True)
 
     @property
@@ -86,8 +92,9 @@ class Kept:
     def due(self) -> bool:
         return (monotonic() - self.began) * SHARE >= self.cost_s
 
-    def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, take: Callable[[], Snapshot]) -> None:
         begin = monotonic()
+        snapshot = take()
         self.writer.flush()
         arrays: dict[str, Any] = {
             f"{kind}_{first}": array
@@ -107,11 +114,14 @@ class Kept:
         self.cost_s = self.began - begin
 
     def clear(self) -> None:
-        """Remove the folder, and those of interrupted runs with other options."""
-        ours = re.compile(rf"\.{re.escape(self.target.name)}\.[0-9a-f]{{16}}\.partial")
-        for entry in list(self.path.parent.iterdir()):
-            if ours.fullmatch(entry.name):
-                shutil.rmtree(entry, ignore_errors=True)
+        """Remove the folder, those of interrupted runs with other options, and files they were writing."""
+        for path in filter(None, (self.target, self.output.sidecar, self.contact_sheet)):
+            ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
+            for entry in list(path.parent.iterdir()):
+                if ours.fullmatch(entry.name):
+                    shutil.rmtree(entry, ignore_errors=True)
+                    with suppress(OSError):
+                        entry.unlink()
 
     def _save(self, frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):

@@ -12,8 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from importlib import metadata
 from itertools import chain
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -69,6 +71,8 @@ class Shot:
         noise = self.initial_noise
         return {
             "schema": SCHEMA,
+            "version": metadata.version("animate-rt"),
+            "encoder": metadata.version("av") if self.output.video else None,
             "bundle": read_manifest(self.bundle / MANIFEST)["digest"],
             "reference": content(self.reference, "picture"),
             "pose": content(self.pose, "pose sequence"),
@@ -90,8 +94,8 @@ OPTIONS = ("steps", "guidance_scale", "seed", "windows", "overlap", "order")
 class Made(NamedTuple):
     """What became of a shot."""
 
-    num_frames: int
-    num_kept: int  # of these, frames an earlier process had finished
+    num_kept: int  # frames that an earlier process had finished
+    num_frames: int  # of all
 
 
 def check_inputs(shot: Shot) -> None:
@@ -101,11 +105,16 @@ def check_inputs(shot: Shot) -> None:
 
 
 def is_done(shot: Shot, digest: str) -> bool:
-    """Whether its result is there; then nothing else of it is left lying about."""
-    done = shot.output.holds(digest)
+    """Whether all that is asked for is there; then nothing else of it is left lying about."""
+    sheet = shot.contact_sheet
+    done = shot.output.holds(digest) and (sheet is None or sheet.is_file())
     if done:
-        Kept(shot.output, digest).clear()
+        kept_of(shot, digest).clear()
     return done
+
+
+def kept_of(shot: Shot, digest: str) -> Kept:
+    return Kept(shot.output, digest, shot.contact_sheet)
 
 
 def make(
@@ -118,11 +127,12 @@ def make(
 ) -> Made:
     """Make a shot with its bundle's animator, from where an earlier process left it; with `force` anew."""
     if force:
-        Kept(shot.output, digest).clear()
+        shot.output.revoke()  # first: whoever goes on after a kill is not told to force it
+        kept_of(shot, digest).clear()
     pose = open_frames(shot.pose, shot.frames)
     output, bucket = shot.output, animator.bucket
     try:
-        with Kept(output, digest) as kept:
+        with kept_of(shot, digest) as kept:
             frames = animator.animate(shot.reference, pose, progress=progress, keeper=kept, **shot.options)
             with closing(kept.write(frames, (bucket.height, bucket.width, 3))) as new:
                 if output.video:
@@ -138,10 +148,10 @@ def make(
             output.publish(made, digest, {"shot": shot.name, "frames": num_frames})
             kept.clear()
     except (AnimateError, OSError):
-        if not force and is_done(shot, digest):  # by another process that was sent the same
-            return Made(0, 0)
+        if is_done(shot, digest):  # by another process that was sent the same
+            return Made(output.num_frames, output.num_frames)
         raise
-    return Made(num_frames, kept.num_frames)
+    return Made(kept.num_frames, num_frames)
 
 
 def encode(path: Path, width: int, height: int, rate: Fraction, frames: Iterator[Frame]) -> int:
@@ -193,10 +203,16 @@ def content(path: Path, what: str) -> str | dict[str, str]:
     """The SHA-256 of a file, or of each picture of a directory."""
     try:
         if not path.is_dir():
-            return describe(path).sha256
+            return sha256(path)
         names = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
-        return {name: describe(path / name).sha256 for name in names}
+        return {name: sha256(path / name) for name in names}
     except FileNotFoundError as error:
         raise InputMissing(f"{path}: expected a {what}, found nothing there; check the path") from error
     except OSError as error:
         raise InputError(f"{path}: cannot read this {what}: {error.strerror}") from error
+
+
+def sha256(path: Path) -> str:
+    if not S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path}: expected a file, found a device or pipe, which may never end")
+    return describe(path).sha256

@@ -6,6 +6,7 @@ latents back that were under way, and makes bit for bit what would have been mad
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,8 +32,9 @@ class Keeper(Protocol):
     def due(self) -> bool:
         """Whether to take a snapshot now."""
 
-    def keep(self, snapshot: Snapshot) -> None:
-        """All frames before its `first_frame` have been yielded, and what was done with them is done."""
+    def keep(self, take: Callable[[], Snapshot]) -> None:
+        """All frames before its `first_frame` have been yielded, and what was done with them is done. What
+        `take` takes is part of what the snapshot costs."""
 
 
 class _KeepNothing:
@@ -41,7 +43,7 @@ class _KeepNothing:
     def due(self) -> bool:
         return False
 
-    def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, take: Callable[[], Snapshot]) -> None:
         pass
 
 

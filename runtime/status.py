@@ -44,7 +44,7 @@ class Course:
 
 
 class StatusLines:
-    """Lines of one shot, in the form "openjd", "json" or "none"."""
+    """Lines of one shot or, under its list's name, of a farm, in the form "openjd", "json" or "none"."""
 
     def __init__(self, form: str, shot: str, stream: TextIO):
         self.form, self.shot, self.stream = form, shot, stream
@@ -59,22 +59,19 @@ class StatusLines:
 
     def progress(self, progress: Progress) -> None:
         self.course.add(progress)
+        stage, done, total = progress
+        frames = self.course.num_frames
+        line = f"{stage} {done}/{total or '?'}, {frames} frames finished"
+        self.show(self.course.share, line, stage=stage, done=done, total=total, frames=frames)
+
+    def show(self, share: float, line: str, **fields: Any) -> None:
         if monotonic() - self.shown < LINE_S:
             return
         self.shown = monotonic()
-        percent = round(100 * self.course.share, 1)
-        stage, done, total = progress
+        percent = round(100 * share, 1)
         if self.form == "openjd":
             self.write(f"progress: {percent}")
-        self.write(
-            f"status: {self.shot}: {stage} {done}/{total or '?'}, {self.course.num_frames} frames finished",
-            "progress",
-            stage=stage,
-            done=done,
-            total=total,
-            frames=self.course.num_frames,
-            percent=percent,
-        )
+        self.write(f"status: {self.shot}: {line}", "progress", **fields, percent=percent)
 
     def end(self, **about: Any) -> None:
         if self.form == "openjd":

@@ -23,6 +23,7 @@ from animate_rt.engines.model import (
     UNetConfig,
     VAEConfig,
 )
+from animate_rt.errors import DeviceError, OutOfMemory
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.output import Output
 from animate_rt.runtime.shot import Shot, make
@@ -31,6 +32,7 @@ from .arithmetic import ArithmeticContext, ArithmeticEngine
 
 WIDTH, HEIGHT, WINDOW = 64, 64, 4
 SUICIDAL_SEED = 666  # a shot of that seed kills its process
+TIRED_SEED = 667  # one of that finds the memory full, the first time
 MODEL = ModelConfig(
     unet=UNetConfig(
         widths=(32, 32),
@@ -104,17 +106,51 @@ def open_animator(bundle: Path, cost_s: float = 0.0) -> Animator:
     return Animator(open_bundle(bundle), load=partial(FixedCostEngine, cost_s=cost_s))
 
 
-class DeadlyAnimator(Animator):
-    """Dies of some shots, as of a driver that crashes."""
+class TroubledAnimator(Animator):
+    """Fails of some shots, or of all; `folder` has notes of what has happened before."""
+
+    def __init__(self, bundle: Path, folder: Path, broken: int):
+        super().__init__(open_bundle(bundle), load=FixedCostEngine)
+        self.folder = folder
+        self.broken = any(first(folder / f"broken{i}") for i in range(broken))
 
     def animate(self, *arguments, **options):
+        if self.broken:
+            raise DeviceError("its context is dead")
         if options["seed"] == SUICIDAL_SEED:
             os.kill(os.getpid(), signal.SIGKILL)
+        if options["seed"] == TIRED_SEED and first(self.folder / "tired"):
+            raise OutOfMemory("no room")
         return super().animate(*arguments, **options)
 
 
-def open_deadly_animator(bundle: Path) -> Animator:
-    return DeadlyAnimator(open_bundle(bundle), load=FixedCostEngine)
+def open_troubled_animator(bundle: Path, folder: Path, broken: int = 0) -> Animator:
+    """Those of the first `broken` processes have devices that are."""
+    return TroubledAnimator(bundle, folder, broken)
+
+
+class Unreachable:
+    """An `open_animator` that kills each process it comes to, but for the first `survivors`."""
+
+    def __init__(self, folder: Path, survivors: int):
+        self.folder, self.survivors = folder, survivors
+
+    def __setstate__(self, state):
+        self.__dict__.update(state)
+        if not any(first(self.folder / f"survivor{i}") for i in range(self.survivors)):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def __call__(self, bundle: Path) -> Animator:
+        return open_animator(bundle, cost_s=0.03)
+
+
+def first(note: Path) -> bool:
+    """Whether nobody has asked before."""
+    try:
+        note.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 def main(folder: str, output: str, windows: str, num_steps: str, cost_s: str) -> None:

@@ -50,8 +50,8 @@ def test_a_template_is_one(
     emit(tmp_path, capsys, monkeypatch)
     checked = openjd("check", "template.yaml", folder=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    summary = openjd("summary", "template.yaml", folder=tmp_path)
-    assert "4" in summary.stdout
+    summary = json.loads(openjd("summary", "template.yaml", "--output", "json", folder=tmp_path).stdout)
+    assert (summary["total_steps"], summary["total_tasks"]) == (1, 4)
 
 
 def test_too_many_shots(tmp_path: Path) -> None:

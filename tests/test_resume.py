@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.errors import InputError
+from animate_rt.errors import InputError, InputMissing, OutputError
+from animate_rt.runtime import output as output_module
 from animate_rt.runtime.output import Output
 from animate_rt.runtime.resume import SNAPSHOT, Kept
 from animate_rt.runtime.shot import Shot, is_done, make
@@ -43,7 +47,7 @@ class Stopped(Exception):
     pass
 
 
-def make_until(shot: Shot, num_calls: int) -> bool:
+def make_until(shot: Shot, num_calls: int, *, force: bool = False) -> bool:
     """Make a shot that is stopped at so many calls of its progress; whether it came to its end before."""
     calls = 0
 
@@ -55,7 +59,7 @@ def make_until(shot: Shot, num_calls: int) -> bool:
 
     with open_animator(shot.bundle) as animator:
         try:
-            make(shot, animator, shot.digest(), progress=progress)
+            make(shot, animator, shot.digest(), force=force, progress=progress)
         except Stopped:
             return False
     return True
@@ -157,11 +161,127 @@ def test_bad_inputs_leave_nothing_behind(inputs: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_input_that_is_gone_for_a_moment_costs_nothing(inputs: Path, tmp_path: Path) -> None:
+    shutil.copy(inputs / "reference.png", tmp_path / "reference.png")
+    shot = replace(example(inputs, tmp_path / "out.mp4", steps=3), reference=tmp_path / "reference.png")
+    assert not make_until(shot, 18)
+    before, digest = result(tmp_path), shot.digest()
+    (tmp_path / "reference.png").unlink()
+    with open_animator(shot.bundle) as animator, pytest.raises(InputMissing):
+        make(shot, animator, digest)
+    assert result(tmp_path) == {name: file for name, file in before.items() if name != "reference.png"}
+
+
+def test_forced_it_is_made_anew_whoever_goes_on(inputs: Path, tmp_path: Path) -> None:
+    for name in ("out.mp4", "frames"):
+        shot = example(inputs, tmp_path / name, steps=3)
+        assert make_until(shot, 10**9)
+        assert not make_until(shot, 18, force=True)
+        assert shot.output.path.exists()
+        assert not is_done(shot, shot.digest())
+        assert make_until(example(inputs, tmp_path / name, steps=3), 10**9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "frames",
+        "frames.json",
+        "out.mp4",
+        "out.mp4.json",
+    ]
+
+
+def test_two_processes_with_the_same_frames_publish_them_once(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is there between the other's last look at the frames and their taking their place."""
+    shot = example(inputs, tmp_path / "frames", steps=3)
+    real, digest = output_module.hashes, shot.digest()
+
+    def hashes(files: Any) -> dict[str, str]:
+        monkeypatch.setattr(output_module, "hashes", real)
+        found = real(files)
+        shot.output.publish(kept.frames, digest, {})
+        return found
+
+    with Kept(shot.output, digest) as kept:
+        shot.output.save(kept.frame(0), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+        monkeypatch.setattr(output_module, "hashes", hashes)
+        with pytest.raises(OutputError):
+            shot.output.publish(kept.frames, digest, {})
+        assert is_done(shot, digest)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "frames.json"]
+
+
+CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
+
+
+def made_by_another(shot: Shot, kill_at: int = -1, count: Path | None = None) -> int:
+    """The exit status of a process that makes a shot, and is killed before that change of the file system."""
+    if process := os.fork():
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    changes = 0
+
+    def note(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal changes
+        write = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+        if event in CHANGES or (write and str(shot.output.path.parent) in str(arguments[0])):
+            if changes == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            changes += 1
+
+    status = 1
+    try:
+        Kept.due = lambda _kept: True  # type: ignore[method-assign]
+        sys.addaudithook(note)
+        if is_done(shot, shot.digest()) or make_until(shot, 10**9):
+            status = 0
+        num_changes = changes
+        if count:
+            count.write_text(str(num_changes))
+    finally:
+        os._exit(status)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # nothing else runs here
+@pytest.mark.parametrize(("output", "windows"), [("out.mp4", "open"), ("frames", "uniform")])
+@pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+def test_kills_at_every_change_of_the_file_system(
+    inputs: Path, tmp_path: Path, output: str, windows: str, every: bool
+) -> None:
+    """Of which the default tries some at the beginning, and all at the end; every other time there is a
+    result of other options to be replaced."""
+
+    def shot(folder: Path, steps: int = 2) -> Shot:
+        folder.mkdir(exist_ok=True)
+        sheet = folder / "sheet.png"
+        return example(inputs, folder / output, windows=windows, steps=steps, contact_sheet=sheet, frames="6")
+
+    assert made_by_another(shot(tmp_path / "old", steps=1)) == 0
+    shutil.copytree(tmp_path / "old", tmp_path / "quiet")
+    assert made_by_another(shot(tmp_path / "quiet"), count=tmp_path / "count") == 0
+    num_changes, truth = int((tmp_path / "count").read_text()), result(tmp_path / "quiet")
+    late = num_changes - 24
+    for kill_at in range(num_changes) if every else (*range(0, late, 9), *range(late, num_changes)):
+        folder = tmp_path / f"killed {kill_at}"
+        if kill_at % 2:
+            shutil.copytree(tmp_path / "old", folder)
+        assert made_by_another(shot(folder), kill_at) in (-signal.SIGKILL, 0)
+        assert made_by_another(shot(folder)) == 0
+        assert result(folder) == truth, kill_at
+        assert len(list(folder.iterdir())) == 3, kill_at
+
+
 def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
+    segments = {3: [np.ones((2, 4, 1, 1), np.float32)], 5: [np.zeros((1, 4, 1, 1), np.float32)] * 2}
+
+    def take() -> Snapshot:
+        time.sleep(0.05)
+        return Snapshot(7, 1, segments)
+
     with Kept(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         for _ in kept.write(iter([np.zeros((8, 8, 3), np.uint8)]), (8, 8, 3)):
-            segments = {3: [np.ones((2, 4, 1, 1), np.float32)], 5: [np.zeros((1, 4, 1, 1), np.float32)] * 2}
-            kept.keep(Snapshot(7, 1, segments))
+            kept.keep(take)
+            assert kept.cost_s > 0.05  # taking it is part of what it costs
     with Kept(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         assert (kept.start.num_tasks, kept.start.first_frame, kept.num_frames) == (7, 1, 1)
         assert [len(arrays) for arrays in kept.start.segments.values()] == [1, 2]

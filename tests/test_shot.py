@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from animate_rt.runtime.shot import frame_range, is_done, make, open_frames
 from animate_rt.runtime.status import Course, StatusLines
 from PIL import Image
 
+from . import fixed_cost
 from .fixed_cost import HEIGHT, WIDTH, example, hollow_bundle, open_animator
 
 NUM_POSES = 6
@@ -123,7 +125,9 @@ def test_a_range_is_those_pose_frames(inputs: Path) -> None:
         list(open_frames(inputs / "pose", "3-9"))
 
 
-def test_everything_that_decides_the_result_is_in_the_digest(inputs: Path, tmp_path: Path) -> None:
+def test_everything_that_decides_the_result_is_in_the_digest(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def digest(**options: Any) -> str:
         return example(inputs, tmp_path / options.pop("output", "out.mp4"), **options).digest()
 
@@ -141,7 +145,10 @@ def test_everything_that_decides_the_result_is_in_the_digest(inputs: Path, tmp_p
         {"output": "frames/#.png"},
     ]
     digests = {before, *(digest(**change) for change in changes)}
-    assert len(digests) == len(changes) + 1
+    with monkeypatch.context() as patch:
+        patch.setattr("animate_rt.runtime.shot.metadata.version", lambda _package: "another")
+        digests.add(digest())
+    assert len(digests) == len(changes) + 2
     assert digest(contact_sheet=tmp_path / "sheet.png") == before
     picture = Image.open(inputs / "pose" / "3.png").transpose(Image.Transpose.ROTATE_180)
     picture.save(inputs / "pose" / "3.png")
@@ -191,6 +198,51 @@ def test_a_contact_sheet(animate: Callable[..., int], tmp_path: Path) -> None:
         assert sheet.size == (7 * WIDTH + 8 * 4, 2 * HEIGHT + 3 * 4)
 
 
+def test_a_contact_sheet_of_what_is_done(animate: Callable[..., int], tmp_path: Path) -> None:
+    assert animate("out.mp4") == 0
+    assert animate("out.mp4", "--contact-sheet", str(tmp_path / "sheet.png")) == 0
+    assert names(tmp_path) == ["out.mp4", "out.mp4.json", "sheet.png"]
+
+
+def test_out_of_memory_may_pass(
+    animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
+) -> None:
+    opened = partial(fixed_cost.open_troubled_animator, folder=tmp_path)
+    monkeypatch.setattr("animate_rt.runtime.commands.Animator.load", opened)
+    tired = ["out.mp4", "--seed", str(fixed_cost.TIRED_SEED), "--progress", "none"]
+    assert animate(*tired) == 75
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "animate_error code=out_of_memory retryable=1 status=75 shot=out"
+    assert animate(*tired) == 0
+
+
+def test_a_reader_that_goes_away_and_streams_that_are_not_there(inputs: Path, tmp_path: Path) -> None:
+    script = (
+        "import sys; from animate_rt.tests.fixed_cost import open_animator;"
+        "from animate_rt.runtime import commands; from animate_rt.__main__ import main;"
+        "commands.Animator.load = open_animator; sys.exit(main(sys.argv[1:]))"
+    )
+    command = f"{sys.executable} -c '{script}' animate bundle --reference reference.png --pose pose --steps 1"
+
+    def status(rest: str) -> tuple[int, str]:
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {command} {rest}"],
+            cwd=inputs,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    found, err = status("--output ../gone.mp4 --progress json | true")
+    assert found == 74, err
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "animate_error code=io retryable=1 status=74 shot=gone"
+    assert status("--output ../out.mp4 2>&-") == (0, "")
+    assert status("--output ../again.mp4 >&-")[0] == 0
+    assert {"out.mp4", "again.mp4"} < set(names(tmp_path))
+
+
 def test_lines_of_json(animate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
     assert animate("out.mp4", "--progress", "json", "--name", "s010") == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -218,6 +270,15 @@ def test_lines_of_open_job_description(
     captured = capsys.readouterr()
     assert captured.out.splitlines()[-1].startswith("openjd_fail: out: ")
     assert captured.err.splitlines()[-1] == "animate_error code=input retryable=0 status=65 shot=out"
+
+
+def test_lines_for_people_have_a_name(
+    animate: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert animate("out.mp4", "--name", "s010") == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 2
+    assert all("  s010  " in line for line in lines)
 
 
 def test_no_lines(animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -253,6 +314,8 @@ def test_a_line_per_second_and_none_that_could_be_taken_for_another(capsys: Any)
 STATUSES = [
     ({"--pose": "none.mp4"}, 66, "input_missing", 0),
     ({"--reference": "pose.txt"}, 65, "input", 0),
+    ({"--pose": "/dev/zero"}, 65, "input", 0),  # would never end
+    ({"--output": "/proc"}, 73, "output", 0),  # a mount point
     ({"--frames": "0"}, 64, "config", 0),
     ({"--output": "none/out.mp4"}, 73, "output", 0),
     ({"bundle": "none"}, 66, "input_missing", 0),
