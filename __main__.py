@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 from .benchmarks.commands import add_bench
 from .engines.bundle import PRECISIONS, open_bundle
 from .engines.inspect import report
+from .engines.model import Schedule
 from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .errors import AnimateError, ConfigError
-from .runtime.animator import Progress
+from .runtime.animator import WHOLE_SCHEDULE, Animator, Progress
 from .runtime.commands import add_again, add_command, add_farm, make_one
 from .runtime.jobs import frame_rate
 from .runtime.memory_plan import memory_report
@@ -30,6 +31,7 @@ from .runtime.order import ORDERS
 from .runtime.output import Output
 from .runtime.progress import ProgressBar
 from .runtime.report import FarmReport
+from .runtime.sampler import num_steps
 from .runtime.shot import Shot
 from .runtime.status import StatusLines, resolve_form
 from .runtime.windows import POLICIES
@@ -95,6 +97,7 @@ def build(options: argparse.Namespace, monitor: Monitor) -> None:
         window=options.window,
         backend=options.backend,
         precision=options.precision,
+        base=options.base,
         inference_config=options.inference_config,
         plans=plan_options(options),
         progress=monitor.building,
@@ -114,6 +117,7 @@ def animate(options: argparse.Namespace, monitor: Monitor) -> None:
         output=Output.at(options.output, options.first_number, options.bits),
         steps=options.steps,
         guidance_scale=options.guidance_scale,
+        guidance_interval=tuple(options.guidance_interval),
         seed=options.seed,
         windows=options.windows,
         overlap=options.overlap,
@@ -128,7 +132,8 @@ def animate(options: argparse.Namespace, monitor: Monitor) -> None:
 
 def inspect(options: argparse.Namespace, _monitor: Monitor) -> None:
     bundle = open_bundle(options.bundle)
-    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, options.steps)}")
+    steps = bundle.manifest.model.sampling.schedule if options.steps is None else options.steps
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, num_steps(steps))}")
 
 
 def verify(options: argparse.Namespace, monitor: Monitor) -> None:
@@ -187,6 +192,12 @@ def parser() -> argparse.ArgumentParser:
         help="directory in the public layout (denoising_unet.pth, ...)",
     )
     command.add_argument("bundle", type=Path, help="directory to write; a bundle of that name is replaced")
+    command.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint that has what the first one lacks: few-step weights may be a denoising UNet alone",
+    )
     command.add_argument("--width", type=int, required=True, help="of the video, in pixels: a multiple of 8")
     command.add_argument("--height", type=int, required=True, help="of the video, in pixels: a multiple of 8")
     command.add_argument(
@@ -207,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
         "--inference-config",
         type=Path,
         metavar="FILE",
-        help="inference.yaml (default: public v2)",
+        help="inference.yaml (default: the checkpoint's own, or else public v2)",
     )
     command.add_argument(
         "--compute-capability",
@@ -248,9 +259,20 @@ def parser() -> argparse.ArgumentParser:
         help="video, which is replaced if it exists, or a directory of PNG frames, which may hold an earlier "
         "result and nothing else; a sidecar beside it says what it was made from",
     )
-    command.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
+    add_steps(command)
     command.add_argument(
-        "--guidance-scale", type=float, default=3.5, metavar="S", help="1 is none (default: %(default)s)"
+        "--guidance-scale",
+        type=float,
+        metavar="S",
+        help="1 is none (default: what the weights were made for, which is 3.5 unless they say so)",
+    )
+    command.add_argument(
+        "--guidance-interval",
+        type=float,
+        nargs=2,
+        default=WHOLE_SCHEDULE,
+        metavar=("START", "END"),
+        help="guide only the steps between two shares of the schedule (default: 0 1)",
     )
     command.add_argument(
         "--windows",
@@ -303,7 +325,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--frames", type=int, default=240, metavar="N", help="of a clip to plan for (default: %(default)s)"
     )
-    command.add_argument("--steps", type=int, default=25, help="denoising steps (default: %(default)s)")
+    add_steps(command)
 
     command = add_command(commands, verify, "compare the engines of a bundle with ONNX Runtime")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
@@ -320,6 +342,27 @@ def parser() -> argparse.ArgumentParser:
     add_farm(commands)
     add_bench(commands)
     return root
+
+
+def add_steps(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--steps",
+        type=schedule,
+        metavar="N|T,T,...",
+        help="denoising steps, or the timesteps that few-step weights want, like 999,749,499,249 "
+        "(default: what the weights were made for, which is 25 unless they say so)",
+    )
+
+
+def schedule(text: str) -> Schedule:
+    """25, or 999,749,499,249."""
+    try:
+        numbers = tuple(map(int, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected 25, or timesteps like 999,749,499,249, found {text}"
+        ) from error
+    return numbers if len(numbers) > 1 else numbers[0]
 
 
 def rate(text: str) -> Fraction:
@@ -374,7 +417,7 @@ class Monitor:
     def verifying(self, graph: str) -> None:
         self.building(f"verify {graph}")
 
-    def animating(self, num_steps: int) -> Callable[[Progress], None]:
+    def animating(self, steps: int) -> Callable[[Progress], None]:
         """Stages overlap: what is shown is how far denoising has come, and before and after it the others."""
         shown, num_frames = "pose", 0
 
@@ -387,7 +430,7 @@ class Monitor:
                 if num_frames or not total:
                     detail = f"{num_frames} frames finished"
                 else:
-                    detail = f"step {min(done * num_steps // total + 1, num_steps)}/{num_steps}"
+                    detail = f"step {min(done * steps // total + 1, steps)}/{steps}"
                 self.bar.show(stage, done, total, detail)
             elif stage == shown:
                 self.bar.show(stage, done, total, f"frame {done}/{total or '?'}")
@@ -400,11 +443,11 @@ class Monitor:
         form, self.bar.name = resolve_form(form), shot
         self.lines = None if form == "auto" else StatusLines(form, shot, sys.stdout)
 
-    def making(self, shot: Shot) -> Callable[[Progress], None]:
+    def making(self, shot: Shot, animator: Animator) -> Callable[[Progress], None]:
         """How far a shot is."""
         lines = self.lines
         if lines is None:
-            return self.animating(shot.steps)
+            return self.animating(num_steps(shot.steps or animator.model.sampling.schedule))
 
         def show(progress: Progress) -> None:
             self.stop.check()

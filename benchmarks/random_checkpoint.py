@@ -130,7 +130,7 @@ def write_random_checkpoint(
         unet_file,
         vae_file,
         encoder_file,
-        folder / "inference.yaml",
+        [folder / "inference.yaml"],
         pose_channels=shape.pose_channels,
         max_frames=None,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from ..engines.bundle import Backend, Precision, new_bundle, open_bundle, seal
 from .workload import Workload
 
-RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # the demo's checkpoint
+RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # ships for this
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     model, bucket = manifest.model, manifest.bucket
     size = sum(file.num_bytes for file in manifest.files.values())
-    unet, motion, noise = model.unet, model.motion, model.noise
+    unet, motion, noise, sampling = model.unet, model.motion, model.noise, model.sampling
+    steps = f"timesteps {join(sampling.timesteps)}" if sampling.timesteps else f"{sampling.steps} steps"
     return [
         ("bundle", f"{bundle.path}  ({size / 1e6:.1f} MB in {len(manifest.files)} files, all verified)"),
         ("digest", bundle.digest),
@@ -36,6 +37,10 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
             "noise schedule",
             f"{noise.beta_schedule}, {noise.prediction_type}, {noise.timestep_spacing} spacing"
             f"{', zero terminal SNR' if noise.rescale_betas_zero_snr else ''}",
+        ),
+        (
+            "sampling",
+            f"{steps}, guidance scale {sampling.guidance_scale:g}, unless a clip asks for others",
         ),
         *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
     ]

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from ..errors import ConfigError
 
 Activation = Literal["quick_gelu", "gelu"]
+Schedule = int | tuple[int, ...]  # a number of steps, or their timesteps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,19 @@ class NoiseConfig:
             )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingConfig:
+    """How the weights are meant to be sampled: what holds for a clip that asks for nothing else."""
+
+    steps: int = 25
+    timesteps: tuple[int, ...] = ()  # where they are not those of the noise schedule for that many steps
+    guidance_scale: float = 3.5
+
+    @property
+    def schedule(self) -> Schedule:
+        return self.timesteps or self.steps
+
+
 class SpatialAttention(NamedTuple):
     """One spatial attention block of the UNet, in the order in which they run."""
 
@@ -134,6 +148,7 @@ class ModelConfig:
     vae: VAEConfig
     image_encoder: ImageEncoderConfig
     noise: NoiseConfig
+    sampling: SamplingConfig = SamplingConfig()
 
     def __post_init__(self) -> None:
         require_positive("motion modules", self.motion.blocks, self.motion.attentions, self.motion.max_frames)

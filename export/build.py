@@ -29,6 +29,7 @@ def build_bundle(
     width: int,
     height: int,
     window: int,
+    base: str | os.PathLike[str] | None = None,
     backend: Backend = "openvino",
     precision: Precision | None = None,
     inference_config: str | os.PathLike[str] | None = None,
@@ -38,10 +39,12 @@ def build_bundle(
     """Export a checkpoint directory for one size and window, compile it, and write a bundle.
 
     width and height are pixels, window is frames. `precision` is the backend's first one unless given.
-    `inference_config` is a public inference.yaml; without one the public v2 settings hold. `plans` is for the
-    backend that has plans, tensorrt. `progress` is told what begins ("export denoising_unet") and, again and
-    again while a plan is compiled, how far that is ("compile denoising_unet: timing tactics 1/3"); what it
-    raises stops the build. An existing bundle of that name is replaced at the end.
+    `base` is a checkpoint directory that has what the first one lacks, where few-step weights are a denoising
+    UNet alone. `inference_config` is a public inference.yaml; sections that it lacks are taken from the
+    checkpoint's own, its base's, or else the public v2 settings. `plans` is for the backend that has plans,
+    tensorrt. `progress` is told what begins ("export denoising_unet") and, again and again while a plan is
+    compiled, how far that is ("compile denoising_unet: timing tactics 1/3"); what it raises stops the build.
+    An existing bundle of that name is replaced at the end.
 
     Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then
     holds what it held before.
@@ -65,7 +68,7 @@ def build_bundle(
     bucket = ShapeBucket(width=width, height=height, window=window)
     progress("load checkpoint")
     dtype = graph_dtype(precision)
-    loaded = load_checkpoint(checkpoint, inference_config, getattr(torch, dtype))
+    loaded = load_checkpoint(checkpoint, inference_config, getattr(torch, dtype), base=base)
     model, weights = loaded.config, dict(loaded.weights)
     graphs = contracts(model, bucket, dtype)
     with new_bundle(bundle) as folder:

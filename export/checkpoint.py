@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ NETWORKS = (".", "MusePose")
 UNET = ("stable-diffusion-v1-5/unet", "sd-image-variations-diffusers/unet")
 VAE_FOLDER = ("sd-vae-ft-mse",)
 IMAGE_ENCODER = ("image_encoder", "sd-image-variations-diffusers/image_encoder")
+INFERENCE = "inference.yaml"
 
 REFERENCE_HEAD = ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias")
 
@@ -42,35 +44,41 @@ class Checkpoint:
 
 
 def load_checkpoint(
-    folder: str | Path, inference_config: str | Path | None = None, dtype: torch.dtype = torch.float32
+    folder: str | Path,
+    inference_config: str | Path | None = None,
+    dtype: torch.dtype = torch.float32,
+    *,
+    base: str | Path | None = None,
 ) -> Checkpoint:
     """Read a checkpoint directory; widths, heads, layers, pose channels and the length of the positional
-    encoding come from its configs and weights.
+    encoding come from its configs and weights. What it lacks is looked for in `base`. A section
+    that `inference_config` lacks is the directory's own inference.yaml's, or its base's.
 
     Raises InputMissing if there is no such directory, and CheckpointError if a file is missing or broken, a
     setting is not supported, or keys or shapes are not exactly those of the networks.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputMissing(f"{folder}: expected a checkpoint directory (see the README), found none")
-    networks = locate(folder, NETWORKS, "denoising_unet.*")
-    unet_folder = locate(folder, UNET, "config.json")
-    vae_folder = locate(folder, VAE_FOLDER, "config.json")
-    clip_folder = locate(folder, IMAGE_ENCODER, "config.json")
+    folders = [Path(folder), *([Path(base)] if base is not None else [])]
+    for path in folders:
+        if not path.is_dir():
+            raise InputMissing(f"{path}: expected a checkpoint directory (see the README), found none")
+    unet_folder = locate(folders, UNET, "config.json")
+    vae_folder = locate(folders, VAE_FOLDER, "config.json")
+    clip_folder = locate(folders, IMAGE_ENCODER, "config.json")
+    networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
     files = {
-        "denoising_unet": find_weights(networks, "denoising_unet"),
-        "motion_module": find_weights(networks, "motion_module"),
-        "reference_unet": find_weights(networks, "reference_unet"),
-        "pose_guider": find_weights(networks, "pose_guider"),
+        **{name: find_weights(locate(folders, NETWORKS, f"{name}.*"), name) for name in networks},
         "vae": find_weights(vae_folder, "diffusion_pytorch_model"),
         "image_encoder": find_weights(clip_folder, "pytorch_model", "model"),
     }
     states = {name: read_weights(path) for name, path in files.items()}
+    inference = [path for f in reversed(folders) if (path := f / INFERENCE).is_file()]
+    if inference_config is not None:
+        inference.append(Path(inference_config))
     config = model_config(
         unet_folder / "config.json",
         vae_folder / "config.json",
         clip_folder / "config.json",
-        Path(inference_config) if inference_config is not None else None,
+        inference,
         pose_channels=pose_channels(states["pose_guider"], files["pose_guider"]),
         max_frames=encoded_frames(states["motion_module"]),
     )
@@ -82,7 +90,7 @@ def load_checkpoint(
             PoseGuider(config.pose_channels, config.unet.widths[0]),
             VAE(config.vae),
             ImageEncoder(config.image_encoder),
-            sha256_of(files.values(), folder),
+            sha256_of(files.values(), folders),
         )
     motion = {key: value for key, value in states["motion_module"].items() if not key.endswith(".pe")}
     encodings = positional_encodings(checkpoint.denoising_unet)
@@ -102,12 +110,12 @@ def load_checkpoint(
     return checkpoint
 
 
-def locate(folder: Path, places: tuple[str, ...], pattern: str) -> Path:
-    """The first of `places` that holds a file like `pattern`."""
-    for place in places:
+def locate(folders: list[Path], places: tuple[str, ...], pattern: str) -> Path:
+    """The first of `places`, in the first of `folders`, that holds a file like `pattern`."""
+    for folder, place in product(folders, places):
         if any((folder / place).glob(pattern)):
             return folder / place
-    raise CheckpointError(f"{folder}: expected {Path(places[0]) / pattern}, found no such file")
+    raise CheckpointError(f"{folders[-1]}: expected {Path(places[0]) / pattern}, found no such file")
 
 
 def pose_channels(state: Mapping[str, Tensor], path: Path) -> tuple[int, ...]:

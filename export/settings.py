@@ -8,6 +8,7 @@ a checkpoint's weights then decide the rest, as every key and shape has to fit.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from ..engines.model import (
     ModelConfig,
     MotionConfig,
     NoiseConfig,
+    SamplingConfig,
     UNetConfig,
     VAEConfig,
 )
@@ -49,6 +51,13 @@ V2_NOISE: dict[str, Any] = {
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",
+}
+
+
+V2: dict[str, dict[str, Any]] = {
+    "unet_additional_kwargs": V2_MOTION,
+    "noise_scheduler_kwargs": V2_NOISE,
+    "sampling": {},
 }
 
 
@@ -84,6 +93,13 @@ class Settings:
         value = self.values.get(key, *default)
         try:
             return from_json(kind, value, f"{self.source}: {key}")
+        except ConfigError as error:
+            raise CheckpointError(str(error)) from error
+
+    def read_as(self, kind: Any) -> Any:
+        """All values as the fields of `kind`."""
+        try:
+            return from_json(kind, self.values, self.source)
         except ConfigError as error:
             raise CheckpointError(str(error)) from error
 
@@ -219,11 +235,14 @@ def noise_config(settings: Settings) -> NoiseConfig:
     diffusers' DDIMScheduler."""
     settings.require({"clip_sample": True}, clip_sample=False, thresholding=False, trained_betas=None)
     handled = ("clip_sample", "thresholding", "trained_betas")
-    values = {key: value for key, value in settings.values.items() if key not in handled}
-    try:
-        config: NoiseConfig = from_json(NoiseConfig, values, settings.source)
-    except ConfigError as error:
-        raise CheckpointError(str(error)) from error
+    rest = {key: value for key, value in settings.values.items() if key not in handled}
+    config: NoiseConfig = Settings(rest, settings.source).read_as(NoiseConfig)
+    return config
+
+
+def sampling_config(settings: Settings) -> SamplingConfig:
+    """From `sampling` of inference.yaml, which is ours: few-step weights say there how they are sampled."""
+    config: SamplingConfig = settings.read_as(SamplingConfig)
     return config
 
 
@@ -231,27 +250,27 @@ def model_config(
     unet: Path,
     vae: Path,
     image_encoder: Path,
-    inference: Path | None,
+    inference: Sequence[Path],
     *,
     pose_channels: tuple[int, ...],
     max_frames: int | None,
 ) -> ModelConfig:
-    """All networks, from the public layout's config files; without `inference`, the public v2 settings."""
-    if inference is None:
-        public = Settings(
-            {"unet_additional_kwargs": V2_MOTION, "noise_scheduler_kwargs": V2_NOISE}, "v2 settings"
-        )
-    else:
-        public = Settings.read(inference)
+    """All networks, from the public layout's config files. Of the files `inference` each section of a later
+    one replaces an earlier one's, and the public v2 settings come before all."""
+    public = {name: Settings(values, f"v2 settings: {name}") for name, values in V2.items()}
+    for settings in map(Settings.read, inference):
+        public |= {name: settings.part(name) for name in V2 if name in settings.values}
+    motion = public["unet_additional_kwargs"]
     unet_ = unet_config(Settings.read(unet))
-    config = public.build(
+    config = motion.build(
         ModelConfig,
         unet=unet_,
-        motion=motion_config(public.part("unet_additional_kwargs"), len(unet_.widths), max_frames),
+        motion=motion_config(motion, len(unet_.widths), max_frames),
         pose_channels=pose_channels,
         vae=vae_config(Settings.read(vae)),
         image_encoder=image_encoder_config(Settings.read(image_encoder)),
-        noise=noise_config(public.part("noise_scheduler_kwargs")),
+        noise=noise_config(public["noise_scheduler_kwargs"]),
+        sampling=sampling_config(public["sampling"]),
     )
     if config.image_encoder.projection_dim != unet_.cross_attention_dim:
         raise CheckpointError(

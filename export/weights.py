@@ -101,10 +101,11 @@ def assign(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, 
     network.requires_grad_(False).eval()
 
 
-def sha256_of(paths: Iterable[Path], root: Path) -> dict[str, str]:
-    """SHA-256 by path relative to `root`."""
+def sha256_of(paths: Iterable[Path], roots: list[Path]) -> dict[str, str]:
+    """SHA-256 by path relative to whichever of `roots` it is in."""
     digests = {}
     for path in paths:
         with path.open("rb") as file:
-            digests[path.relative_to(root).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+            name = next(path.relative_to(root) for root in roots if path.is_relative_to(root)).as_posix()
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return digests

@@ -24,6 +24,7 @@ from ..engines import contract
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.device import Array, Buffer, Device, Event
 from ..engines.engine import Engine, load_engine, open_device
+from ..engines.model import Schedule
 from ..errors import ConfigError, InputError
 from .decode import Decoder
 from .denoise import Conditions, Denoiser, Noise
@@ -42,6 +43,7 @@ from .sampler import Step, ddim
 from .snapshot import KEEP_NOTHING, Keeper
 from .windows import DEFAULT_OVERLAP, POLICIES, Known, Policy
 
+WHOLE_SCHEDULE = (0.0, 1.0)
 MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
 REFERENCE_CACHE_BYTES = 1 << 30
 RUN_AHEAD = 3  # tasks on the device before one is waited for: enough to keep it busy, few to abandon
@@ -69,6 +71,7 @@ class Clip:
     pose: PoseSequence
     steps: list[Step]
     guidance_scale: float
+    guidance_interval: tuple[float, float]
     seed: int
     initial_noise: Array | None  # float32 (frames, 4, h, w)
     policy: Policy
@@ -142,8 +145,9 @@ class Animator:
         reference: Picture,
         pose: PoseSource,
         *,
-        steps: int = 25,
-        guidance_scale: float = 3.5,
+        steps: Schedule | None = None,
+        guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = WHOLE_SCHEDULE,
         seed: int = 42,
         windows: str = "uniform",
         overlap: int | None = None,
@@ -157,8 +161,15 @@ class Animator:
 
         reference is a path, a PIL image or a uint8 (H, W, 3) array; pose a path to a video or to a directory
         of images, or an iterable of pictures. Both are resized to the bundle's size as the public pipeline
-        does. A guidance_scale of 1 means none. `overlap` counts the frames that neighbouring windows share:
-        4, or less where the window has no room for 4. `frames` takes that many of the pose frames.
+        does. `frames` takes that many of the pose frames.
+
+        `steps` is a number of them, or their timesteps, as few-step weights want them: (999, 749, 499, 249).
+        A guidance_scale of 1 means none. Both default to what the bundle's weights were made for. Steps
+        between two shares of the schedule, `guidance_interval`, are guided; all others do without the
+        unconditional half, so that they take about half the time.
+
+        `overlap` counts the frames that neighbouring windows share: 4, or less where the window has no room
+        for 4.
 
         `windows` is "uniform", the public scheduler, which wraps around to the first frames, or "open".
         `order` changes when frames leave, not what they are: "step-major" takes the whole clip through each
@@ -171,11 +182,14 @@ class Animator:
         Options and files are checked here, before the first frame is asked for; raises ConfigError,
         InputError, DeviceError or Rejected. Closing the iterator abandons the clip.
         """
-        bucket = self.bucket
+        bucket, sampling = self.bucket, self.model.sampling
         self.issuer.check_open()
+        if guidance_scale is None:
+            guidance_scale = sampling.guidance_scale
         overlap, order = check_options(
             bucket,
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             windows=windows,
             overlap=overlap,
             order=order,
@@ -186,8 +200,9 @@ class Animator:
             image=fit(picture, bucket.width, bucket.height)[None],
             embedded_image=square(picture, self.model.image_encoder.image_size)[None],
             pose=open_pose(pose, frames),
-            steps=ddim(self.model.noise, steps),
+            steps=ddim(self.model.noise, sampling.schedule if steps is None else steps),
             guidance_scale=guidance_scale,
+            guidance_interval=guidance_interval,
             seed=seed,
             initial_noise=None if initial_noise is None else read_noise(initial_noise, self._latent_shape),
             policy=POLICIES[windows],
@@ -300,21 +315,21 @@ class Animator:
         return self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
 
     def _denoiser(self, clip: Clip, layout: Layout, reference: Reference, lease: Lease) -> Denoiser:
-        graph = contract.DENOISING_UNET if clip.guidance_scale > 1 else contract.DENOISING_UNET_CONDITIONAL
-        self.engine(graph)  # may take long to load, so not with the issuer held
+        graphs = unet_graphs(clip)
+        for graph in set(graphs):
+            self.engine(graph)  # may take long to load, so not with the issuer held
         with self.issuer:
-            unets = [self._station(lane, graph) for lane in self.denoise]
+            stations = {graph: [self._station(lane, graph) for lane in self.denoise] for graph in graphs}
             pose_guider = self._station(self.prepare, contract.POSE_GUIDER)
         scalars: dict[str, Array] = {
             "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
             "guidance_scale": np.array([clip.guidance_scale], np.float32),
         }
         conditions = Conditions(reference, self._time_rows(clip.steps, lease), {})
-        for spec in unets[0].contract.inputs:
-            if spec.name in scalars:
-                conditions.scalars[spec.name] = lease.take(spec.dtype, spec.shape)
-                self.prepare.copy_in(conditions.scalars[spec.name], scalars[spec.name])
-        start = clip.keeper.start
+        for name, scalar in scalars.items():
+            conditions.scalars[name] = lease.take("int32" if scalar.dtype == np.int32 else "float32", (1,))
+            self.prepare.copy_in(conditions.scalars[name], scalar)
+        unets, start = [stations[graph] for graph in graphs], clip.keeper.start
         return Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider, lease, start)
 
     def _time_rows(self, steps: list[Step], lease: Lease) -> Buffer:
@@ -369,10 +384,20 @@ class Animator:
         return self.engines[graph]
 
 
+def unet_graphs(clip: Clip) -> list[str]:
+    """Which form of the denoising UNet each step runs."""
+    first, end = (share * len(clip.steps) for share in clip.guidance_interval)
+    guided = [clip.guidance_scale > 1 and first <= i < end for i in range(len(clip.steps))]
+    return [
+        contract.DENOISING_UNET if is_guided else contract.DENOISING_UNET_CONDITIONAL for is_guided in guided
+    ]
+
+
 def check_options(
     bucket: contract.ShapeBucket,
     *,
-    guidance_scale: float = 3.5,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[float, float] = WHOLE_SCHEDULE,
     windows: str = "uniform",
     overlap: int | None = None,
     order: str | None = None,
@@ -383,6 +408,14 @@ def check_options(
         raise ConfigError(
             f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
         )
+    match guidance_interval:
+        case (int() | float() as start, int() | float() as end) if 0 <= start <= end <= 1:
+            pass
+        case _:
+            raise ConfigError(
+                "guidance_interval: expected two shares of the schedule, 0 <= start <= end <= 1, "
+                f"found {', '.join(map(str, guidance_interval))}"
+            )
     if windows not in POLICIES:
         raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
     order = order or ("time-skewed" if windows == "open" else "step-major")

@@ -123,7 +123,7 @@ def make_one(one: Shot, monitor: Monitor, force: bool) -> None:
             backend=animator.bundle.manifest.backend_version,
             device=animator.device.description,
         )
-        made = make(one, animator, digest, force=force, progress=monitor.making(one))
+        made = make(one, animator, digest, force=force, progress=monitor.making(one, animator))
     monitor.made(one, frames=made.num_frames, kept=made.num_kept, already=False)
 
 

@@ -55,7 +55,7 @@ class Denoiser:
         layout: Layout,
         steps: Sequence[Step],
         conditions: Conditions,
-        unets: Sequence[Station],  # one for each denoising stream
+        unets: Sequence[Sequence[Station]],  # of each step, one for each denoising stream
         prepare: Lane,
         pose_guider: Station,
         lease: Lease,
@@ -80,7 +80,8 @@ class Denoiser:
     def issue(self, task: Task) -> Event:
         """Gather, predict, update; the event is the end of the update."""
         with self.issuer:
-            unet = self.unets[task.window % len(self.unets)]
+            unets = self.unets[task.step]
+            unet = unets[task.window % len(unets)]
             self._gather(unet, task)
             unet.run(bound=self.conditions.reference)
             return self._update(unet, task)
@@ -105,7 +106,7 @@ class Denoiser:
         return Snapshot(num_tasks, first_frame, self.resumed | begun)
 
     def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
-        specs = segment_specs(segment, self.unets[0].contract)
+        specs = segment_specs(segment, self.unets[0][0].contract)
         state = self.states[segment] = State(*self.lease.take_all(specs))
         begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
         for buffer, content in zip(state.sampled, begin, strict=False):  # sums begin with a step, not here
@@ -123,7 +124,7 @@ class Denoiser:
         """
         conditions, places = self.conditions, self.places[task.window]
         pairs = [(unet["time_row"], conditions.time_rows.rows(task.step, task.step + 1))]
-        pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items()]
+        pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items() if name in unet.specs]
         size, row = unet.specs["latents"].shape[0], 0
         for segment, _ in cycle(places):
             state, count = self.states[segment], min(len(segment.frames), size - row)

@@ -27,8 +27,9 @@ PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or 
 REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "format": (str,),  # "mp4" (default) or "png"
-    "steps": (int,),
+    "steps": (int, list),
     "guidance_scale": (int, float),
+    "guidance_interval": (list,),
     "seed": (int,),
     "windows": (str,),
     "overlap": (int,),
@@ -121,7 +122,10 @@ class JobReader:
         return found
 
     def check(self, bundle: Bundle, job: dict[str, Any]) -> None:
-        names = ("guidance_scale", "windows", "overlap", "order", "seed")
+        for key in ("steps", "guidance_interval"):
+            if isinstance(job.get(key), list):
+                job[key] = tuple(job[key])
+        names = ("guidance_scale", "guidance_interval", "windows", "overlap", "order", "seed")
         check_options(bundle.manifest.bucket, **{name: job[name] for name in names if name in job})
         if "steps" in job:
             ddim(bundle.manifest.model.noise, job["steps"])

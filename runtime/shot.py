@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..engines.bundle import MANIFEST, describe, digest_of, read_manifest
+from ..engines.model import Schedule
 from ..errors import AnimateError, ConfigError, InputError, InputMissing
-from .animator import Animator, Progress
+from .animator import WHOLE_SCHEDULE, Animator, Progress
 from .contact_sheet import COLUMNS, contact_sheet
 from .output import Output
 from .picture import Frame, fit, read_picture, write_png
@@ -47,8 +48,9 @@ class Shot:
     reference: Path
     pose: Path
     output: Output
-    steps: int = 25
-    guidance_scale: float = 3.5
+    steps: Schedule | None = None  # None: the bundle's, as for guidance
+    guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] = WHOLE_SCHEDULE
     seed: int = 42
     windows: str = "uniform"
     overlap: int | None = None
@@ -88,7 +90,7 @@ class Shot:
         return {name: getattr(self, name) for name in (*OPTIONS, "initial_noise")}
 
 
-OPTIONS = ("steps", "guidance_scale", "seed", "windows", "overlap", "order")
+OPTIONS = ("steps", "guidance_scale", "guidance_interval", "seed", "windows", "overlap", "order")
 
 
 class Made(NamedTuple):

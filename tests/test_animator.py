@@ -24,6 +24,7 @@ from animate_rt import (
     Rejected,
 )
 from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.model import SamplingConfig
 from animate_rt.runtime.layout import Layout
 from animate_rt.runtime.operations import Operation
 from animate_rt.runtime.order import step_major
@@ -161,6 +162,37 @@ def test_guidance_1_is_the_conditional_prediction_and_averages_overlaps(small_an
     guided = render(small_animator, guidance_scale=1.0 + 1e-6, **options)
     assert np.abs(conditional.astype(int) - guided).max() <= 1
     assert small_animator.engine("denoising_unet_conditional").runs > 0
+
+
+def test_guidance_in_part_of_the_schedule(small_bundle: Path) -> None:
+    """Steps outside the interval run the UNet without its unconditional half."""
+    ran: list[str] = []
+
+    def note(operation: Operation) -> None:
+        if operation.name.startswith("denoising_unet"):
+            ran.append(operation.name)
+
+    with Animator.load(small_bundle, observe=note) as animator:
+        whole, none = render(animator, steps=4), render(animator, steps=4, guidance_scale=1)
+        for interval, guided in (((0, 1), 4), ((0.5, 0.75), 1), ((0, 0.5), 2), ((0.3, 0.3), 0)):
+            ran.clear()
+            frames = render(animator, steps=4, guidance_interval=interval)
+            assert ran.count("denoising_unet") * 4 == guided * len(ran)
+            assert np.array_equal(frames, whole) == (guided == 4)
+            assert np.array_equal(frames, none) == (guided == 0)
+
+
+def test_a_bundle_knows_how_its_weights_are_sampled(small_bundle: Path) -> None:
+    opened = open_bundle(small_bundle)
+    sampling = SamplingConfig(timesteps=(999, 600), guidance_scale=1)
+    model = dataclasses.replace(opened.manifest.model, sampling=sampling)
+    manifest = dataclasses.replace(opened.manifest, model=model)
+    with Animator(dataclasses.replace(opened, manifest=manifest)) as animator:
+        frames = render(animator, steps=None)
+        assert "denoising_unet" not in animator.engines
+        assert np.array_equal(frames, render(animator, steps=(999, 600), guidance_scale=1))
+        assert not np.array_equal(frames, render(animator, steps=2))
+        assert not np.array_equal(frames, render(animator, steps=None, guidance_scale=3.5))
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(small_animator: Animator) -> None:

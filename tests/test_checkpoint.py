@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pickle
@@ -14,6 +15,7 @@ import pytest
 import torch
 import yaml
 from animate_rt import CheckpointError, InputMissing
+from animate_rt.engines.model import SamplingConfig
 from animate_rt.export import Checkpoint, load_checkpoint
 from animate_rt.export.motion import positions
 from animate_rt.export.weights import WrongWeights, read_weights
@@ -250,6 +252,26 @@ def test_settings_that_would_need_another_network(
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
+
+
+def test_a_base_has_what_few_step_weights_lack(small: Any, folder: Path, tmp_path: Path) -> None:
+    """A denoising UNet, and how it is sampled; everything else is the base's."""
+    few = tmp_path / "few"
+    few.mkdir()
+    shutil.move(folder / "denoising_unet.pth", few)
+    shutil.copy(small.inference_config, folder / "inference.yaml")
+    (few / "inference.yaml").write_text("sampling: {timesteps: [999, 499]}")
+    loaded = load_checkpoint(few, base=folder)
+    assert loaded.config.sampling == SamplingConfig(timesteps=(999, 499))
+    whole = load_checkpoint(small.checkpoint, small.inference_config)
+    assert loaded.weights == whole.weights
+    assert loaded.config == dataclasses.replace(whole.config, sampling=loaded.config.sampling)
+    assert whole.config.sampling == SamplingConfig()
+    with pytest.raises(CheckpointError, match=r"few: expected .* found no such file"):
+        load_checkpoint(few)
+    (few / "inference.yaml").write_text("sampling: {steps: few}")
+    with pytest.raises(CheckpointError, match="sampling"):
+        load_checkpoint(few, base=folder)
 
 
 def inference(tmp_path: Path, small: Any, section: str, **changed: Any) -> Path:

@@ -111,6 +111,9 @@ def test_inspect_plans_memory_before_anything_is_loaded(run: Run, small_bundle: 
     for part in ("memory of a clip of 100 frames in 4 steps", "one reference", "(100 frames)", "free: "):
         assert part in done.out
     refused(run("inspect", small_bundle, "--frames", "0"), 64, "at least 1 frame")
+    done = run("inspect", small_bundle, "--steps", "999,499")
+    assert "25 steps, guidance scale 3.5, unless a clip asks for others" in done.out
+    assert "in 2 steps" in done.out
 
 
 def refused(done: Outcome, status: int, *parts: str) -> None:
@@ -128,6 +131,7 @@ def refused(done: Outcome, status: int, *parts: str) -> None:
     [
         ({"steps": "0"}, 64, "steps: expected 1 to 1000"),
         ({"steps": "1001"}, 64, "steps: expected 1 to 1000"),
+        ({"steps": "249,999"}, 64, "steps: expected falling timesteps"),
         ({"overlap": "6"}, 64, "overlap: expected 0 to 5"),
         ({"overlap": "60"}, 64, "overlap: expected 0 to 5"),
         ({"guidance_scale": "nan"}, 64, "guidance_scale: expected 1"),

@@ -83,7 +83,12 @@ def test_short_clips_after_long_ones(small: Any, small_bundle: Path, small_plans
 def test_two_clips_at_once_and_both_forms_of_the_unet(
     small: Any, small_bundle: Path, small_plans: Path
 ) -> None:
-    jobs: list[dict[str, Any]] = [{"seed": 1}, {"guidance_scale": 1.0, "pictures": 2}, {"windows": "open"}]
+    jobs: list[dict[str, Any]] = [
+        {"seed": 1},
+        {"guidance_scale": 1.0, "pictures": 2},
+        {"windows": "open"},
+        {"steps": 4, "guidance_interval": (0.25, 0.5)},
+    ]
     with Animator.load(small_bundle) as animator:
         expected = [render(animator, small, **job) for job in jobs]
     with installed(2), Animator.load(small_plans) as animator, ThreadPoolExecutor(len(jobs)) as pool:

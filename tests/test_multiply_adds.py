@@ -74,7 +74,7 @@ def model_of(size: str, folder: Path) -> ModelConfig:
         (folder / f"{name}.json").write_text(json.dumps(config))
     (folder / "inference.yaml").write_text(yaml.safe_dump(inference_config(shape.motion_heads)))
     unet, vae, image_encoder = (folder / f"{name}.json" for name in files)
-    inference = folder / "inference.yaml"
+    inference = [folder / "inference.yaml"]
     return model_config(
         unet, vae, image_encoder, inference, pose_channels=shape.pose_channels, max_frames=None
     )

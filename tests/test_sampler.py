@@ -92,6 +92,29 @@ def test_impossible_numbers_of_steps(steps: int) -> None:
         ddim(V2, steps)
 
 
+@pytest.mark.parametrize("noise", [V2, V1])
+@pytest.mark.parametrize("steps", [1, 4, 5])
+def test_the_timesteps_of_a_schedule_are_that_schedule(noise: NoiseConfig, steps: int) -> None:
+    """Where its stride is a whole number and it ends at the start of the noise."""
+    given = ddim(noise, tuple(timesteps(noise, steps)))
+    assert [step.timestep for step in given] == timesteps(noise, steps)
+    if noise is V2:
+        assert given == ddim(noise, steps)
+
+
+def test_a_step_ends_where_the_next_timestep_begins() -> None:
+    first, last = ddim(V2, (999, 249))
+    alpha_bar = alphas_cumprod(V2)
+    assert first.latents == sqrt(1 - float(alpha_bar[249]))
+    assert last.latents == sqrt(float(alpha_bar[249]))  # to the clean latents
+
+
+@pytest.mark.parametrize("given", [(), (999, 999), (249, 999), (1000, 1), (5, -1), (9.5, 1), ("9", "1")])
+def test_impossible_timesteps(given: Any) -> None:
+    with pytest.raises(ConfigError, match="falling timesteps from at most 999"):
+        ddim(V2, given)
+
+
 def test_leading_spacing_past_the_end() -> None:
     with pytest.raises(ConfigError, match="at most 999"):
         ddim(V1, 1000)
