@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import setup
 
-SUBPACKAGES = ["export", "engines", "runtime", "benchmarks"]
+SUBPACKAGES = ["export", "engines", "runtime", "benchmarks", "benchmarks.puppets"]
 
 CPU = ["openvino>=2026.0"]
 EXPORT = [

@@ -1,0 +1,89 @@
+"""A stage of training: what it is to the loop that runs it, and the tensors all stages deal in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .world import Picture
+
+Rng = np.random.Generator
+Figures = dict[str, float]
+
+HELD_OUT = 12  # scenes to look at while training
+
+
+class Iteration(NamedTuple):
+    """Where a stage is, and the random numbers it has there."""
+
+    progress: float  # from 0 to 1
+    shared: Rng  # the same in all workers
+    rng: Rng  # each worker's own
+
+
+class Stage(ABC):
+    """One training run. `network` holds what is trained and what comes out; only parameters that require
+    gradients change."""
+
+    name: str
+    iterations: int
+    rate: float  # of learning, at its highest
+    network: nn.Module
+
+    @abstractmethod
+    def loss(self, now: Iteration) -> Tensor: ...
+
+    @abstractmethod
+    def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
+        """Figures on held-out scenes, and a picture to look at."""
+
+
+def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(
+        folder / f"{stage}.pt", weights_only=True, map_location=torch.get_default_device()
+    )
+    return state
+
+
+# Tensors
+
+
+def autocast() -> torch.autocast:
+    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
+
+
+def noise(rng: Rng, shape: Any) -> Tensor:
+    return torch.tensor(rng.standard_normal(shape, dtype=np.float32))
+
+
+def to_tensor(pictures: Picture) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]"""
+    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
+
+
+def to_pictures(tensor: Tensor) -> Picture:
+    array: Picture = (tensor.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return array
+
+
+# Figures
+
+
+def psnr(made: Tensor, true: Tensor) -> float:
+    """Decibels, averaged over pictures."""
+    errors = (made - true).square().mean(dim=(1, 2, 3))
+    return float((-10 * errors.log10()).mean())
+
+
+def change(pictures: Tensor, frames: int) -> float:
+    """Mean absolute difference of neighbouring frames."""
+    return float(pictures.unflatten(0, (-1, frames)).diff(dim=1).abs().mean())
+
+
+def beside(pictures: Picture) -> Picture:
+    return np.concatenate(list(pictures), axis=1)

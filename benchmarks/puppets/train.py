@@ -1,0 +1,203 @@
+"""Train the small model, stage by stage, going on where it stopped.
+
+python -m animate_rt.benchmarks.puppets.train FOLDER [--workers 2]
+
+FOLDER gets `log.jsonl`, a checkpoint of the running stage every few minutes, a picture of held-out scenes at
+each (`<stage>.png`: reference, pose, made, true), the averaged weights of each finished stage (`<stage>.pt`)
+and in the end the checkpoint `puppets` in the public layout, and `puppets-few-steps`, which is based on it.
+To do a stage again remove what it and all after it have left: `vae`, `clips`, `frames`, `motion`,
+`few-steps`.
+
+On CPUs one process per core with a single thread each, averaging gradients, is what stays fast beside other
+work: threads of one process wait for each other whenever one of them is kept off its core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as workers
+from torch import nn
+from torch.multiprocessing.spawn import spawn
+
+from ...export.vae import VAE
+from ...runtime.picture import write_png
+from .autoencoder import Autoencoder, encoder, finished_vae
+from .dataset import SCENES, write_shards
+from .denoising import FewSteps, Motion, SingleFrames
+from .model import SmallModel, write_checkpoint, write_few_steps
+from .stage import Iteration, Stage, outcome
+
+SEED = 0
+WARM_UP = 300  # iterations
+# Share of a stage in which the rate falls to 0. It is level before, so a stage may be made shorter or longer.
+COOL_DOWN = 0.25
+AVERAGED = 0.999  # weight of what the moving average already holds
+CHECKPOINT_S = 180.0
+LOG_EVERY = 25  # iterations
+
+
+class Run:
+    """A stage under way: weights, their moving average, the optimizer's state and the iterations done."""
+
+    def __init__(self, stage: Stage, folder: Path, rank: int = 0, size: int = 1):
+        self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
+        self.trained = {name: p for name, p in stage.network.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01)
+        self.average = copy.deepcopy(stage.network).requires_grad_(False)
+        self.done = 0
+        self.checkpoint = folder / f"{stage.name}-checkpoint.pt"
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True, map_location=torch.get_default_device())
+            stage.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done = state["iteration"]
+
+    def step(self) -> float:
+        """One iteration; returns its loss."""
+        progress = self.done / self.stage.iterations
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.stage.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
+        shared, rng = (np.random.default_rng([SEED, self.done, part]) for part in (0, 1 + self.rank))
+        loss = self.stage.loss(Iteration(progress, shared, rng))
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.size > 1:
+            average_gradients(self.trained.values(), self.size)
+        nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        keep = min(AVERAGED, self.done / (self.done + 10))  # less while there is little to hold
+        averages = dict(self.average.named_parameters())
+        with torch.no_grad():
+            for name, parameter in self.trained.items():
+                averages[name].lerp_(parameter, 1 - keep)
+        return float(loss.detach())
+
+    def save(self) -> None:
+        """The checkpoint, and figures and a picture of where it stands."""
+        state = {
+            "network": self.stage.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.done,
+        }
+        write_state(state, self.checkpoint)
+        figures, picture = self.stage.evaluate(self.average)
+        write_png(self.folder / f"{self.stage.name}.png", picture)
+        self.log(**figures)
+
+    def log(self, **figures: float) -> None:
+        line = {"stage": self.stage.name, "iteration": self.done, **figures}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: int | None = None) -> nn.Module:
+    """Train to the end, or to iteration `until`, from the stage's checkpoint if there is one; returns the
+    averaged network. With `size` workers each calls this, inside one process group."""
+    run = Run(stage, folder, rank, size)
+    end = stage.iterations if until is None else until
+    saved = logged = time.monotonic()
+    losses = []
+    while run.done < end:
+        losses.append(run.step())
+        if rank > 0:
+            continue
+        if run.done % LOG_EVERY == 0:
+            seconds = (time.monotonic() - logged) / len(losses)
+            run.log(loss=round(float(np.mean(losses)), 5), seconds=round(seconds, 3))
+            logged, losses = time.monotonic(), []
+        if time.monotonic() - saved > CHECKPOINT_S:
+            run.save()
+            saved = time.monotonic()
+    if rank == 0:
+        run.save()
+    return run.average
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], size: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    workers.all_reduce(flat)
+    for gradient, mean in zip(gradients, (flat / size).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def write_state(state: object, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def work(rank: int, size: int, folder: Path) -> None:
+    """One worker's way through all stages; every worker does the same, with other samples."""
+    torch.manual_seed(SEED)  # equal initial weights
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if size > 1:
+        meeting = f"file://{folder.absolute()}/.workers"
+        # One worker may wait for the other's share of the dataset, and for evaluations.
+        workers.init_process_group("gloo", meeting, timedelta(hours=12), rank=rank, world_size=size)
+    with torch.device(device):
+        run_stage(Autoencoder, "vae", folder, rank, size)
+        vae = finished_vae(folder)
+        write_shards(folder / "clips", encoder(vae), SCENES, rank, size)
+        if size > 1:
+            workers.barrier()
+        for stage in (SingleFrames, Motion, FewSteps):
+            run_stage(partial(stage, folder, vae), stage.name, folder, rank, size)
+        if rank == 0:
+            write_checkpoints(folder, vae)
+
+
+def write_checkpoints(folder: Path, vae: VAE) -> None:
+    """Both sets of weights in the public layout, unless they are there."""
+    model = SmallModel()
+    if not (folder / "puppets").exists():
+        model.load_state_dict(outcome(folder, "motion"))
+        write_checkpoint(folder / "puppets", model, vae, scaling_factor=1.0)
+    if not (folder / "puppets-few-steps").exists():
+        model.load_state_dict(outcome(folder, "few-steps"))
+        write_few_steps(folder / "puppets-few-steps", model)
+
+
+def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, size: int) -> None:
+    """Train the stage unless its outcome is there."""
+    if not (folder / f"{name}.pt").exists():
+        trained = train(make(), folder, rank=rank, size=size)
+        if rank == 0:
+            write_state(trained.state_dict(), folder / f"{name}.pt")
+    if size > 1:
+        workers.barrier()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch's work")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    (options.folder / ".workers").unlink(missing_ok=True)  # where a run that was killed met
+    if options.workers == 1:
+        work(0, 1, options.folder)
+    else:
+        spawn(work, (options.workers, options.folder), nprocs=options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""The puppet world: scenes from seeds, pictures that agree with their keypoints; and the training on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from animate_rt.benchmarks.puppets import autoencoder, dataset, denoising, stage, train
+from animate_rt.benchmarks.puppets.drawing import Canvas
+from animate_rt.benchmarks.puppets.model import (
+    SIZE,
+    SmallModel,
+    small_config,
+    write_checkpoint,
+)
+from animate_rt.benchmarks.puppets.skeleton import COLOURS, KEYPOINTS, draw_skeleton
+from animate_rt.benchmarks.puppets.world import Scene
+from animate_rt.engines.model import SamplingConfig
+from animate_rt.export import load_checkpoint
+from animate_rt.export.vae import VAE
+
+# The world
+
+
+def test_a_seed_has_its_pictures() -> None:
+    once, again = Scene("train", 3), Scene("train", 3)
+    assert np.array_equal(once.reference(), again.reference())
+    assert np.array_equal(once.frame(5), again.frame(5))
+    assert np.array_equal(once.pose(5), again.pose(5))
+
+
+def test_splits_share_no_scene() -> None:
+    trained = {Scene("train", seed).character for seed in range(200)}
+    assert len(trained) == 200
+    assert trained.isdisjoint(Scene("held-out", seed).character for seed in range(200))
+
+
+def test_a_scene_moves_and_its_background_does_not() -> None:
+    scene = Scene("train", 1)
+    frames = np.stack([scene.frame(i) for i in range(0, 12, 3)]).astype(int)
+    moved = (frames != frames[0]).any(axis=(0, 3))
+    assert 0.02 < moved.mean() < 0.6
+    assert not moved[:5].any()
+
+
+def test_neighbouring_frames_are_close() -> None:
+    for seed in range(30):
+        scene = Scene("train", seed)
+        points = np.stack([scene.keypoints(i)[:, :2] for i in range(24)])
+        assert np.abs(np.diff(points, axis=0)).max() < 0.12
+
+
+def test_a_skeleton_is_drawn_where_its_keypoints_are() -> None:
+    keypoints = np.zeros((18, 3), np.float32)
+    keypoints[:, 0] = 0.1 + 0.045 * np.arange(18)
+    keypoints[:, 1] = 0.1 + 0.04 * (np.arange(18) * 7 % 18)
+    keypoints[:, 2] = 1
+    keypoints[7, 2] = 0
+    picture = draw_skeleton(keypoints, 256)
+    for i, (x, y) in enumerate((keypoints[:, :2] * 256).astype(int)):
+        shown = np.abs(picture[y, x].astype(int) - COLOURS[i]).max() <= 8
+        assert shown == (i != 7), KEYPOINTS[i]
+    assert not draw_skeleton(np.zeros((18, 3), np.float32), 64).any()
+
+
+def test_hands_are_at_the_wrists() -> None:
+    """Seen from the front, beside the body: the colour at a wrist's keypoint is skin's or a glove's."""
+    found = 0
+    for seed in range(60):
+        scene = Scene("train", seed)
+        points, look = scene.keypoints(0), scene.character
+        wrist = points[KEYPOINTS.index("right_wrist")]
+        if abs(wrist[0] - points[KEYPOINTS.index("neck"), 0]) < 0.15 or look.sleeve > 1:
+            continue
+        x, y = (wrist[:2] * SIZE).astype(int)
+        expected = np.array(look.skin if look.gloves is None else look.gloves) * 255
+        colour = scene.frame(0)[y, x] / max(float(scene.frame(0)[y, x].max()), 1)
+        others = [look.skin, look.gloves or look.skin]
+        ratios = [np.abs(colour - np.array(shade) / max(shade)).max() for shade in others]
+        assert min(ratios) < 0.15, (seed, expected)
+        found += 1
+    assert found > 10
+
+
+def test_a_mask_holds_the_character_and_clothes_hold_their_colours() -> None:
+    for seed in range(8):
+        scene = Scene("held-out", seed)
+        frame, mask, (top, bottom) = scene.frame(0), scene.mask(0), scene.clothes(0)
+        empty = Canvas(scene.background.copy()).as_bytes()
+        changed = (frame != empty).any(axis=2)
+        assert (changed[mask]).mean() > 0.98
+        assert 0.02 < mask.mean() < changed.mean()  # a shadow changes pixels, too
+        assert mask[top | bottom].mean() > 0.98
+        assert not (top & bottom).any()
+        assert top.sum() > 200
+        if scene.character.top.pattern == "plain" and scene.character.emblem is None:
+            shade = np.median(frame[top] / max(float(frame[top].max()), 1), axis=0)
+            wanted = np.array(scene.character.top.colour)
+            assert np.abs(shade / shade.max() - wanted / wanted.max()).max() < 0.15
+
+
+# The model
+
+
+@pytest.fixture(scope="module")
+def model() -> SmallModel:
+    torch.manual_seed(0)
+    model = SmallModel()
+    for layer in (model.pose_guider.conv_out, *(module.proj_out for module in model.temporal())):
+        torch.nn.init.normal_(layer.weight, std=0.1)  # as if it had learned something
+    return model
+
+
+@torch.no_grad()
+def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> None:
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    frames, clips = 5, 2
+    latents, reference = normal(clips * frames, 8, 8, 8), normal(clips, 8, 8, 8)
+    poses, images = normal(clips * frames, 3, 64, 64).sigmoid(), normal(clips, 3, 64, 64).sigmoid()
+    timesteps = torch.tensor([999.0, 140.0])
+    together = model(latents, timesteps, poses, reference, images, frames)
+    unconditional = model(latents, timesteps, poses, None, images, frames)
+    unet, scale = model.denoising_unet, torch.tensor([2.5])
+    for clip in range(clips):
+        rows = slice(clip * frames, (clip + 1) * frames)
+        embeds = model.embed(images[clip : clip + 1])
+        references = unet.project_reference(model.reference_net(reference[clip : clip + 1], embeds), embeds)
+        inputs: Any = (
+            latents[rows],
+            torch.tensor([frames], dtype=torch.int32),
+            unet.time_row(timesteps[clip : clip + 1]),
+            model.pose_guider(poses[rows]),
+            references,
+        )
+        torch.testing.assert_close(together[rows], unet(*inputs), rtol=1e-3, atol=1e-4)
+        guided = unconditional[rows] + scale * (together[rows] - unconditional[rows])
+        torch.testing.assert_close(guided, unet(*inputs, scale), rtol=1e-3, atol=1e-4)
+
+
+def test_every_weight_that_matters_learns(model: SmallModel) -> None:
+    latents = torch.randn(4, 8, 8, 8)
+    reference, images = torch.randn(2, 8, 8, 8), torch.rand(2, 3, 64, 64)
+    model(
+        latents, torch.tensor([9.0, 500.0]), torch.rand(4, 3, 64, 64), reference, images, 2
+    ).sum().backward()
+    silent = {name for name, parameter in model.named_parameters() if parameter.grad is None}
+    model.zero_grad()
+    # With one token of context these have no say; nor has what ReferenceNet does after its last note.
+    pointless = ("norm2", "attn2.to_q", "attn2.to_k", "reference_net.up_blocks.3.attentions.1.")
+    assert {name for name in silent if not any(part in name for part in pointless)} == set()
+
+
+def test_the_checkpoint_is_read_by_the_common_loader(model: SmallModel, tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "small", model, VAE(small_config().vae), scaling_factor=1.25)
+    loaded = load_checkpoint(tmp_path / "small")
+    assert loaded.config.vae.scaling_factor == 1.25
+    assert {
+        width // heads
+        for width, heads in zip(loaded.config.unet.widths, loaded.config.unet.heads, strict=True)
+    } <= {16, 24}
+    weight = loaded.denoising_unet.conv_in.weight
+    torch.testing.assert_close(weight, model.denoising_unet.conv_in.weight, rtol=1e-3, atol=1e-3)
+
+
+# Training
+
+
+@pytest.fixture
+def small_world(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sums in one order, and a world of a few scenes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(autoencoder, "HELD_OUT", 4)
+    monkeypatch.setattr(denoising, "HELD_OUT", 4)
+    monkeypatch.setattr(autoencoder, "MEASURED", 24)
+    monkeypatch.setattr(dataset, "SHARD", 2)
+    monkeypatch.setattr(train, "WARM_UP", 1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def small_autoencoder() -> autoencoder.Autoencoder:
+    torch.manual_seed(0)
+    made = autoencoder.Autoencoder()
+    made.batch = 4
+    return made
+
+
+@pytest.mark.usefixtures("small_world")
+def test_training_lowers_the_loss(tmp_path: Path) -> None:
+    run = train.Run(small_autoencoder(), tmp_path)
+
+    def loss() -> float:
+        generators = np.random.default_rng(5), np.random.default_rng(6)
+        return run.stage.loss(stage.Iteration(0.0, *generators)).item()
+
+    before = loss()
+    for _ in range(16):
+        run.step()
+    assert loss() < 0.8 * before
+
+
+@pytest.mark.usefixtures("small_world")
+def test_resuming_equals_not_having_stopped(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "halves").mkdir()
+    whole = train.train(small_autoencoder(), tmp_path / "whole", until=4)
+    train.train(small_autoencoder(), tmp_path / "halves", until=2)
+    halves = train.train(small_autoencoder(), tmp_path / "halves", until=4)
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, halves.state_dict()[name]), name
+
+
+@pytest.mark.usefixtures("small_world")
+def test_all_stages_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration of each, from nothing to two checkpoints that the loader reads."""
+    monkeypatch.setattr(train, "SCENES", 4)
+    monkeypatch.setattr(autoencoder.Autoencoder, "batch", 4)
+    for kind in (autoencoder.Autoencoder, denoising.SingleFrames, denoising.Motion, denoising.FewSteps):
+        monkeypatch.setattr(kind, "iterations", 1)
+    train.work(0, 1, tmp_path)
+    whole = load_checkpoint(tmp_path / "puppets")
+    few = load_checkpoint(tmp_path / "puppets-few-steps", base=tmp_path / "puppets")
+    assert few.config.sampling == SamplingConfig(steps=5, guidance_scale=1.0)
+    changed = {name for name in whole.weights if whole.weights[name] != few.weights[name]}
+    assert changed == {"denoising_unet.safetensors"}
+    # Shards that are there are kept, not made again.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/*.npy")}
+    train.work(0, 1, tmp_path)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/*.npy")}
+    assert len(before) == 2
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("small_world")
+def test_folded_latents_have_unit_deviation(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    vae = VAE(small_config().vae)
+    torch.save(vae.state_dict(), tmp_path / "vae.pt")
+    folded = autoencoder.finished_vae(tmp_path)
+    pictures = stage.to_tensor(np.stack([Scene("train", seed).frame(0) for seed in range(24)])) * 2 - 1
+    latents = torch.cat([folded.encode(part) for part in pictures.split(32)])
+    assert latents.mean(dim=(0, 2, 3)).abs().max() < 0.05
+    assert (latents.std(dim=(0, 2, 3)) - 1).abs().max() < 0.05
+    part = pictures[:4]
+    torch.testing.assert_close(
+        folded.decode(folded.encode(part)), vae.decode(vae.encode(part)), atol=1e-3, rtol=1e-3
+    )
