@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -74,7 +75,8 @@ def this_run() -> JSON:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": host.commit(),
-        "argv": sys.argv[1:],
+        # Where a folder was is nobody's business, and would not repeat anything.
+        "argv": [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]],
     }
 
 
