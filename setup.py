@@ -27,6 +27,7 @@ DEV = [
     "openjd-cli>=0.8",
     "pytest>=8",
     "pytest-timeout>=2",
+    "pytest-xdist>=3",
     "ruff==0.17.5",
     "mypy==2.4.1",
     "types-pyyaml",

@@ -61,12 +61,12 @@ def load_checkpoint(
     for path in folders:
         if not path.is_dir():
             raise InputMissing(f"{path}: expected a checkpoint directory (see the README), found none")
+    networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
+    files = {name: find_weights(locate(folders, NETWORKS, f"{name}.*"), name) for name in networks}
     unet_folder = locate(folders, UNET, "config.json")
     vae_folder = locate(folders, VAE_FOLDER, "config.json")
     clip_folder = locate(folders, IMAGE_ENCODER, "config.json")
-    networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
-    files = {
-        **{name: find_weights(locate(folders, NETWORKS, f"{name}.*"), name) for name in networks},
+    files |= {
         "vae": find_weights(vae_folder, "diffusion_pytorch_model"),
         "image_encoder": find_weights(clip_folder, "pytorch_model", "model"),
     }
