@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, Regressed
 from ..runtime.commands import add_command
+from ..runtime.monitor import Monitor
 
 if TYPE_CHECKING:
-    from ..__main__ import Monitor
     from .result import Result
 
 SIZES = ("small", "mid", "full-512", "full-768")

@@ -9,21 +9,18 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 from ..errors import InputError, OutputError, ShotsFailed
 from .animator import Animator
 from .farm import TRIES, Farm
 from .gallery import write_gallery
 from .jobs import read_jobs
+from .monitor import Monitor
 from .openjd import template
 from .picture import atomic, unwritable
 from .report import FarmReport
 from .shot import Shot, check_inputs, is_done, make
 from .status import FORMS
-
-if TYPE_CHECKING:
-    from ..__main__ import Monitor
 
 GALLERY_S = 10.0  # between pages while the farm runs
 
