@@ -1,15 +1,23 @@
-"""Recorded cases of the public implementation, and the bundles built from them once per run."""
+"""Recorded cases of the public implementation, bundles built from them once per run, and devices."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from animate_rt import Animator
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.cuda import CUDADevice
 from numpy.typing import NDArray
+
+from .arithmetic import ArithmeticEngine
+from .program import Program
+from .standin import GPU, installed
 
 DATA = Path(__file__).parent / "data"
 SHARED = Path(__file__).parents[2] / "shared" / "reference"  # beside some checkouts
@@ -173,3 +181,31 @@ def bundle(case: Case, bundles: Any) -> Path:
 def small_bundle(small: Case, bundles: Any) -> Path:
     path: Path = bundles(small)
     return path
+
+
+@pytest.fixture
+def arithmetic(small_bundle: Path) -> Callable[..., Animator]:
+    """`arithmetic(...)`: an animator whose engines are arithmetic and cost nothing."""
+    bundle = open_bundle(small_bundle)
+    return lambda **options: Animator(bundle, **{"load": ArithmeticEngine} | options)
+
+
+@pytest.fixture(params=[0, 1, 2, 3])
+def gpu(request: pytest.FixtureRequest) -> Iterator[GPU]:
+    """The stand-in, with different ideas of when streams run."""
+    with installed(request.param) as gpu:
+        yield gpu
+
+
+@pytest.fixture
+def device(gpu: GPU) -> Iterator[CUDADevice]:
+    device = CUDADevice(timing=True)
+    yield device
+    device.close()
+    assert gpu.memory.used_bytes == 0
+    assert not [memory for memory in gpu.memory.allocations.values() if memory.live and memory.kind == "host"]
+
+
+@pytest.fixture
+def program(gpu: GPU) -> Program:
+    return Program(gpu)

@@ -32,6 +32,8 @@ from animate_rt.runtime.windows import Known, open_ended, uniform
 from numpy.typing import NDArray
 from PIL import Image
 
+from .clips import pictures
+
 Array = NDArray[Any]
 
 
@@ -45,12 +47,6 @@ def animator(bundle: Path) -> Iterator[Animator]:
 def small_animator(small_bundle: Path) -> Iterator[Animator]:
     with Animator.load(small_bundle) as loaded:
         yield loaded
-
-
-def pictures(count: int, seed: int = 0) -> list[Array]:
-    """Pose frames of the small case's size, each unlike the others."""
-    chance = np.random.default_rng(seed)
-    return list(chance.integers(0, 256, (count, 96, 64, 3), np.uint8))
 
 
 def render(animator: Animator, **changed: Any) -> Array:
