@@ -9,9 +9,11 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 from animate_rt.engines.bundle import Manifest, open_bundle, seal
 from animate_rt.engines.contract import DENOISING_UNET, ShapeBucket, contracts
 from animate_rt.engines.device import Buffer
@@ -27,6 +29,7 @@ from animate_rt.errors import DeviceError, OutOfMemory
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.output import Output
 from animate_rt.runtime.shot import Shot, make
+from PIL import Image
 
 from .arithmetic import ArithmeticContext, ArithmeticEngine
 
@@ -79,6 +82,17 @@ def hollow_bundle(folder: Path) -> Path:
         graphs=contracts(MODEL, bucket, "float32"),
     )
     seal(folder, manifest)
+    return folder
+
+
+def write_inputs(folder: Path, num_poses: int, references: Iterable[str] = ("reference.png",)) -> Path:
+    """bundle/, pose/ of so many pictures and references, all random."""
+    hollow_bundle(folder / "bundle")
+    (folder / "pose").mkdir()
+    chance = np.random.default_rng(0)
+    for name in (*(f"pose/{i:03}.png" for i in range(num_poses)), *references):
+        picture = chance.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+        Image.fromarray(picture).save(folder / name)
     return folder
 
 

@@ -27,20 +27,18 @@ from animate_rt.errors import DeviceError
 from animate_rt.runtime import farm as farm_module
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.farm import Farm, Job, Lost, Slot, choose, connected, share_of
-from animate_rt.runtime.jobs import read_jobs
 from animate_rt.runtime.report import FarmReport, ShotReport
 from animate_rt.runtime.shot import Shot
 from animate_rt.runtime.worker import Standing, Where, Worker
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
-from PIL import Image
+
+from .job_lists import NUM_POSES, job, shots, write_job_inputs
 
 if not find_spec("ray"):
     pytest.skip("needs the extra farm", allow_module_level=True)
 
 # Ray does not wait for the processes it has ended.
 pytestmark = pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")
-
-NUM_POSES = 8
 
 
 @pytest.fixture(autouse=True)
@@ -66,35 +64,7 @@ def ray(shared_ray: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bundle/, three references and pose/ of 8 pictures."""
-    folder = tmp_path_factory.mktemp("inputs")
-    fixed_cost.hollow_bundle(folder / "bundle")
-    chance = np.random.default_rng(0)
-    size = (fixed_cost.HEIGHT, fixed_cost.WIDTH, 3)
-    (folder / "pose").mkdir()
-    for i in range(NUM_POSES):
-        Image.fromarray(chance.integers(0, 256, size, np.uint8)).save(folder / "pose" / f"{i}.png")
-    for i in range(3):
-        Image.fromarray(chance.integers(0, 256, size, np.uint8)).save(folder / f"reference{i}.png")
-    return folder
-
-
-def job(name: str, **fields: Any) -> dict[str, Any]:
-    return {
-        "name": name,
-        "bundle": "bundle",
-        "reference": "reference0.png",
-        "pose": "pose",
-        "steps": 4,
-    } | fields
-
-
-def shots(inputs: Path, output: Path, jobs: list[dict[str, Any]]) -> list[Shot]:
-    output.mkdir(exist_ok=True)
-    path = inputs / f"{output.name}.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in jobs))
-    found, errors = read_jobs(path, output)
-    assert not errors
-    return found
+    return write_job_inputs(tmp_path_factory.mktemp("inputs"))
 
 
 def results(folder: Path) -> dict[str, bytes]:
@@ -174,48 +144,6 @@ def test_what_is_reported() -> None:
 )
 def test_how_much_of_an_attempt_was_for_nothing(lost: Lost, resumed: float, expected: float) -> None:
     assert lost.wasted_s(resumed) == pytest.approx(expected)
-
-
-def test_bad_lines_are_told_all_at_once(
-    inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bad = [
-        ("{", "cannot read it"),
-        ("[1, 2]", "expected an object"),
-        ('["é"]', "expected an object"),  # written as UTF-16
-        (json.dumps({"name": "x", "pose": "pose"}), "missing bundle, reference"),
-        (json.dumps(job("x1", colour="red")), "unknown colour"),
-        (json.dumps(job("x2", steps="many")), 'steps: expected int or list, found "many"'),
-        (json.dumps(job("../x")), "name: expected up to 100"),
-        (json.dumps(job("good")), "found good: good.mp4 is of line 1"),
-        (json.dumps(job("x3", pose="none.mp4")), "pose: expected a video or directory of pictures, found no"),
-        (json.dumps(job("x4", bundle="pose")), "expected a bundle"),
-        (json.dumps(job("x5", steps=0)), "steps: expected 1 to 1000"),
-        (json.dumps(job("x6", overlap=99)), "overlap: expected 0 to 3"),
-        (json.dumps(job("x7", order="time-skewed")), "expected open windows"),
-        (json.dumps(job("x8", frames="9-3")), "frames: expected at least 1"),
-        (json.dumps(job("x9", fps="fast")), "expected frames per second"),
-        (json.dumps(job("x10", format="gif")), "format: expected mp4 or png"),
-        (json.dumps(job("x11", fps="1e99999999")), "expected frames per second"),
-        (json.dumps(job("good.mp4", format="png")), "good.mp4 is of line 1"),
-        (json.dumps(job("good.sheet.png", format="png")), "good.sheet.png is of line 1"),
-        (json.dumps(job("index.html", format="png")), "index.html is of the farm"),
-        (json.dumps(job("x12", steps=[249, 999])), "steps: expected falling timesteps"),
-        (json.dumps(job("x13", steps=["999"])), "steps: expected falling timesteps"),
-        (json.dumps(job("x14", guidance_interval=[0, 0.5, 1])), "guidance_interval: expected two shares"),
-        (json.dumps(job("x15", guidance_interval=[0, "1"])), "guidance_interval: expected two shares"),
-    ]
-    path = inputs / "bad.jsonl"
-    lines = [json.dumps(job("good")), "", *(line for line, _ in bad)]
-    path.write_bytes(b"\n".join(line.encode("utf-8" if line.isascii() else "utf-16") for line in lines))
-    assert main(["farm", str(path), "--output", str(tmp_path / "out")]) == 65
-    *told, last = capsys.readouterr().err.splitlines()
-    assert len(told) == len(bad)
-    for number, (line, (_, part)) in enumerate(zip(told, bad, strict=True), start=3):
-        assert line.startswith(f"animate-rt: {path}:{number}: ")
-        assert part in line
-    assert f"found {len(bad)} bad; nothing was started" in last
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.usefixtures("ray")

@@ -22,9 +22,8 @@ from animate_rt.runtime.output import Output
 from animate_rt.runtime.resume import SNAPSHOT, Kept
 from animate_rt.runtime.shot import Shot, is_done, make
 from animate_rt.runtime.snapshot import Snapshot
-from PIL import Image
 
-from .fixed_cost import HEIGHT, WIDTH, example, hollow_bundle, open_animator
+from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
 
 NUM_POSES = 11
 
@@ -32,15 +31,7 @@ NUM_POSES = 11
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bundle/, reference.png and pose/ of 11 pictures."""
-    folder = tmp_path_factory.mktemp("inputs")
-    hollow_bundle(folder / "bundle")
-    chance = np.random.default_rng(0)
-    pictures = chance.integers(0, 256, (NUM_POSES + 1, HEIGHT, WIDTH, 3), np.uint8)
-    Image.fromarray(pictures[-1]).save(folder / "reference.png")
-    (folder / "pose").mkdir()
-    for i in range(NUM_POSES):
-        Image.fromarray(pictures[i]).save(folder / "pose" / f"{i:03}.png")
-    return folder
+    return write_inputs(tmp_path_factory.mktemp("inputs"), NUM_POSES)
 
 
 class Stopped(Exception):

@@ -26,7 +26,7 @@ from animate_rt.runtime.status import Course, StatusLines
 from PIL import Image
 
 from . import fixed_cost
-from .fixed_cost import HEIGHT, WIDTH, example, hollow_bundle, open_animator
+from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
 
 NUM_POSES = 6
 
@@ -34,14 +34,8 @@ NUM_POSES = 6
 @pytest.fixture
 def inputs(tmp_path: Path) -> Path:
     """bundle/, reference.png and pose/ of 6 pictures."""
-    folder = tmp_path / "inputs"
-    folder.mkdir()
-    hollow_bundle(folder / "bundle")
-    (folder / "pose").mkdir()
-    chance = np.random.default_rng(0)
-    for path in (folder / "reference.png", *(folder / "pose" / f"{i}.png" for i in range(NUM_POSES))):
-        Image.fromarray(chance.integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)).save(path)
-    return folder
+    (tmp_path / "inputs").mkdir()
+    return write_inputs(tmp_path / "inputs", NUM_POSES)
 
 
 @pytest.fixture
@@ -150,13 +144,13 @@ def test_everything_that_decides_the_result_is_in_the_digest(
         digests.add(digest())
     assert len(digests) == len(changes) + 2
     assert digest(contact_sheet=tmp_path / "sheet.png") == before
-    picture = Image.open(inputs / "pose" / "3.png").transpose(Image.Transpose.ROTATE_180)
-    picture.save(inputs / "pose" / "3.png")
+    picture = Image.open(inputs / "pose" / "003.png").transpose(Image.Transpose.ROTATE_180)
+    picture.save(inputs / "pose" / "003.png")
     assert digest() not in digests
     changed = digest()
     (inputs / "pose" / "notes.txt").touch()  # is no picture
     assert digest() == changed
-    (inputs / "pose" / "9.png").write_bytes((inputs / "pose" / "0.png").read_bytes())
+    (inputs / "pose" / "009.png").write_bytes((inputs / "pose" / "000.png").read_bytes())
     assert digest() not in {*digests, changed}
 
 
