@@ -15,6 +15,7 @@ from .contract import TIME_EMBEDDING, TensorSpec
 from .cpu import CPUStream
 from .device import Buffer, Stream
 from .engine import check_binding
+from .group_norm import by_channel
 
 CONVERTER = "openvino.tools.ovc"
 # Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -55,7 +56,7 @@ class OpenVINOEngine:
         self.runs = 0
         core = ov.Core()
         try:
-            model = core.read_model(bundle.graph(graph))
+            model = by_channel(core.read_model(bundle.graph(graph)))
             precision = EXACT.get(graph, bundle.manifest.precision)
             self.compiled = core.compile_model(model, "CPU", options(core, precision))
         except MemoryError as error:
