@@ -58,6 +58,9 @@ def charts_of(result: Result) -> list[Chart]:
         case "engine":
             series = {"latency": "with copies", "compute": "compute"}
             return [Chart("latency", 2.6, partial(draw_distribution, result, series))]
+        case "puppets":
+            tables = [table for table in result.results["tables"] if costs_vary(table["rows"])]
+            return [Chart("costs", 3.6, partial(draw_costs, tables))] if tables else []
         case _:
             return []
 
@@ -207,6 +210,25 @@ def draw_throughput(clips: Sequence[Result], axes: Any) -> None:
     axes.set_xlim(0, 1.4 * scale * max(latencies))
     axes.set_ylim(0, 1.15 * max(clip.results["frames_per_s"] for clip in clips))
     title(axes, f"Throughput against latency, {size(clips[0])}")
+
+
+def costs_vary(rows: list[JSON]) -> bool:
+    costs = [row.get("unet_evaluations", 1) for row in rows]
+    return max(costs) > 1.5 * min(costs)
+
+
+def draw_costs(tables: list[JSON], axes: Any) -> None:
+    """Towards the upper left is better. The first row of every table is the same clip."""
+    for table, colour in zip(tables, COLOURS, strict=False):
+        points = [(row["time_ratio"], row["psnr_db"]) for row in table["rows"]]
+        axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, label=table["title"])
+        for row, point in zip(table["rows"], points, strict=True):
+            axes.annotate(
+                row["name"], point, (4, 3), textcoords="offset points", fontsize=7, color=colour, rotation=20
+            )
+    axes.set(xlabel="time of a clip, as a multiple of the default's", ylabel="PSNR, dB", xscale="log")
+    axes.legend(loc="lower right", fontsize=8)
+    title(axes, "What quality costs: PSNR against the true frames over time")
 
 
 def about(result: Result) -> str:

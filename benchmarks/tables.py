@@ -177,6 +177,27 @@ def quality_row(name: str, frames: int | None, measures: JSON) -> Row:
     return (name, number(frames, 6), decibels(measures), *rest)
 
 
+def puppets_tables(result: Result) -> list[Table]:
+    work = result.workload
+    about = f"{work['scenes']} scenes of {work['frames']} frames, {work['size']}x{work['size']}"
+    return [puppets_table(f"{table['title']}: {about}", table["rows"]) for table in result.results["tables"]]
+
+
+def puppets_table(title: str, rows: list[JSON]) -> Table:
+    head = ["", "PSNR dB", "character dB", "SSIM", "clothes", "limbs", "flicker"]
+    costs = "time_ratio" in rows[0]
+    if costs:
+        head += ["UNet evaluations", "time"]
+    lines = []
+    for row in rows:
+        cells = [row["name"], f"{row['psnr_db']:.2f}", f"{row['character_db']:.2f}", f"{row['ssim']:.3f}"]
+        cells += [f"{row['clothes']:.2f}", f"{100 * row['limbs']:.0f} %", f"{row['flicker']:.2f}"]
+        if costs:
+            cells += [number(row["unet_evaluations"], 6), f"{row['time_ratio']:.2f}"]
+        lines.append(tuple(cells))
+    return Table(title, tuple(head), lines)
+
+
 def changes_table(changes: list[Change]) -> Table:
     rows = [
         (
@@ -197,6 +218,7 @@ TABLES = {
     "peers": peers_tables,
     "ablate": ablate_tables,
     "quality": quality_tables,
+    "puppets": puppets_tables,
 }
 
 

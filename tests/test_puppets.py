@@ -125,8 +125,9 @@ def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> 
     latents, reference = normal(clips * frames, 8, 8, 8), normal(clips, 8, 8, 8)
     poses, images = normal(clips * frames, 3, 64, 64).sigmoid(), normal(clips, 3, 64, 64).sigmoid()
     timesteps = torch.tensor([999.0, 140.0])
-    together = model(latents, timesteps, poses, reference, images, frames)
-    unconditional = model(latents, timesteps, poses, None, images, frames)
+    each = timesteps.repeat_interleave(frames)
+    together = model(latents, each, poses, reference, images, frames, motion=True)
+    unconditional = model(latents, each, poses, None, images, frames, motion=True)
     unet, scale = model.denoising_unet, torch.tensor([2.5])
     for clip in range(clips):
         rows = slice(clip * frames, (clip + 1) * frames)
@@ -145,11 +146,9 @@ def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> 
 
 
 def test_every_weight_that_matters_learns(model: SmallModel) -> None:
-    latents = torch.randn(4, 8, 8, 8)
+    latents, timesteps = torch.randn(4, 8, 8, 8), torch.tensor([9.0, 500.0, 0.0, 999.0])
     reference, images = torch.randn(2, 8, 8, 8), torch.rand(2, 3, 64, 64)
-    model(
-        latents, torch.tensor([9.0, 500.0]), torch.rand(4, 3, 64, 64), reference, images, 2
-    ).sum().backward()
+    model(latents, timesteps, torch.rand(4, 3, 64, 64), reference, images, 2, motion=True).sum().backward()
     silent = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     model.zero_grad()
     # With one token of context these have no say; nor has what ReferenceNet does after its last note.

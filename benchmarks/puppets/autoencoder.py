@@ -34,7 +34,7 @@ MEASURED = 256  # pictures that latents are measured on
 class Autoencoder(Stage):
     """The VAE, on crops and at the end on whole frames, as the normalisation sees more there."""
 
-    name, iterations, rate = "vae", 6_000, 8e-4
+    name, iterations, rate = "vae", 4_500, 8e-4
     crop, batch, whole_from = SIZE // 2, 16, 0.75
 
     def __init__(self) -> None:

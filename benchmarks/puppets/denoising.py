@@ -14,6 +14,7 @@ from ...export.vae import VAE
 from ...runtime.sampler import alphas_cumprod, ddim
 from .autoencoder import decode, encoder
 from .dataset import FRAMES, Clips, Dataset, make_clips
+from .drawing import Array
 from .model import SIZE, SmallModel, predict, small_config
 from .skeleton import draw_skeleton
 from .stage import (
@@ -41,30 +42,46 @@ class Denoising(Stage):
     """What the stages on latents share: clips, noise, the loss of a velocity, and samples to look at."""
 
     network: SmallModel
-    frames = 1
+    frames = FRAMES
+    watched_frames = FRAMES
+    motion = True
 
     def __init__(self, folder: Path, vae: VAE):
         self.vae = vae
         self.dataset = Dataset(folder / "clips")
         self.network = SmallModel()
         self.schedule = torch.tensor(alphas_cumprod(small_config().noise), dtype=torch.float32)
-        self.watched = Watched(vae, self.frames)
+        self.watched = Watched(vae, self.watched_frames)
 
     def velocity_loss(self, clips: Clips, now: Iteration) -> Tensor:
         """Clips (n,) at random noise levels, against the true velocity."""
         rng = now.rng
-        latents, poses, reference, images = tensors(clips, self.frames, rng)
-        timesteps = torch.tensor(rng.integers(len(self.schedule), size=len(clips)))
-        alpha = self.schedule[timesteps].repeat_interleave(self.frames)[:, None, None, None]
+        latents, poses, reference, images = tensors(clips, self.chosen(clips, rng))
+        timesteps = self.timesteps(len(clips), rng)
+        alpha = self.schedule[timesteps][:, None, None, None]
         epsilon = noise(rng, latents.shape)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         velocity = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * latents
         with autocast():
             dropped = now.shared.random() < DROPPED
             predicted = self.network(
-                noisy, timesteps.float(), poses, None if dropped else reference, images, self.frames
+                noisy,
+                timesteps.float(),
+                poses,
+                None if dropped else reference,
+                images,
+                self.frames,
+                motion=self.motion,
             )
         return F.mse_loss(predicted, velocity)
+
+    def chosen(self, clips: Clips, _rng: Rng) -> Array:
+        """Which frames of each clip, (n, frames)."""
+        return np.tile(np.arange(self.frames), (len(clips), 1))
+
+    def timesteps(self, clips: int, rng: Rng) -> Tensor:
+        """One for each frame (clips * frames,), the same for all frames of a clip."""
+        return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
@@ -72,28 +89,48 @@ class Denoising(Stage):
         assert isinstance(network, SmallModel)
         watched = self.watched
         poses, reference, images = watched.conditions
-        sampled = sample(network, watched.latents.shape, poses, reference, images, self.frames, steps=5)
+        sampled = sample(
+            network,
+            watched.latents.shape,
+            poses,
+            reference,
+            images,
+            watched.frames,
+            motion=self.motion,
+            steps=5,
+        )
         return watched.figures(sampled, decode(self.vae, sampled))
 
 
 class SingleFrames(Denoising):
     """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
 
-    name, iterations, rate, batch = "frames", 10_000, 6e-4, 16
+    name, iterations, rate, batch = "frames", 3_800, 6e-4, 6
+    # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
+    frames, watched_frames, motion = 3, 1, False
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
         for module in self.network.temporal():
             module.requires_grad_(False)
+        # As convolutions compute. Not in the stages after it: on CPUs torch 2.13 crashes in the gradient of a
+        # group normalisation in this layout whose weights are frozen. (Its overloads lack the argument.)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def loss(self, now: Iteration) -> Tensor:
         return self.velocity_loss(self.dataset.draw(now.rng, self.batch), now)
+
+    def chosen(self, clips: Clips, rng: Rng) -> Array:
+        return rng.integers(FRAMES, size=(len(clips), self.frames))
+
+    def timesteps(self, clips: int, rng: Rng) -> Tensor:
+        return noisy_timesteps(len(self.schedule), clips * self.frames, rng)
 
 
 class Motion(Denoising):
     """The motion modules alone, on clips."""
 
-    name, iterations, rate, batch, frames = "motion", 2_500, 4e-4, 1, FRAMES
+    name, iterations, rate, batch = "motion", 1_200, 4e-4, 1
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -110,7 +147,7 @@ class FewSteps(Denoising):
     """The spatial half of the denoising UNet once more, for a handful of steps without guidance: it learns to
     hit the true latents from where its own steps have led it."""
 
-    name, iterations, rate, batch, frames = "few-steps", 1_500, 1e-4, 1, FRAMES
+    name, iterations, rate, batch = "few-steps", 800, 1e-4, 1
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -123,7 +160,8 @@ class FewSteps(Denoising):
 
     def loss(self, now: Iteration) -> Tensor:
         _, shared, rng = now
-        latents, poses, reference, images = tensors(self.dataset.draw(rng, self.batch), self.frames, rng)
+        clips = self.dataset.draw(rng, self.batch)
+        latents, poses, reference, images = tensors(clips, self.chosen(clips, rng))
         steps = ddim(small_config().noise, int(shared.choice(FEW_STEPS)))
         last = int(shared.integers(len(steps)))
         unet = self.network.denoising_unet
@@ -133,10 +171,12 @@ class FewSteps(Denoising):
             pose_features = self.network.pose_guider(poses)
 
         def velocity(noisy: Tensor, timestep: int) -> Tensor:
-            times = torch.full((self.batch,), float(timestep))
+            times = torch.full((len(noisy),), float(timestep))
             with autocast():
                 references = unet.project_reference(features, embeds)
-                return predict(unet, noisy, times, pose_features, references, embeds, self.frames)
+                return predict(
+                    unet, noisy, times, pose_features, references, embeds, self.frames, motion=True
+                )
 
         noisy = noise(rng, latents.shape)
         with torch.no_grad():
@@ -155,7 +195,7 @@ class Watched:
         self.frames = frames
         count = HELD_OUT if frames == 1 else HELD_OUT // 4
         clips = make_clips("held-out", range(count), encoder(vae))
-        self.latents, *self.conditions = tensors(clips, frames, None)
+        self.latents, *self.conditions = tensors(clips, np.tile(np.arange(frames), (count, 1)))
         poses, reference, _ = self.conditions
         copied = decode(vae, reference).repeat_interleave(frames, dim=0)
         scenes = [Scene("held-out", seed, SIZE) for seed in range(count)]
@@ -183,26 +223,28 @@ def sample(
     images: Tensor,
     frames: int,
     *,
+    motion: bool,
     steps: int,
 ) -> Tensor:
     """Latents by DDIM without guidance."""
     latents = noise(np.random.default_rng(0), shape)
-    clips = len(reference)
     for step in ddim(small_config().noise, steps):
         with autocast():
-            timesteps = torch.full((clips,), float(step.timestep))
-            prediction = network(latents, timesteps, poses, reference, images, frames)
+            timesteps = torch.full((len(latents),), float(step.timestep))
+            prediction = network(latents, timesteps, poses, reference, images, frames, motion=motion)
         latents = step.latents * latents + step.prediction * prediction
     return latents
 
 
-def tensors(clips: Clips, frames: int, rng: Rng | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents and poses of `frames` frames of each clip (n * frames, ...), references and their images; a
-    random frame if it is one, and from the first on without a generator."""
-    first = np.zeros(len(clips), int)
-    if frames == 1 and rng is not None:
-        first = rng.integers(FRAMES, size=len(clips))
-    chosen = first[:, None] + np.arange(frames)
+def noisy_timesteps(num_timesteps: int, count: int, rng: Rng) -> Tensor:
+    """Random ones (count,), in proportion to how late they are: there reference and pose decide, while at low
+    noise the latents themselves tell most of it."""
+    return torch.tensor((num_timesteps * rng.random(count) ** 0.5).astype(int))
+
+
+def tensors(clips: Clips, chosen: Array) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Latents and poses of the chosen frames (n, frames) of each clip, both (n * frames, ...), and references
+    and their images (n, ...)."""
     rows = np.arange(len(clips))[:, None]
     keypoints = clips["keypoints"][rows, chosen].reshape(-1, 18, 3)
     latents = clips["latents"][rows, chosen]

@@ -41,6 +41,9 @@ from ..random_checkpoint import image_encoder, inference_config, unet, vae
 
 State = dict[str, Tensor]
 
+SHIPPED = Path(__file__).parents[2] / "weights"
+WHOLE, FEW_STEPS = SHIPPED / "puppets", SHIPPED / "puppets-few-steps"  # checkpoint directories
+
 SIZE = 128  # pixels along a side
 LATENT_CHANNELS = 8  # four blur edges: a patch of 8 x 8 pixels with one edge has two colours and a line
 HEADS = 4  # so that every head is 16 or more wide and a multiple of 8
@@ -103,12 +106,14 @@ class SmallModel(nn.Module):
         reference: Tensor | None,
         images: Tensor,
         frames: int = 1,
+        *,
+        motion: bool,
     ) -> Tensor:
         """Velocity of n clips of as many frames each, (n * frames, C, h, w).
 
-        latents (n * frames, C, h, w), timesteps (n,), poses (n * frames, 3, H, W) in [0, 1], reference
-        (n, C, h, w) latents, images (n, 3, 64, 64) in [0, 1]. Without a reference the prediction is the
-        unconditional one; single frames pass no motion modules.
+        latents (n * frames, C, h, w), timesteps (n * frames,), poses (n * frames, 3, H, W) in [0, 1],
+        reference (n, C, h, w) latents, images (n, 3, 64, 64) in [0, 1]. Without a reference the prediction is
+        the unconditional one; without `motion` frames know nothing of each other.
         """
         embeds = self.embed(images)
         references = None
@@ -118,7 +123,14 @@ class SmallModel(nn.Module):
             features = self.reference_net(reference, embeds)
             references = self.denoising_unet.project_reference(features, embeds)
         return predict(
-            self.denoising_unet, latents, timesteps, self.pose_guider(poses), references, embeds, frames
+            self.denoising_unet,
+            latents,
+            timesteps,
+            self.pose_guider(poses),
+            references,
+            embeds,
+            frames,
+            motion=motion,
         )
 
 
@@ -130,11 +142,14 @@ def predict(
     references: list[Reference] | None,
     embeds: Tensor,
     frames: int,
+    *,
+    motion: bool,
 ) -> Tensor:
-    """`DenoisingUNet.forward` for n clips at once, each with its own timestep and reference."""
+    """`DenoisingUNet.forward` for n clips at once, each with its own reference, each frame with its own
+    timestep."""
     rows = latents.shape[0]
     with torch.autocast(latents.device.type, enabled=False):
-        time_rows = unet.time_row(timesteps).repeat_interleave(frames, dim=0)
+        time_rows = unet.time_row(timesteps)
     shifts = iter(time_rows.split(unet.resnet_widths, dim=1))
     per_frame = iter(
         [Reference(*(x.repeat_interleave(frames, dim=0) for x in block)) for block in references or ()]
@@ -148,12 +163,12 @@ def predict(
         elif layer.attention is not None:
             cross = layer.attention.block.attn2.to_one_token(embeds).repeat_interleave(frames, dim=0)
             x = layer.attention(x, alone, cross)
-        if layer.motion is not None and frames > 1:
+        if layer.motion is not None and motion:
             x = layer.motion(x, mask.to(x.dtype))
         return x
 
     # On CPUs fused attention over few frames is slow to differentiate: a clip takes 0.8 of the time without.
-    with sdpa_kernel(SDPBackend.MATH) if frames > 1 else nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if motion else nullcontext():
         x = unet.walk(unet.conv_in(latents) + pose_features, run)
     return unet.conv_out(nn.functional.silu(unet.conv_norm_out(x))).float()
 

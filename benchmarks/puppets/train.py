@@ -53,7 +53,9 @@ class Run:
     def __init__(self, stage: Stage, folder: Path, rank: int = 0, size: int = 1):
         self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
         self.trained = {name: p for name, p in stage.network.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.average = copy.deepcopy(stage.network).requires_grad_(False)
         self.done = 0
         self.checkpoint = folder / f"{stage.name}-checkpoint.pt"

@@ -1,0 +1,131 @@
+"""How good the small model is: on held-out scenes, beside floors, and with parts of it off.
+
+python -m animate_rt.benchmarks.puppets.measure RESULT.json --sheet SHEET.png
+
+`animate-rt bench report RESULT.json --page weights/puppets/README.md` writes its table into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ...engines.bundle import open_bundle
+from ...export import load_checkpoint
+from ...export.vae import VAE
+from ...runtime.animator import Animator
+from ...runtime.picture import write_png
+from ..result import Result, describe_engines
+from .autoencoder import decode, encoder
+from .model import FEW_STEPS, SIZE, WHOLE
+from .stage import to_pictures
+from .truth import Truth, held_out, mean_figures
+from .variants import build, without, without_motion
+from .world import Picture
+
+SCENES, FRAMES = 24, 24
+SHOWN = 8  # scenes on the sheet
+MOMENT = 12  # the frame that it shows of each
+HEADER = 14  # pixels above it
+
+Make = Callable[[Truth], Picture]  # (n, H, W, 3)
+
+
+def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
+    """Whose frames are measured; bundles are made in `folder`. One animator is open at a time."""
+    yield "the reference, copied", lambda truth: np.repeat(truth.reference[None], len(truth.frames), axis=0)
+    yield "each frame's mean colour", mean_colours
+    yield "the VAE alone, on true frames", through(load_checkpoint(WHOLE).vae)
+    whole = open_bundle(build(WHOLE, folder / "whole"))
+    with Animator(whole) as animator:
+        yield "**25 steps, guidance**", making(animator)
+    with Animator.load(build(FEW_STEPS, folder / "few-steps", base=WHOLE)) as animator:
+        yield "**5 steps, no guidance**", making(animator)
+    with without(whole, "guidance_scale") as animator:
+        yield "25 steps without reference", making(animator)
+    with without(whole, "pose_features") as animator:
+        yield "25 steps without poses", making(animator)
+    silent = without_motion(WHOLE, folder / "silent")
+    with Animator.load(build(silent, folder / "without-motion")) as animator:
+        yield "25 steps without motion modules", making(animator)
+
+
+def mean_colours(truth: Truth) -> Picture:
+    colours = truth.frames.mean(axis=(1, 2), keepdims=True).round().astype(np.uint8)
+    return np.broadcast_to(colours, truth.frames.shape)
+
+
+def through(vae: VAE) -> Make:
+    @torch.no_grad()
+    def make(truth: Truth) -> Picture:
+        return to_pictures(decode(vae, torch.tensor(encoder(vae)(truth.frames))))
+
+    return make
+
+
+def making(animator: Animator) -> Make:
+    return lambda truth: np.stack(list(animator.animate(truth.reference, truth.poses)))
+
+
+def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
+    """Figures of every row, means over scenes; and a sheet to look at."""
+    rows, by_scene = [], {}
+    columns = [
+        ("reference", [truth.reference for truth in truths[:SHOWN]]),
+        ("pose", [truth.poses[MOMENT] for truth in truths[:SHOWN]]),
+        ("true", [truth.frames[MOMENT] for truth in truths[:SHOWN]]),
+    ]
+    for name, make in rows_of(folder):
+        figures, shown = [], []
+        for i, truth in enumerate(truths):
+            made = make(truth)
+            figures.append(truth.figures(made))
+            shown.append(made[MOMENT])
+            print(f"\r{name}: scene {i + 1} of {len(truths)}", end="", file=sys.stderr, flush=True)
+        rows.append({"name": name, **mean_figures(figures)})
+        by_scene[name] = [one["psnr_db"] for one in figures]
+        print(f"\r{json.dumps(rows[-1])}", file=sys.stderr)
+        columns.append((name.strip("*"), shown[:SHOWN]))
+    result = Result(
+        kind="puppets",
+        workload={"scenes": len(truths), "frames": len(truths[0].frames), "size": SIZE, "split": "held-out"},
+        results={"tables": [{"title": "Held-out scenes", "rows": rows}], "psnr_by_scene": by_scene},
+        engines=describe_engines(open_bundle(folder / "whole")),
+    )
+    return result, sheet(columns)
+
+
+def sheet(columns: list[tuple[str, list[Picture]]]) -> Picture:
+    """A row per scene, and a line above that says what the columns are."""
+    body = np.concatenate([np.concatenate(pictures) for _, pictures in columns], axis=1)
+    header = Image.new("RGB", (body.shape[1], HEADER), "white")
+    draw = ImageDraw.Draw(header)
+    for i, (name, _) in enumerate(columns):
+        draw.text((i * SIZE + 2, 1), name[:22], fill="black")
+    return np.concatenate([np.asarray(header), body])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("result", type=Path)
+    parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result, picture = measure(held_out(options.scenes, FRAMES, SIZE), Path(folder))
+    write_png(options.sheet, picture)
+    result.write(options.result)
+
+
+if __name__ == "__main__":
+    main()

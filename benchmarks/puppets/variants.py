@@ -1,0 +1,103 @@
+"""The small model as it ships, in other numerics, and with parts of it off."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ...engines import contract
+from ...engines.bundle import Bundle, Manifest
+from ...engines.contract import ShapeBucket, contracts
+from ...engines.cpu import CPUDevice
+from ...engines.device import Buffer, Device, Stream
+from ...engines.engine import Context, Engine, load_engine
+from ...export import build_bundle, load_checkpoint
+from ...export.onnx_graphs import export_graphs
+from ...runtime.animator import Animator
+from ..onnx_engine import load_onnx_engine
+from .dataset import FRAMES
+from .model import SIZE
+
+BUCKET = ShapeBucket(width=SIZE, height=SIZE, window=FRAMES)
+
+
+def build(checkpoint: Path, bundle: Path, base: Path | None = None) -> Path:
+    """A bundle for the CPU in float32, unless it is there."""
+    if not bundle.is_dir():
+        build_bundle(checkpoint, bundle, width=SIZE, height=SIZE, window=FRAMES, base=base)
+    return bundle
+
+
+def without_motion(checkpoint: Path, target: Path) -> Path:
+    """The same checkpoint, but what its motion modules have to say comes out as zero."""
+    target.mkdir(parents=True)
+    for entry in checkpoint.iterdir():
+        (target / entry.name).symlink_to(entry.absolute())
+    path = target / "motion_module.safetensors"
+    path.unlink()
+    weights = load_file(checkpoint / path.name)
+    save_file({name: w * 0 if ".proj_out." in name else w for name, w in weights.items()}, path)
+    return target
+
+
+def without(bundle: Bundle, what: str) -> Animator:
+    """An animator whose denoising UNet, the form with guidance, reads zeros instead of one of its inputs:
+    `pose_features`, or `guidance_scale`, which leaves the unconditional half, that sees no reference."""
+    return Animator(bundle, load=partial(load_silenced, what))
+
+
+def load_silenced(what: str, bundle: Bundle, graph: str, device: Device) -> Engine:
+    engine = load_engine(bundle, graph, device)
+    return SilencedEngine(engine, what, device) if graph == contract.DENOISING_UNET else engine
+
+
+class SilencedEngine:
+    """An engine with zeros for one of its inputs, whatever is bound to it."""
+
+    def __init__(self, engine: Engine, name: str, device: Device):
+        self.engine, self.name = engine, name
+        self.contract, self.activation_bytes = engine.contract, engine.activation_bytes
+        (spec,) = [spec for spec in engine.contract.inputs if spec.name == name]
+        self.silence = device.buffer(spec.dtype, spec.shape)
+        assert self.silence.array is not None  # on the CPU
+        self.silence.array[...] = 0
+
+    @property
+    def runs(self) -> int:
+        return self.engine.runs
+
+    def context(self, workspace: Buffer | None) -> SilencedContext:
+        return SilencedContext(self, self.engine.context(workspace))
+
+
+class SilencedContext:
+    def __init__(self, engine: SilencedEngine, context: Context):
+        self.engine, self.context = engine, context
+
+    def bind(self, name: str, buffer: Buffer) -> None:
+        self.context.bind(name, self.engine.silence if name == self.engine.name else buffer)
+
+    def enqueue(self, stream: Stream) -> None:
+        self.context.enqueue(stream)
+
+
+def in_float16(checkpoint: Path, folder: Path) -> Animator:
+    """The graphs that TensorRT compiles, float16 with float32 islands, in ONNX Runtime on the CPU."""
+    loaded = load_checkpoint(checkpoint, None, torch.float16)
+    os.makedirs(folder / "graphs")
+    export_graphs(loaded, BUCKET, folder / "graphs", lambda _graph: None)
+    manifest = Manifest(
+        model=loaded.config,
+        bucket=BUCKET,
+        backend="tensorrt",
+        backend_version="none: ONNX Runtime",
+        compute_capabilities=(),
+        precision="fp16",
+        weights=dict(loaded.weights),
+        graphs=contracts(loaded.config, BUCKET, "float16"),
+    )
+    return Animator(Bundle(folder, manifest, digest=""), device=CPUDevice(), load=load_onnx_engine)

@@ -1,0 +1,113 @@
+"""How puppets' clips are judged: the measures, and models with parts off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from animate_rt import Animator
+from animate_rt.benchmarks.charts import charts_of, svg
+from animate_rt.benchmarks.puppets import variants
+from animate_rt.benchmarks.puppets.clothes import clothes_likeness
+from animate_rt.benchmarks.puppets.limbs import limbs_found, offset
+from animate_rt.benchmarks.puppets.model import SIZE
+from animate_rt.benchmarks.puppets.truth import Truth
+from animate_rt.benchmarks.puppets.world import Scene
+from animate_rt.benchmarks.result import Result
+from animate_rt.benchmarks.tables import tables_of
+from animate_rt.engines.bundle import open_bundle
+
+# The measures
+
+
+@pytest.fixture(scope="module")
+def truth() -> Truth:
+    return Truth(Scene("held-out", 2000, SIZE), 4)
+
+
+def test_the_truth_is_perfect(truth: Truth) -> None:
+    figures = truth.figures(truth.frames)
+    assert figures["psnr_db"] == figures["character_db"] == float("inf")
+    assert [figures[name] for name in ("ssim", "clothes", "limbs", "flicker")] == [1, 1, 1, 0]
+
+
+def test_limbs_are_missed_where_the_body_is_elsewhere(truth: Truth) -> None:
+    near, far = (np.roll(truth.frames, pixels, axis=2) for pixels in (2, 9))
+    assert limbs_found(near, truth.frames, truth.keypoints) > 0.8
+    assert limbs_found(far, truth.frames, truth.keypoints) < 0.2
+    assert limbs_found(np.full_like(far, 128), truth.frames, truth.keypoints) == 0
+
+
+def test_an_offset_is_how_far_a_spot_has_moved() -> None:
+    true = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
+    moved = np.roll(true, (3, -4), axis=(0, 1))
+    assert offset(moved, true, np.array([60, 70])) == 5
+    assert offset(true, true, np.array([0, 127])) == 0  # at the very edge
+
+
+def test_clothes_of_other_colours_are_not_the_same(truth: Truth) -> None:
+    wrong = truth.frames[..., ::-1]
+    noisy = truth.frames + np.random.default_rng(0).integers(-3, 4, truth.frames.shape)
+    assert clothes_likeness(wrong, truth.frames, truth.clothes) < 0.5
+    kept = clothes_likeness(noisy.clip(0, 255).astype(np.uint8), truth.frames, truth.clothes)
+    assert kept > 0.8
+    elsewhere = truth.frames.copy()
+    elsewhere[~truth.clothes.any(axis=1)] = 0
+    assert clothes_likeness(elsewhere, truth.frames, truth.clothes) == 1
+
+
+def test_a_darker_background_leaves_the_character_alone(truth: Truth) -> None:
+    made = truth.frames.copy()
+    made[~truth.character] //= 2
+    figures = truth.figures(made)
+    assert figures["character_db"] == float("inf") > figures["psnr_db"]
+
+
+# Parts off
+
+
+def test_without_guidance_there_is_no_reference_and_without_features_no_pose(
+    small: Any, small_bundle: Path
+) -> None:
+    """What is off has no say; what is not still has."""
+    bundle = open_bundle(small_bundle)
+    generator = np.random.default_rng(0)
+    references = generator.integers(0, 255, (2, small.height, small.width, 3), np.uint8)
+    poses = generator.integers(0, 255, (2, 4, small.height, small.width, 3), np.uint8)
+
+    def clips(animator: Animator) -> list[np.ndarray[Any, Any]]:
+        with animator:
+            return [
+                np.stack(list(animator.animate(references[i], poses[j], steps=2, guidance_scale=3.0)))
+                for i, j in ((0, 0), (1, 0), (0, 1))
+            ]
+
+    first, other_reference, other_poses = clips(variants.without(bundle, "guidance_scale"))
+    assert np.array_equal(first, other_reference)
+    assert not np.array_equal(first, other_poses)
+    first, other_reference, other_poses = clips(variants.without(bundle, "pose_features"))
+    assert np.array_equal(first, other_poses)
+    assert not np.array_equal(first, other_reference)
+
+
+# The tables
+
+
+def test_costs_have_a_column_and_a_chart_where_they_were_measured() -> None:
+    figures = dict.fromkeys(("psnr_db", "character_db", "ssim", "clothes", "limbs", "flicker"), 0.5)
+    rows = [{"name": "plain", **figures}]
+    priced = [{"name": str(n), **figures, "unet_evaluations": n, "time_ratio": n / 2} for n in (2, 8)]
+
+    def made(*tables: list[dict[str, Any]]) -> Result:
+        found = [{"title": "Table", "rows": rows} for rows in tables]
+        workload = {"scenes": 1, "frames": 2, "size": SIZE, "split": "held-out"}
+        return Result(kind="puppets", workload=workload, results={"tables": found})
+
+    (table,) = tables_of(made(rows))
+    assert table.rows == [("plain", "0.50", "0.50", "0.500", "0.50", "50 %", "0.50")]
+    assert charts_of(made(rows)) == []
+    assert tables_of(made(rows, priced))[1].rows[1][-2:] == ("8", "4.00")
+    (chart,) = charts_of(made(rows, priced))
+    assert "What quality costs" in svg(chart)
