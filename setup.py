@@ -34,7 +34,8 @@ DEV = [
     "types-setuptools",
 ]
 
-DEMO = [  # the recorded case that `animate-rt demo` renders
+WEIGHTS = ["weights/*/*.*", "weights/*/*/*.*", "weights/*/*/*/*.*"]  # of the demo
+RECORDED = [  # the smallest size of `animate-rt bench`
     "tests/data/small/inference.yaml",
     "tests/data/small/reference.png",
     "tests/data/small/pose/*.png",
@@ -51,7 +52,7 @@ setup(
     script_name="setup.py",  # so that it is told apart from the package's modules, and left out
     package_dir={"animate_rt": "."},
     packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
-    package_data={"animate_rt": ["py.typed", *DEMO]},
+    package_data={"animate_rt": ["py.typed", *WEIGHTS, *RECORDED]},
     install_requires=["numpy>=2", "av>=15,<20", "pillow>=11"],
     extras_require={
         "cpu": CPU,

@@ -21,7 +21,7 @@ from .world import Picture, Scene, Split
 
 FRAMES = 16  # consecutive ones of a clip: the window the motion modules are trained at
 SHARD = 64  # clips per file
-SCENES = 4096
+SCENES = 3072
 SIDE = SIZE // 8
 IMAGE_SIDE = IMAGE_ENCODER_CONFIG["image_size"]
 

@@ -105,7 +105,7 @@ class Denoising(Stage):
 class SingleFrames(Denoising):
     """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
 
-    name, iterations, rate, batch = "frames", 3_800, 6e-4, 6
+    name, iterations, rate, batch = "frames", 2_300, 6e-4, 4
     # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
 

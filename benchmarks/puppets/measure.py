@@ -1,6 +1,9 @@
 """How good the small model is: on held-out scenes, beside floors, and with parts of it off.
 
-python -m animate_rt.benchmarks.puppets.measure RESULT.json --sheet SHEET.png
+python -m animate_rt.benchmarks.puppets.measure FOLDER RESULT.json SHEET.png
+
+Bundles are made and kept in FOLDER, and compute in bfloat16 where the CPU does: `tradeoffs.py` has float32
+beside it.
 
 `animate-rt bench report RESULT.json --page weights/puppets/README.md` writes its table into the model card.
 """
@@ -10,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,13 +27,13 @@ from ...runtime.animator import Animator
 from ...runtime.picture import write_png
 from ..result import Result, describe_engines
 from .autoencoder import decode, encoder
-from .model import FEW_STEPS, SIZE, WHOLE
+from .model import FEW_STEP_WEIGHTS, SIZE, WEIGHTS
 from .stage import to_pictures
 from .truth import Truth, held_out, mean_figures
-from .variants import build, without, without_motion
+from .variants import at_best, build, without, without_motion
 from .world import Picture
 
-SCENES, FRAMES = 24, 24
+SCENES, FRAMES = 12, 24
 SHOWN = 8  # scenes on the sheet
 MOMENT = 12  # the frame that it shows of each
 HEADER = 14  # pixels above it
@@ -43,18 +45,19 @@ def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
     """Whose frames are measured; bundles are made in `folder`. One animator is open at a time."""
     yield "the reference, copied", lambda truth: np.repeat(truth.reference[None], len(truth.frames), axis=0)
     yield "each frame's mean colour", mean_colours
-    yield "the VAE alone, on true frames", through(load_checkpoint(WHOLE).vae)
-    whole = open_bundle(build(WHOLE, folder / "whole"))
+    yield "the VAE alone, on true frames", through(load_checkpoint(WEIGHTS).vae)
+    whole = open_bundle(at_best(build(WEIGHTS, folder / "whole")))
     with Animator(whole) as animator:
         yield "**25 steps, guidance**", making(animator)
-    with Animator.load(build(FEW_STEPS, folder / "few-steps", base=WHOLE)) as animator:
+    few = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
+    with Animator.load(at_best(few)) as animator:
         yield "**5 steps, no guidance**", making(animator)
     with without(whole, "guidance_scale") as animator:
         yield "25 steps without reference", making(animator)
     with without(whole, "pose_features") as animator:
         yield "25 steps without poses", making(animator)
-    silent = without_motion(WHOLE, folder / "silent")
-    with Animator.load(build(silent, folder / "without-motion")) as animator:
+    silent = without_motion(WEIGHTS, folder / "silent")
+    with Animator.load(at_best(build(silent, folder / "without-motion"))) as animator:
         yield "25 steps without motion modules", making(animator)
 
 
@@ -98,7 +101,7 @@ def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
         kind="puppets",
         workload={"scenes": len(truths), "frames": len(truths[0].frames), "size": SIZE, "split": "held-out"},
         results={"tables": [{"title": "Held-out scenes", "rows": rows}], "psnr_by_scene": by_scene},
-        engines=describe_engines(open_bundle(folder / "whole")),
+        engines=describe_engines(open_bundle(at_best(folder / "whole"))),
     )
     return result, sheet(columns)
 
@@ -117,12 +120,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("folder", type=Path)
     parser.add_argument("result", type=Path)
-    parser.add_argument("--sheet", type=Path, required=True)
+    parser.add_argument("sheet", type=Path)
     parser.add_argument("--scenes", type=int, default=SCENES)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        result, picture = measure(held_out(options.scenes, FRAMES, SIZE), Path(folder))
+    result, picture = measure(held_out(options.scenes, FRAMES, SIZE), options.folder)
     write_png(options.sheet, picture)
     result.write(options.result)
 

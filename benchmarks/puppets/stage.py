@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .world import Picture
 
@@ -53,8 +57,26 @@ def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
 # Tensors
 
 
-def autocast() -> torch.autocast:
-    return torch.autocast(torch.get_default_device().type, torch.bfloat16)
+@contextmanager
+def autocast() -> Iterator[None]:
+    """bfloat16 for products; and on CPUs attention as these, as the fused one is slow to differentiate."""
+    device = torch.get_default_device().type
+    with torch.autocast(device, torch.bfloat16), AttentionAsProducts() if device == "cpu" else nullcontext():
+        yield
+
+
+class AttentionAsProducts(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return attention(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(dim=3, dtype=scores.dtype) @ value
 
 
 def noise(rng: Rng, shape: Any) -> Tensor:

@@ -1,7 +1,8 @@
 """What quality buys: the small model under every precision, window policy, number of steps and guidance.
 
-python -m animate_rt.benchmarks.puppets.tradeoffs RESULT.json
+python -m animate_rt.benchmarks.puppets.tradeoffs FOLDER RESULT.json
 
+Bundles are made and kept in FOLDER, and but for the first table compute in bfloat16 where the CPU does.
 `animate-rt bench report RESULT.json --page docs/quality.md` writes its tables into the page for users.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from time import perf_counter
@@ -22,13 +22,12 @@ from ...engines.bundle import open_bundle
 from ...engines.contract import DENOISING_UNET, DENOISING_UNET_CONDITIONAL
 from ...runtime.animator import Animator
 from ..result import JSON, Result, describe_engines
-from ..sizes import in_precision
-from .model import FEW_STEPS, SAMPLING, SIZE, WHOLE
+from .model import FEW_STEP_WEIGHTS, SAMPLING, SIZE, WEIGHTS
 from .stage import Figures
 from .truth import Truth, held_out, mean_figures
-from .variants import build, in_float16
+from .variants import at_best, build, in_float16
 
-SCENES, FRAMES = 6, 40  # three windows and more of every overlap
+SCENES, FRAMES = 4, 24
 STEPS = (25, 50, 15, 10, 8, 6, 5, 4)
 FEW = (8, 6, 5, 4, 3, 2, 1)
 SCALES = (2.0, 1.0, 1.5, 2.5, 3.5, 5.0)
@@ -54,18 +53,20 @@ class Group(NamedTuple):
 
 def groups(folder: Path) -> Iterator[Group]:
     """One after the other, each to be measured before the next is asked for; bundles are made in `folder`."""
-    whole = build(WHOLE, folder / "whole")
-    in_precision(whole, folder / "bf16", "bf16")
-    with Animator.load(whole) as animator:
+    whole = build(WEIGHTS, folder / "whole")
+    with Animator.load(at_best(whole)) as animator:
+        with Animator.load(whole) as float32, in_float16(WEIGHTS, folder / "float16") as float16:
+            found = {"float32": float32, "float16, in ONNX Runtime": float16}
+            if precision_of(animator) != "fp32":
+                found[precision_of(animator)] = animator
+            yield Group("Precision", [Setting(name, which, {}) for name, which in found.items()])
 
         def varied(title: str, settings: Mapping[str, Options]) -> Group:
             return Group(title, [Setting(name, animator, options) for name, options in settings.items()])
 
-        with Animator.load(folder / "bf16") as bf16, in_float16(WHOLE, folder / "float16") as float16:
-            found = {"float32": animator, "bf16": bf16, "float16, in ONNX Runtime": float16}
-            yield Group("Precision", [Setting(name, which, {}) for name, which in found.items()])
         yield varied("Steps, with guidance", {f"{n} steps": {"steps": n} for n in STEPS})
-        with Animator.load(build(FEW_STEPS, folder / "few-steps", base=WHOLE)) as few:
+        few_steps = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
+        with Animator.load(at_best(few_steps)) as few:
             settings = [Setting(f"{n} steps", few, {"steps": n}) for n in FEW]
             settings.insert(0, Setting("25 steps with guidance, not distilled", animator, {}))
             yield Group("Few-step weights, without guidance", settings)
@@ -86,13 +87,14 @@ def groups(folder: Path) -> Iterator[Group]:
 
 def measured(group: Group, truths: list[Truth]) -> list[JSON]:
     """A row per setting, means over scenes. Settings take turns scene by scene, so that a machine's moods
-    touch all of them; the first scene is made once before, unmeasured, for what is loaded on demand."""
+    touch all of them; two steps come before, unmeasured, for what is loaded on demand."""
     figures: list[list[Figures]] = [[] for _ in group.settings]
     seconds, evaluations = np.zeros((2, len(group.settings)))
     for turn, truth in enumerate([truths[0], *truths]):
         for i, setting in enumerate(group.settings):
             before, start = unet_evaluations(setting.animator), perf_counter()
-            clip = setting.animator.animate(truth.reference, truth.poses, **setting.options)
+            options = setting.options if turn else {**setting.options, "steps": 2}
+            clip = setting.animator.animate(truth.reference, truth.poses, **options)
             made = np.stack(list(clip))
             if turn:
                 seconds[i] += perf_counter() - start
@@ -111,6 +113,10 @@ def measured(group: Group, truths: list[Truth]) -> list[JSON]:
     ]
 
 
+def precision_of(animator: Animator) -> str:
+    return animator.bundle.manifest.precision
+
+
 def unet_evaluations(animator: Animator) -> int:
     """Windows that the UNet has seen so far; those with guidance count twice."""
     runs = {graph: engine.runs for graph, engine in animator.engines.items()}
@@ -121,21 +127,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("folder", type=Path)
     parser.add_argument("result", type=Path)
     parser.add_argument("--scenes", type=int, default=SCENES)
     options = parser.parse_args()
     truths = held_out(options.scenes, FRAMES, SIZE)
-    with tempfile.TemporaryDirectory() as folder:
-        tables = []
-        for group in groups(Path(folder)):
-            tables.append({"title": group.title, "rows": measured(group, truths)})
-            print(f"\r{json.dumps(tables[-1], indent=1)}", file=sys.stderr)
-        engines = describe_engines(open_bundle(Path(folder) / "whole"))
+    tables = []
+    for group in groups(options.folder):
+        tables.append({"title": group.title, "rows": measured(group, truths)})
+        print(f"\r{json.dumps(tables[-1], indent=1)}", file=sys.stderr)
     result = Result(
         kind="puppets",
         workload={"scenes": options.scenes, "frames": FRAMES, "size": SIZE, "split": "held-out"},
         results={"tables": tables},
-        engines=engines,
+        engines=describe_engines(open_bundle(at_best(options.folder / "whole"))),
     )
     result.write(options.result)
 

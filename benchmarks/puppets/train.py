@@ -39,10 +39,10 @@ from .model import SmallModel, write_checkpoint, write_few_steps
 from .stage import Iteration, Stage, outcome
 
 SEED = 0
-WARM_UP = 300  # iterations
+WARM_UP = 100  # iterations
 # Share of a stage in which the rate falls to 0. It is level before, so a stage may be made shorter or longer.
 COOL_DOWN = 0.25
-AVERAGED = 0.999  # weight of what the moving average already holds
+AVERAGED = 0.997  # weight of what the moving average already holds
 CHECKPOINT_S = 180.0
 LOG_EVERY = 25  # iterations
 
