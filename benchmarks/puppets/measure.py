@@ -27,7 +27,7 @@ from ...runtime.animator import Animator
 from ...runtime.picture import write_png
 from ..result import Result, describe_engines
 from .autoencoder import decode, encoder
-from .model import FEW_STEP_WEIGHTS, SIZE, WEIGHTS
+from .model import FEW_STEP_WEIGHTS, FEW_STEPS_SAMPLING, SAMPLING, SIZE, WEIGHTS
 from .stage import to_pictures
 from .truth import Truth, held_out, mean_figures
 from .variants import at_best, build, without, without_motion
@@ -46,19 +46,20 @@ def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
     yield "the reference, copied", lambda truth: np.repeat(truth.reference[None], len(truth.frames), axis=0)
     yield "each frame's mean colour", mean_colours
     yield "the VAE alone, on true frames", through(load_checkpoint(WEIGHTS).vae)
+    steps, few_steps = SAMPLING["steps"], FEW_STEPS_SAMPLING["steps"]
     whole = open_bundle(at_best(build(WEIGHTS, folder / "whole")))
     with Animator(whole) as animator:
-        yield "**25 steps, guidance**", making(animator)
+        yield f"**{steps} steps, guidance**", making(animator)
     few = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
     with Animator.load(at_best(few)) as animator:
-        yield "**5 steps, no guidance**", making(animator)
+        yield f"**{few_steps} steps, no guidance**", making(animator)
     with without(whole, "guidance_scale") as animator:
-        yield "25 steps without reference", making(animator)
+        yield f"{steps} steps without reference", making(animator)
     with without(whole, "pose_features") as animator:
-        yield "25 steps without poses", making(animator)
+        yield f"{steps} steps without poses", making(animator)
     silent = without_motion(WEIGHTS, folder / "silent")
     with Animator.load(at_best(build(silent, folder / "without-motion"))) as animator:
-        yield "25 steps without motion modules", making(animator)
+        yield f"{steps} steps without motion modules", making(animator)
 
 
 def mean_colours(truth: Truth) -> Picture:

@@ -68,7 +68,7 @@ def groups(folder: Path) -> Iterator[Group]:
         few_steps = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
         with Animator.load(at_best(few_steps)) as few:
             settings = [Setting(f"{n} steps", few, {"steps": n}) for n in FEW]
-            settings.insert(0, Setting("25 steps with guidance, not distilled", animator, {}))
+            settings.insert(0, Setting("the other set, with guidance", animator, {}))
             yield Group("Few-step weights, without guidance", settings)
         yield varied("Guidance scale", {f"{scale:g}": {"guidance_scale": scale} for scale in SCALES})
         yield varied(
