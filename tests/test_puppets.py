@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Barrier, Thread
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import torch
 from animate_rt.benchmarks.puppets import autoencoder, dataset, denoising, stage, train
 from animate_rt.benchmarks.puppets.drawing import Canvas
+from animate_rt.benchmarks.puppets.model import LATENT_CHANNELS as CHANNELS
 from animate_rt.benchmarks.puppets.model import (
     SIZE,
     SmallModel,
@@ -122,7 +125,7 @@ def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> 
         return torch.randn(shape, generator=generator)
 
     frames, clips = 5, 2
-    latents, reference = normal(clips * frames, 8, 8, 8), normal(clips, 8, 8, 8)
+    latents, reference = normal(clips * frames, CHANNELS, 8, 8), normal(clips, CHANNELS, 8, 8)
     poses, images = normal(clips * frames, 3, 64, 64).sigmoid(), normal(clips, 3, 64, 64).sigmoid()
     timesteps = torch.tensor([999.0, 140.0])
     each = timesteps.repeat_interleave(frames)
@@ -146,8 +149,8 @@ def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> 
 
 
 def test_every_weight_that_matters_learns(model: SmallModel) -> None:
-    latents, timesteps = torch.randn(4, 8, 8, 8), torch.tensor([9.0, 500.0, 0.0, 999.0])
-    reference, images = torch.randn(2, 8, 8, 8), torch.rand(2, 3, 64, 64)
+    latents, timesteps = torch.randn(4, CHANNELS, 8, 8), torch.tensor([9.0, 500.0, 0.0, 999.0])
+    reference, images = torch.randn(2, CHANNELS, 8, 8), torch.rand(2, 3, 64, 64)
     model(latents, timesteps, torch.rand(4, 3, 64, 64), reference, images, 2, motion=True).sum().backward()
     silent = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     model.zero_grad()
@@ -171,84 +174,131 @@ def test_the_checkpoint_is_read_by_the_common_loader(model: SmallModel, tmp_path
 # Training
 
 
+STAGES = autoencoder.Autoencoder, denoising.SingleFrames, denoising.Motion, denoising.FewSteps
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A few scenes, in two parts."""
+    folder = tmp_path_factory.mktemp("world")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "PART", 2)
+        dataset.write_pictures(folder / "drawn", 4)
+    return folder / "drawn"
+
+
 @pytest.fixture
-def small_world(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sums in one order, and a world of a few scenes."""
+def world(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to train in, with small batches and sums in one order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    monkeypatch.setattr(autoencoder, "HELD_OUT", 4)
-    monkeypatch.setattr(denoising, "HELD_OUT", 4)
-    monkeypatch.setattr(autoencoder, "MEASURED", 24)
-    monkeypatch.setattr(dataset, "SHARD", 2)
+    for module in (autoencoder, denoising):
+        monkeypatch.setattr(module, "HELD_OUT", 4)
+    for kind in STAGES:
+        monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(8, kind.paces["cpu"].rate, batch=4)})
     monkeypatch.setattr(train, "WARM_UP", 1)
-    yield
+    torch.manual_seed(0)
+    (tmp_path / "drawn").symlink_to(drawn)
+    yield tmp_path
     torch.set_num_threads(threads)
 
 
-def small_autoencoder() -> autoencoder.Autoencoder:
-    torch.manual_seed(0)
-    made = autoencoder.Autoencoder()
-    made.batch = 4
-    return made
+def test_pictures_are_drawn_once_and_whatever_the_parts(drawn: Path) -> None:
+    pictures, poses, image = (np.load(drawn / f"{name}.npy") for name in dataset.Drawn._fields)
+    whole = dataset.draw_clips("train", range(4))
+    assert np.array_equal(pictures, whole.pictures)
+    assert np.array_equal(poses, whole.poses)
+    assert np.array_equal(image, whole.image)
+    assert [path.name for path in drawn.parent.iterdir()] == ["drawn"]
+    before = {path: path.stat().st_mtime_ns for path in drawn.iterdir()}
+    dataset.write_pictures(drawn, 4)
+    assert before == {path: path.stat().st_mtime_ns for path in drawn.iterdir()}
 
 
-@pytest.mark.usefixtures("small_world")
-def test_training_lowers_the_loss(tmp_path: Path) -> None:
-    run = train.Run(small_autoencoder(), tmp_path)
+def test_training_lowers_the_loss(world: Path) -> None:
+    run = train.Run(autoencoder.Autoencoder(world), world)
 
     def loss() -> float:
-        generators = np.random.default_rng(5), np.random.default_rng(6)
-        return run.stage.loss(stage.Iteration(0.0, *generators)).item()
+        now = stage.Iteration(0.0, np.random.default_rng(5), stage.generator(6))
+        batch = run.stage.batch(now)
+        return run.stage.loss(batch.form, *batch.tensors).item()
 
     before = loss()
+    run.pace = run.pace._replace(iterations=16)
     for _ in range(16):
         run.step()
     assert loss() < 0.8 * before
 
 
-@pytest.mark.usefixtures("small_world")
-def test_resuming_equals_not_having_stopped(tmp_path: Path) -> None:
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "halves").mkdir()
-    whole = train.train(small_autoencoder(), tmp_path / "whole", until=4)
-    train.train(small_autoencoder(), tmp_path / "halves", until=2)
-    halves = train.train(small_autoencoder(), tmp_path / "halves", until=4)
+def test_resuming_equals_not_having_stopped(world: Path) -> None:
+    for name in ("whole", "halves"):
+        (world / name).mkdir()
+
+    def trained(folder: Path, until: int) -> torch.nn.Module:
+        torch.manual_seed(0)
+        return train.train(autoencoder.Autoencoder(world), folder, until=until)
+
+    whole = trained(world / "whole", 4)
+    trained(world / "halves", 2)
+    halves = trained(world / "halves", 4)
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, halves.state_dict()[name]), name
 
 
-@pytest.mark.usefixtures("small_world")
-def test_all_stages_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One iteration of each, from nothing to two checkpoints that the loader reads."""
-    monkeypatch.setattr(train, "SCENES", 4)
-    monkeypatch.setattr(autoencoder.Autoencoder, "batch", 4)
-    for kind in (autoencoder.Autoencoder, denoising.SingleFrames, denoising.Motion, denoising.FewSteps):
-        monkeypatch.setattr(kind, "iterations", 1)
-    train.work(0, 1, tmp_path)
-    whole = load_checkpoint(tmp_path / "puppets")
-    few = load_checkpoint(tmp_path / "puppets-few-steps", base=tmp_path / "puppets")
+def test_all_stages_follow_each_other(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One iteration of each, from pictures to two checkpoints that the loader reads."""
+    for kind in STAGES:
+        monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(1, 1e-4, batch=4)})
+    train.work(0, 1, world)
+    whole = load_checkpoint(world / "puppets")
+    few = load_checkpoint(world / "puppets-few-steps", base=world / "puppets")
     assert few.config.sampling == SamplingConfig(steps=5, guidance_scale=1.0)
     changed = {name for name in whole.weights if whole.weights[name] != few.weights[name]}
     assert changed == {"denoising_unet.safetensors"}
-    # Shards that are there are kept, not made again.
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/*.npy")}
-    train.work(0, 1, tmp_path)
-    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.glob("clips/*.npy")}
-    assert len(before) == 2
+    latents = np.load(world / "latents.npy")
+    assert latents.shape == (4, *dataset.LATENTS_SHAPE)
+    assert latents.any(axis=(2, 3, 4)).all()
+    # What is there is kept, not made again.
+    files = [*world.glob("*.pt"), *world.glob("*.npy"), *world.glob("puppets*/*")]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    train.work(0, 1, world)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_workers_share_the_latents(world: Path) -> None:
+    """Each encodes its parts; only together are they the file."""
+
+    def encode(pictures: Any) -> Any:
+        means = pictures.mean(axis=(1, 2, 3), dtype=np.float32)[:, None, None, None]
+        return np.broadcast_to(means, (len(pictures), *dataset.LATENTS_SHAPE[1:]))
+
+    (world / "alone").mkdir()
+    (world / "alone" / "drawn").symlink_to(world / "drawn")
+    dataset.write_latents(world / "alone", encode, 0, 1, lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dataset, "PART", 1)
+        meeting = Barrier(2)
+        threads = [
+            Thread(target=dataset.write_latents, args=(world, encode, rank, 2, meeting.wait))
+            for rank in range(2)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert np.array_equal(np.load(world / "latents.npy"), np.load(world / "alone" / "latents.npy"))
 
 
 @torch.no_grad()
-@pytest.mark.usefixtures("small_world")
-def test_folded_latents_have_unit_deviation(tmp_path: Path) -> None:
-    torch.manual_seed(0)
+def test_folded_latents_have_unit_deviation(world: Path) -> None:
     vae = VAE(small_config().vae)
-    torch.save(vae.state_dict(), tmp_path / "vae.pt")
-    folded = autoencoder.finished_vae(tmp_path)
-    pictures = stage.to_tensor(np.stack([Scene("train", seed).frame(0) for seed in range(24)])) * 2 - 1
-    latents = torch.cat([folded.encode(part) for part in pictures.split(32)])
+    torch.save(vae.state_dict(), world / "vae.pt")
+    folded = autoencoder.finished_vae(world)
+    measured = np.load(world / "drawn" / "pictures.npy")[:, 1]
+    pictures = stage.to_tensor(measured) * 2 - 1
+    latents = folded.encode(pictures)
     assert latents.mean(dim=(0, 2, 3)).abs().max() < 0.05
     assert (latents.std(dim=(0, 2, 3)) - 1).abs().max() < 0.05
-    part = pictures[:4]
     torch.testing.assert_close(
-        folded.decode(folded.encode(part)), vae.decode(vae.encode(part)), atol=1e-3, rtol=1e-3
+        folded.decode(folded.encode(pictures)), vae.decode(vae.encode(pictures)), atol=1e-3, rtol=1e-3
     )

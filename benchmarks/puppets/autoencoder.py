@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ...export.vae import VAE
+from .dataset import mapped
 from .model import LATENT_CHANNELS, SIZE, small_config
 from .stage import (
     HELD_OUT,
+    Batch,
     Figures,
     Iteration,
-    Rng,
+    Pace,
     Stage,
     autocast,
     beside,
-    noise,
     outcome,
     psnr,
+    scaled,
     to_pictures,
     to_tensor,
 )
@@ -34,42 +36,43 @@ MEASURED = 256  # pictures that latents are measured on
 class Autoencoder(Stage):
     """The VAE, on crops and at the end on whole frames, as the normalisation sees more there."""
 
-    name, iterations, rate = "vae", 4_500, 8e-4
-    crop, batch, whole_from = SIZE // 2, 16, 0.75
+    name = "vae"
+    paces: ClassVar = {"cpu": Pace(4_500, 8e-4, batch=16), "cuda": Pace(4_500, 8e-4, batch=128)}
+    crop, whole_from = SIZE // 2, 0.6
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
+        self.pictures = mapped(folder / "drawn" / "pictures.npy")
         self.network = VAE(small_config().vae)
         # Latents begin with little noise; with the unit noise of zero weights the start takes far longer.
         nn.init.constant_(self.network.quant_conv.bias[LATENT_CHANNELS:], -6)
         scenes = [Scene("held-out", seed, SIZE) for seed in range(HELD_OUT)]
         self.held_out = np.stack([scene.frame(0) for scene in scenes])
 
-    def loss(self, now: Iteration) -> Tensor:
+    def batch(self, now: Iteration) -> Batch:
+        """Crops, or a quarter as many whole frames, and noise for their latents."""
         whole = now.progress >= self.whole_from
-        side, count = (SIZE, self.batch // 4) if whole else (self.crop, self.batch)
-        target = to_tensor(self.pictures(now.rng, side, count)) * 2 - 1
+        side, count = (SIZE, self.pace.batch // 4) if whole else (self.crop, self.pace.batch)
+        clips, frames = self.pictures.shape[:2]
+        clip, frame, top, left = (
+            torch.randint(most, (count, 1, 1), generator=now.rng)
+            for most in (clips, frames, SIZE - side + 1, SIZE - side + 1)
+        )
+        rows, columns = torch.arange(side)[:, None] + top, torch.arange(side) + left
+        shape = (count, LATENT_CHANNELS, side // 8, side // 8)
+        return Batch(side, [self.pictures[clip, frame, rows, columns], torch.randn(shape, generator=now.rng)])
+
+    def loss(self, _side: int, pictures: Tensor, noise: Tensor) -> Tensor:
+        target = scaled(pictures) * 2 - 1
         with autocast():
             moments = self.network.quant_conv(self.network.encoder(target))
             mean, log_variance = moments.float().chunk(2, dim=1)
             log_variance = log_variance.clamp(-20, 5)
-            sample = mean + noise(now.rng, mean.shape) * (0.5 * log_variance).exp()
-            decoded = self.network.decode(sample).float()
+            decoded = self.network.decode(mean + noise * (0.5 * log_variance).exp()).float()
         prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         difference = decoded - target
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         # With its full weight the gradient difference would win over colours.
-        return difference.abs().mean() + difference.square().mean() + 0.1 * edges + 1e-5 * prior
-
-    def pictures(self, rng: Rng, side: int, count: int) -> Picture:
-        """Crops of that side: two of a picture if they are smaller than it, and two pictures of a scene."""
-        crops: list[Picture] = []
-        each = 2 if side < SIZE else 1
-        while len(crops) < count:
-            scene = Scene("train", int(rng.integers(2**31)), SIZE)
-            for picture in (scene.reference(), scene.frame(0)):
-                for top, left in rng.integers(SIZE - side + 1, size=(each, 2)):
-                    crops.append(picture[top : top + side, left : left + side])
-        return np.stack(crops[:count])
+        return difference.abs().mean() + difference.square().mean() + 0.1 * edges + 1e-4 * prior
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
@@ -88,8 +91,8 @@ def finished_vae(folder: Path) -> VAE:
     vae = VAE(small_config().vae)
     vae.load_state_dict(outcome(folder, "vae"))
     vae.requires_grad_(False)
-    pictures = np.stack([Scene("train", seed, SIZE).frame(0) for seed in range(MEASURED)])
-    latents = encoder(vae)(pictures)
+    pictures = np.load(folder / "drawn" / "pictures.npy", mmap_mode="r")
+    latents = encoder(vae)(pictures[:MEASURED, 1])
     mean = torch.tensor(latents.mean(axis=(0, 2, 3)))
     deviation = torch.tensor(latents.std(axis=(0, 2, 3)))
     into, out = vae.quant_conv, vae.post_quant_conv
@@ -103,9 +106,10 @@ def finished_vae(folder: Path) -> VAE:
 def encoder(vae: VAE) -> Any:
     @torch.no_grad()
     def encode(pictures: Picture) -> NDArray[np.float32]:
-        parts = to_tensor(pictures).mul(2).sub(1).split(32)
+        parts = torch.tensor(pictures).split(64)
         with autocast():
-            latents: NDArray[np.float32] = torch.cat([vae.encode(part) for part in parts]).cpu().numpy()
+            encoded = torch.cat([vae.encode(scaled(part) * 2 - 1) for part in parts])
+        latents: NDArray[np.float32] = encoded.float().cpu().numpy()
         return latents
 
     return encode

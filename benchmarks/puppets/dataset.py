@@ -1,74 +1,110 @@
-"""Clips of the puppet world as latents, on disk in shards that are read where they lie.
+"""Clips of the puppet world on disk: pictures that all cores have drawn, and latents once there is a VAE.
 
-A clip's poses are kept as keypoints and drawn when asked for, which takes less time than reading them would
-take space. Shards are complete or absent, so that making a dataset goes on where it stopped.
+A field is one file, complete or absent. Files are mapped: a CPU reads what it is asked for, a GPU holds all.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from ...runtime.picture import square
 from .model import IMAGE_ENCODER_CONFIG, LATENT_CHANNELS, SIZE
 from .world import Picture, Scene, Split
 
 FRAMES = 16  # consecutive ones of a clip: the window the motion modules are trained at
-SHARD = 64  # clips per file
-SCENES = 3072
-SIDE = SIZE // 8
+SCENES = {"cpu": 3072, "cuda": 6144}  # as many as a device will see; 1.7 MB each
+PART = 64  # scenes drawn or encoded at a time
 IMAGE_SIDE = IMAGE_ENCODER_CONFIG["image_size"]
 
-CLIP = np.dtype(
-    [
-        ("reference", np.float16, (LATENT_CHANNELS, SIDE, SIDE)),
-        ("latents", np.float16, (FRAMES, LATENT_CHANNELS, SIDE, SIDE)),
-        ("keypoints", np.float32, (FRAMES, 18, 3)),
-        ("image", np.uint8, (IMAGE_SIDE, IMAGE_SIDE, 3)),  # the reference as the image encoder gets it
-    ]
-)
-Clips = NDArray[Any]  # of dtype CLIP
 Encode = Callable[[Picture], NDArray[np.float32]]  # pictures (n, H, W, 3) to latents (n, C, h, w)
 
 
-def make_clips(split: Split, seeds: Iterable[int], encode: Encode) -> Clips:
-    seeds = list(seeds)
-    clips = np.zeros(len(seeds), CLIP)
-    for clip, seed in zip(clips, seeds, strict=True):
-        scene = Scene(split, seed, SIZE)
-        reference = scene.reference()
-        pictures = np.stack([reference, *(scene.frame(i) for i in range(FRAMES))])
-        latents = encode(pictures)
-        clip["reference"], clip["latents"] = latents[0], latents[1:]
-        clip["keypoints"] = [scene.keypoints(i) for i in range(FRAMES)]
-        clip["image"] = square(Image.fromarray(reference), IMAGE_SIDE)
-    return clips
+class Drawn(NamedTuple):
+    """One clip, or all of them with a leading axis."""
+
+    pictures: Picture  # (1 + FRAMES, SIZE, SIZE, 3): the reference, then the frames
+    poses: Picture  # (FRAMES, SIZE, SIZE, 3)
+    image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as the image encoder gets it
 
 
-class Dataset:
-    """The shards of one folder."""
-
-    def __init__(self, folder: Path):
-        self.shards = [np.load(path, mmap_mode="r") for path in sorted(folder.glob("clips-*.npy"))]
-
-    def draw(self, rng: np.random.Generator, count: int) -> Clips:
-        """Random clips, copied out of their files."""
-        places = rng.integers(len(self.shards), size=count), rng.integers(SHARD, size=count)
-        return np.stack([self.shards[shard][i] for shard, i in zip(*places, strict=True)])
+SHAPES = Drawn(  # type: ignore[type-var]
+    (1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3)
+)
+LATENTS_SHAPE = (1 + FRAMES, LATENT_CHANNELS, SIZE // 8, SIZE // 8)
 
 
-def write_shards(folder: Path, encode: Encode, scenes: int, rank: int, workers: int) -> None:
-    """Every `workers`th shard that is not there yet; scenes are seeded 0, 1, ... of the training split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(rank, scenes // SHARD, workers):
-        path = folder / f"clips-{number:04}.npy"
-        if not path.exists():
-            temporary = folder / f".clips-{number:04}.{os.getpid()}.npy"
-            np.save(temporary, make_clips("train", range(number * SHARD, (number + 1) * SHARD), encode))
-            os.replace(temporary, path)
+def draw_clip(split: Split, seed: int) -> Drawn:
+    scene = Scene(split, seed, SIZE)
+    reference = scene.reference()
+    return Drawn(
+        np.stack([reference, *(scene.frame(i) for i in range(FRAMES))]),
+        np.stack([scene.pose(i) for i in range(FRAMES)]),
+        square(Image.fromarray(reference), IMAGE_SIDE),
+    )
+
+
+def draw_clips(split: Split, seeds: Sequence[int]) -> Drawn:
+    return Drawn(*map(np.stack, zip(*(draw_clip(split, seed) for seed in seeds), strict=True)))
+
+
+def write_pictures(folder: Path, scenes: int) -> None:
+    """Draw scenes 0, 1, ... of the training split, unless they are there."""
+    if folder.exists():
+        return
+    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial_folder.mkdir(parents=True)
+    try:
+        for name, shape in zip(Drawn._fields, SHAPES, strict=True):
+            open_memmap(partial_folder / f"{name}.npy", "w+", np.uint8, (scenes, *shape))
+        parts = [range(first, min(first + PART, scenes)) for first in range(0, scenes, PART)]
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            list(pool.map(partial(write_part, partial_folder), parts))
+        os.replace(partial_folder, folder)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def write_part(folder: Path, seeds: range) -> None:
+    for name, drawn in zip(Drawn._fields, draw_clips("train", seeds), strict=True):
+        open_memmap(folder / f"{name}.npy", "r+")[seeds.start : seeds.stop] = drawn
+
+
+def write_latents(folder: Path, encode: Encode, rank: int, size: int, meet: Callable[[], None]) -> None:
+    """Latents of all pictures, unless they are there. Each of `size` workers calls this and does its share;
+    `meet` returns once all have called it."""
+    path, temporary = folder / "latents.npy", folder / ".latents.npy"
+    if path.exists():
+        return
+    pictures = np.load(folder / "drawn" / "pictures.npy", mmap_mode="r")
+    if rank == 0:
+        open_memmap(temporary, "w+", np.float16, (len(pictures), *LATENTS_SHAPE))
+    meet()
+    latents = open_memmap(temporary, "r+")
+    for first in range(rank * PART, len(pictures), size * PART):
+        part = pictures[first : first + PART]
+        encoded = encode(part.reshape(-1, SIZE, SIZE, 3))
+        latents[first : first + PART] = encoded.reshape(len(part), *LATENTS_SHAPE)
+    latents.flush()
+    meet()
+    if rank == 0:
+        os.replace(temporary, path)
+    meet()
+
+
+def mapped(path: Path) -> Tensor:
+    """A field of all clips, on the device in use. Nothing writes to it: "c" is what torch takes."""
+    return torch.from_numpy(np.load(path, mmap_mode="c")).to(torch.get_default_device())

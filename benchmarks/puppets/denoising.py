@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 from ...export.vae import VAE
 from ...runtime.sampler import alphas_cumprod, ddim
 from .autoencoder import decode, encoder
-from .dataset import FRAMES, Clips, Dataset, make_clips
-from .drawing import Array
+from .dataset import FRAMES, draw_clips, mapped
 from .model import SIZE, SmallModel, predict, small_config
-from .skeleton import draw_skeleton
 from .stage import (
     HELD_OUT,
+    Batch,
     Figures,
     Iteration,
-    Rng,
+    Pace,
     Stage,
     autocast,
     beside,
     change,
-    noise,
+    generator,
     outcome,
     psnr,
+    scaled,
     to_pictures,
     to_tensor,
 )
-from .world import Picture, Scene
+from .world import Picture
 
 DROPPED = 0.1  # share of batches that never see the reference, for guidance
 FEW_STEPS = (4, 5, 6)
@@ -48,40 +48,62 @@ class Denoising(Stage):
 
     def __init__(self, folder: Path, vae: VAE):
         self.vae = vae
-        self.dataset = Dataset(folder / "clips")
+        self.latents, self.poses, self.images = (
+            mapped(folder / name) for name in ("latents.npy", "drawn/poses.npy", "drawn/image.npy")
+        )
         self.network = SmallModel()
         self.schedule = torch.tensor(alphas_cumprod(small_config().noise), dtype=torch.float32)
         self.watched = Watched(vae, self.watched_frames)
 
-    def velocity_loss(self, clips: Clips, now: Iteration) -> Tensor:
-        """Clips (n,) at random noise levels, against the true velocity."""
-        rng = now.rng
-        latents, poses, reference, images = tensors(clips, self.chosen(clips, rng))
-        timesteps = self.timesteps(len(clips), rng)
+    def clips(self, rng: torch.Generator) -> list[Tensor]:
+        """Random clips: latents and poses of chosen frames (n * frames, ...), references and their images
+        (n, ...)."""
+        clip = torch.randint(len(self.latents), (self.pace.batch,), generator=rng)
+        rows, frame = clip[:, None], self.chosen(len(clip), rng)
+        latents, poses = self.latents[rows, 1 + frame].float(), self.poses[rows, frame]
+        return [latents.flatten(0, 1), poses.flatten(0, 1), self.latents[clip, 0].float(), self.images[clip]]
+
+    def chosen(self, clips: int, _rng: torch.Generator) -> Tensor:
+        """Which frames of each clip, (clips, frames)."""
+        return torch.arange(self.frames).expand(clips, -1)
+
+    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
+        """One for each frame (clips * frames,), the same for all frames of a clip."""
+        return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
+
+    def batch(self, now: Iteration) -> Batch:
+        """Clips at random noise levels; in some batches nobody sees the reference."""
+        latents, poses, reference, images = self.clips(now.rng)
+        timesteps = self.timesteps(len(reference), now.rng)
+        epsilon = torch.randn(latents.shape, generator=now.rng)
+        dropped = bool(now.shared.random() < DROPPED)
+        return Batch(dropped, [latents, poses, reference, images, timesteps, epsilon])
+
+    def loss(
+        self,
+        dropped: Any,
+        latents: Tensor,
+        poses: Tensor,
+        reference: Tensor,
+        images: Tensor,
+        *noising: Tensor,
+    ) -> Tensor:
+        """Against the true velocity."""
+        timesteps, epsilon = noising
         alpha = self.schedule[timesteps][:, None, None, None]
-        epsilon = noise(rng, latents.shape)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         velocity = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * latents
         with autocast():
-            dropped = now.shared.random() < DROPPED
             predicted = self.network(
                 noisy,
                 timesteps.float(),
-                poses,
+                scaled(poses),
                 None if dropped else reference,
-                images,
+                scaled(images),
                 self.frames,
                 motion=self.motion,
             )
         return F.mse_loss(predicted, velocity)
-
-    def chosen(self, clips: Clips, _rng: Rng) -> Array:
-        """Which frames of each clip, (n, frames)."""
-        return np.tile(np.arange(self.frames), (len(clips), 1))
-
-    def timesteps(self, clips: int, rng: Rng) -> Tensor:
-        """One for each frame (clips * frames,), the same for all frames of a clip."""
-        return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
@@ -105,7 +127,8 @@ class Denoising(Stage):
 class SingleFrames(Denoising):
     """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
 
-    name, iterations, rate, batch = "frames", 2_300, 6e-4, 4
+    name = "frames"
+    paces: ClassVar = {"cpu": Pace(2_300, 6e-4, batch=4), "cuda": Pace(10_000, 8e-4, batch=48)}
     # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
 
@@ -113,24 +136,24 @@ class SingleFrames(Denoising):
         super().__init__(folder, vae)
         for module in self.network.temporal():
             module.requires_grad_(False)
+        if torch.get_default_device().type == "cuda":
+            return
         # As convolutions compute. Not in the stages after it: on CPUs torch 2.13 crashes in the gradient of a
         # group normalisation in this layout whose weights are frozen. (Its overloads lack the argument.)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def loss(self, now: Iteration) -> Tensor:
-        return self.velocity_loss(self.dataset.draw(now.rng, self.batch), now)
+    def chosen(self, clips: int, rng: torch.Generator) -> Tensor:
+        return torch.randint(FRAMES, (clips, self.frames), generator=rng)
 
-    def chosen(self, clips: Clips, rng: Rng) -> Array:
-        return rng.integers(FRAMES, size=(len(clips), self.frames))
-
-    def timesteps(self, clips: int, rng: Rng) -> Tensor:
+    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
         return noisy_timesteps(len(self.schedule), clips * self.frames, rng)
 
 
 class Motion(Denoising):
     """The motion modules alone, on clips."""
 
-    name, iterations, rate, batch = "motion", 1_200, 4e-4, 1
+    name = "motion"
+    paces: ClassVar = {"cpu": Pace(1_200, 4e-4, batch=1), "cuda": Pace(3_000, 6e-4, batch=10)}
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -139,15 +162,13 @@ class Motion(Denoising):
         for module in self.network.temporal():
             module.requires_grad_(True)
 
-    def loss(self, now: Iteration) -> Tensor:
-        return self.velocity_loss(self.dataset.draw(now.rng, self.batch), now)
-
 
 class FewSteps(Denoising):
     """The spatial half of the denoising UNet once more, for a handful of steps without guidance: it learns to
     hit the true latents from where its own steps have led it."""
 
-    name, iterations, rate, batch = "few-steps", 800, 1e-4, 1
+    name = "few-steps"
+    paces: ClassVar = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(2_000, 2e-4, batch=10)}
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -158,17 +179,29 @@ class FewSteps(Denoising):
         for module in self.network.temporal():
             module.requires_grad_(False)
 
-    def loss(self, now: Iteration) -> Tensor:
-        _, shared, rng = now
-        clips = self.dataset.draw(rng, self.batch)
-        latents, poses, reference, images = tensors(clips, self.chosen(clips, rng))
-        steps = ddim(small_config().noise, int(shared.choice(FEW_STEPS)))
-        last = int(shared.integers(len(steps)))
-        unet = self.network.denoising_unet
+    def batch(self, now: Iteration) -> Batch:
+        """Clips, noise, and as many steps as there are to take, the last of them to learn from."""
+        steps = int(now.shared.choice(FEW_STEPS))
+        clips = self.clips(now.rng)
+        noise = torch.randn(clips[0].shape, generator=now.rng)
+        return Batch((steps, int(now.shared.integers(steps))), [*clips, noise])
+
+    def loss(
+        self,
+        form: Any,
+        latents: Tensor,
+        poses: Tensor,
+        reference: Tensor,
+        images: Tensor,
+        *noising: Tensor,
+    ) -> Tensor:
+        count, last = form
+        steps = ddim(small_config().noise, count)
+        unet, (noisy,) = self.network.denoising_unet, noising
         with torch.no_grad(), autocast():
-            embeds = self.network.embed(images)
+            embeds = self.network.embed(scaled(images))
             features = self.network.reference_net(reference, embeds)
-            pose_features = self.network.pose_guider(poses)
+            pose_features = self.network.pose_guider(scaled(poses))
 
         def velocity(noisy: Tensor, timestep: int) -> Tensor:
             times = torch.full((len(noisy),), float(timestep))
@@ -178,11 +211,10 @@ class FewSteps(Denoising):
                     unet, noisy, times, pose_features, references, embeds, self.frames, motion=True
                 )
 
-        noisy = noise(rng, latents.shape)
         with torch.no_grad():
             for step in steps[:last]:
                 noisy = step.latents * noisy + step.prediction * velocity(noisy, step.timestep)
-        alpha = float(self.schedule[steps[last].timestep])
+        alpha = float(alphas_cumprod(small_config().noise)[steps[last].timestep])
         target = (alpha**0.5 * noisy - latents) / (1 - alpha) ** 0.5
         return F.mse_loss(velocity(noisy, steps[last].timestep), target)
 
@@ -194,12 +226,15 @@ class Watched:
     def __init__(self, vae: VAE, frames: int):
         self.frames = frames
         count = HELD_OUT if frames == 1 else HELD_OUT // 4
-        clips = make_clips("held-out", range(count), encoder(vae))
-        self.latents, *self.conditions = tensors(clips, np.tile(np.arange(frames), (count, 1)))
-        poses, reference, _ = self.conditions
+        drawn = draw_clips("held-out", range(count))
+        true = drawn.pictures[:, 1 : 1 + frames].reshape(-1, SIZE, SIZE, 3)
+        encode = encoder(vae)
+        reference = torch.tensor(encode(drawn.pictures[:, 0]))
+        self.latents = torch.tensor(encode(true))
+        poses = to_tensor(drawn.poses[:, :frames].reshape(-1, SIZE, SIZE, 3))
+        self.conditions = poses, reference, to_tensor(drawn.image)
         copied = decode(vae, reference).repeat_interleave(frames, dim=0)
-        scenes = [Scene("held-out", seed, SIZE) for seed in range(count)]
-        self.true = to_tensor(np.stack([scene.frame(i) for scene in scenes for i in range(frames)]))
+        self.true = to_tensor(true)
         self.floors = {
             "psnr_of_autoencoder": psnr(decode(vae, self.latents), self.true),
             "psnr_of_reference": psnr(copied, self.true),
@@ -227,7 +262,7 @@ def sample(
     steps: int,
 ) -> Tensor:
     """Latents by DDIM without guidance."""
-    latents = noise(np.random.default_rng(0), shape)
+    latents = torch.randn(shape, generator=generator(0))
     for step in ddim(small_config().noise, steps):
         with autocast():
             timesteps = torch.full((len(latents),), float(step.timestep))
@@ -236,21 +271,7 @@ def sample(
     return latents
 
 
-def noisy_timesteps(num_timesteps: int, count: int, rng: Rng) -> Tensor:
+def noisy_timesteps(num_timesteps: int, count: int, rng: torch.Generator) -> Tensor:
     """Random ones (count,), in proportion to how late they are: there reference and pose decide, while at low
     noise the latents themselves tell most of it."""
-    return torch.tensor((num_timesteps * rng.random(count) ** 0.5).astype(int))
-
-
-def tensors(clips: Clips, chosen: Array) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Latents and poses of the chosen frames (n, frames) of each clip, both (n * frames, ...), and references
-    and their images (n, ...)."""
-    rows = np.arange(len(clips))[:, None]
-    keypoints = clips["keypoints"][rows, chosen].reshape(-1, 18, 3)
-    latents = clips["latents"][rows, chosen]
-    return (
-        torch.tensor(latents.reshape(-1, *latents.shape[2:])).float(),
-        to_tensor(np.stack([draw_skeleton(points, SIZE) for points in keypoints])),
-        torch.tensor(clips["reference"]).float(),
-        to_tensor(clips["image"]),
-    )
+    return (num_timesteps * torch.rand(count, generator=rng).sqrt()).long().clamp(max=num_timesteps - 1)

@@ -43,7 +43,7 @@ SHIPPED = Path(__file__).parents[2] / "weights"
 WEIGHTS, FEW_STEP_WEIGHTS = SHIPPED / "puppets", SHIPPED / "puppets-few-steps"  # checkpoint directories
 
 SIZE = 128  # pixels along a side
-LATENT_CHANNELS = 8  # four blur edges: a patch of 8 x 8 pixels with one edge has two colours and a line
+LATENT_CHANNELS = 16  # fewer blur: a patch of 8 x 8 pixels may have several edges and colours
 HEADS = 4  # so that every head is 16 or more wide and a multiple of 8
 POSE_CHANNELS = (16, 32, 64, 96)
 CONTEXT = 128
@@ -80,6 +80,8 @@ class SmallModel(nn.Module):
         self.reference_net = ReferenceNet(config)
         self.pose_guider = PoseGuider(POSE_CHANNELS, config.unet.widths[0])
         self.image_encoder = ImageEncoder(config.image_encoder)
+        for name, values in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         # Poses and neighbouring frames begin without a say, as in the paper.
         for layer in (self.pose_guider.conv_out, *(module.proj_out for module in self.temporal())):
             nn.init.zeros_(layer.weight)
@@ -92,9 +94,9 @@ class SmallModel(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """(n, 3, 64, 64) in [0, 1] -> (n, D)"""
-        mean, std = (torch.tensor(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
         # The encoder takes one image; vmap makes it take many.
-        return torch.vmap(lambda image: self.image_encoder(image[None])[0])((images - mean) / std)
+        normal = (images - self.image_mean) / self.image_std
+        return torch.vmap(lambda image: self.image_encoder(image[None])[0])(normal)
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,18 +16,32 @@ from torch.overrides import TorchFunctionMode
 
 from .world import Picture
 
-Rng = np.random.Generator
 Figures = dict[str, float]
 
 HELD_OUT = 12  # scenes to look at while training
+
+
+class Pace(NamedTuple):
+    """How a stage is trained on a kind of device."""
+
+    iterations: int
+    rate: float  # of learning, at its highest
+    batch: int
 
 
 class Iteration(NamedTuple):
     """Where a stage is, and the random numbers it has there."""
 
     progress: float  # from 0 to 1
-    shared: Rng  # the same in all workers
-    rng: Rng  # each worker's own
+    shared: np.random.Generator  # the same in all workers
+    rng: torch.Generator  # each worker's own
+
+
+class Batch(NamedTuple):
+    """What an iteration computes with. Those of the same form and shapes differ in nothing but values."""
+
+    form: Hashable
+    tensors: list[Tensor]
 
 
 class Stage(ABC):
@@ -35,12 +49,20 @@ class Stage(ABC):
     gradients change."""
 
     name: str
-    iterations: int
-    rate: float  # of learning, at its highest
+    paces: dict[str, Pace]  # by type of device
     network: nn.Module
 
+    @property
+    def pace(self) -> Pace:
+        return self.paces[torch.get_default_device().type]
+
     @abstractmethod
-    def loss(self, now: Iteration) -> Tensor: ...
+    def batch(self, now: Iteration) -> Batch:
+        """Everything random about an iteration."""
+
+    @abstractmethod
+    def loss(self, form: Any, *tensors: Tensor) -> Tensor:
+        """Nothing random, and nothing the host would have to wait for: a GPU replays it."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
@@ -79,13 +101,18 @@ def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | Non
     return (scores if attn_mask is None else scores + attn_mask).softmax(dim=3, dtype=scores.dtype) @ value
 
 
-def noise(rng: Rng, shape: Any) -> Tensor:
-    return torch.tensor(rng.standard_normal(shape, dtype=np.float32))
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
 
 
 def to_tensor(pictures: Picture) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]"""
-    return torch.tensor(pictures).permute(0, 3, 1, 2).float() / 255
+    return scaled(torch.tensor(pictures))
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / 255
 
 
 def to_pictures(tensor: Tensor) -> Picture:

@@ -2,14 +2,16 @@
 
 python -m animate_rt.benchmarks.puppets.train FOLDER [--workers 2]
 
-FOLDER gets `log.jsonl`, a checkpoint of the running stage every few minutes, a picture of held-out scenes at
-each (`<stage>.png`: reference, pose, made, true), the averaged weights of each finished stage (`<stage>.pt`)
-and in the end the checkpoint `puppets` in the public layout, and `puppets-few-steps`, which is based on it.
-To do a stage again remove what it and all after it have left: `vae`, `clips`, `frames`, `motion`,
+FOLDER gets the drawn pictures (1.7 MB per scene), `log.jsonl`, a checkpoint of the running stage every few
+minutes, a picture of held-out scenes at each (`<stage>.png`: reference, pose, made, true), the averaged
+weights of each finished stage (`<stage>.pt`) and in the end the checkpoint `puppets` in the public layout,
+and `puppets-few-steps`, which is based on it.
+To do a stage again remove what it and all after it have left: `vae`, `latents`, `frames`, `motion`,
 `few-steps`.
 
-On CPUs one process per core with a single thread each, averaging gradients, is what stays fast beside other
-work: threads of one process wait for each other whenever one of them is kept off its core.
+On a GPU an iteration's gradients are computed by a captured graph. On CPUs one process per core with a single
+thread each, averaging gradients, is what stays fast beside other work: threads of one process wait for each
+other whenever one of them is kept off its core.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ import copy
 import json
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -27,16 +29,17 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as workers
-from torch import nn
+from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ...export.vae import VAE
 from ...runtime.picture import write_png
 from .autoencoder import Autoencoder, encoder, finished_vae
-from .dataset import SCENES, write_shards
+from .dataset import SCENES, write_latents, write_pictures
 from .denoising import FewSteps, Motion, SingleFrames
 from .model import SmallModel, write_checkpoint, write_few_steps
-from .stage import Iteration, Stage, outcome
+from .stage import Batch, Iteration, Stage, generator, outcome
 
 SEED = 0
 WARM_UP = 100  # iterations
@@ -45,6 +48,9 @@ COOL_DOWN = 0.25
 AVERAGED = 0.997  # weight of what the moving average already holds
 CHECKPOINT_S = 180.0
 LOG_EVERY = 25  # iterations
+WARM_UP_RUNS = 3  # before a capture: libraries choose their kernels
+
+Parameters = Collection[nn.Parameter]
 
 
 class Run:
@@ -52,11 +58,15 @@ class Run:
 
     def __init__(self, stage: Stage, folder: Path, rank: int = 0, size: int = 1):
         self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
+        self.pace, self.device = stage.pace, torch.get_default_device().type
         self.trained = {name: p for name, p in stage.network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
         self.average = copy.deepcopy(stage.network).requires_grad_(False)
+        averages = dict(self.average.named_parameters())
+        self.averaged = [averages[name] for name in self.trained]
+        self.captured: dict[Hashable, Captured] = {}
         self.done = 0
         self.checkpoint = folder / f"{stage.name}-checkpoint.pt"
         if self.checkpoint.exists():
@@ -66,26 +76,38 @@ class Run:
             self.optimizer.load_state_dict(state["optimizer"])
             self.done = state["iteration"]
 
-    def step(self) -> float:
-        """One iteration; returns its loss."""
-        progress = self.done / self.stage.iterations
+    def step(self) -> Tensor:
+        """One iteration; returns its loss, which on a GPU may not be there yet."""
+        progress = self.done / self.pace.iterations
         for group in self.optimizer.param_groups:
-            group["lr"] = self.stage.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
-        shared, rng = (np.random.default_rng([SEED, self.done, part]) for part in (0, 1 + self.rank))
-        loss = self.stage.loss(Iteration(progress, shared, rng))
-        self.optimizer.zero_grad()
-        loss.backward()
+            group["lr"] = self.pace.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
+        shared = np.random.default_rng([SEED, self.done])
+        seeds = np.random.SeedSequence([SEED, self.done, 1 + self.rank]).generate_state(1)
+        loss = self.differentiate(self.stage.batch(Iteration(progress, shared, generator(int(seeds[0])))))
         if self.size > 1:
             average_gradients(self.trained.values(), self.size)
         nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimizer.step()
         self.done += 1
         keep = min(AVERAGED, self.done / (self.done + 10))  # less while there is little to hold
-        averages = dict(self.average.named_parameters())
-        with torch.no_grad():
-            for name, parameter in self.trained.items():
-                averages[name].lerp_(parameter, 1 - keep)
-        return float(loss.detach())
+        get_ema_multi_avg_fn(keep)(self.averaged, list(self.trained.values()), self.done)
+        return loss
+
+    def differentiate(self, batch: Batch) -> Tensor:
+        """The loss; gradients are in the parameters."""
+        if self.device == "cpu":
+            self.optimizer.zero_grad()
+            return self.backward(batch.form, batch.tensors)
+        kind = batch.form, *(tensor.shape for tensor in batch.tensors)
+        if kind not in self.captured:
+            work = partial(self.backward, batch.form)
+            self.captured[kind] = Captured(work, batch.tensors, self.trained.values())
+        return self.captured[kind](batch.tensors, self.trained.values())
+
+    def backward(self, form: Hashable, tensors: list[Tensor]) -> Tensor:
+        loss = self.stage.loss(form, *tensors)
+        loss.backward()
+        return loss.detach()
 
     def save(self) -> None:
         """The checkpoint, and figures and a picture of where it stands."""
@@ -106,11 +128,44 @@ class Run:
             log.write(json.dumps(line) + "\n")
 
 
+class Captured:
+    """The work of an iteration on a GPU, captured as a graph: its thousands of small kernels take the host
+    longer to start than the GPU to run."""
+
+    def __init__(self, work: Callable[[list[Tensor]], Tensor], tensors: list[Tensor], trained: Parameters):
+        self.inputs = [tensor.clone() for tensor in tensors]
+        side, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(now)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                forget(trained)
+                work(self.inputs)
+        now.wait_stream(side)
+        forget(trained)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = work(self.inputs)
+        self.gradients = [parameter.grad for parameter in trained]  # where each replay leaves them
+
+    def __call__(self, tensors: list[Tensor], trained: Parameters) -> Tensor:
+        for target, source in zip(self.inputs, tensors, strict=True):
+            target.copy_(source)
+        self.graph.replay()
+        for parameter, gradient in zip(trained, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.loss.clone()
+
+
+def forget(trained: Parameters) -> None:
+    for parameter in trained:
+        parameter.grad = None
+
+
 def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: int | None = None) -> nn.Module:
     """Train to the end, or to iteration `until`, from the stage's checkpoint if there is one; returns the
     averaged network. With `size` workers each calls this, inside one process group."""
     run = Run(stage, folder, rank, size)
-    end = stage.iterations if until is None else until
+    end = run.pace.iterations if until is None else until
     saved = logged = time.monotonic()
     losses = []
     while run.done < end:
@@ -119,7 +174,7 @@ def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: in
             continue
         if run.done % LOG_EVERY == 0:
             seconds = (time.monotonic() - logged) / len(losses)
-            run.log(loss=round(float(np.mean(losses)), 5), seconds=round(seconds, 3))
+            run.log(loss=round(float(torch.stack(losses).mean()), 5), seconds=round(seconds, 3))
             logged, losses = time.monotonic(), []
         if time.monotonic() - saved > CHECKPOINT_S:
             run.save()
@@ -146,23 +201,25 @@ def write_state(state: object, path: Path) -> None:
 def work(rank: int, size: int, folder: Path) -> None:
     """One worker's way through all stages; every worker does the same, with other samples."""
     torch.manual_seed(SEED)  # equal initial weights
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device_type()
     if device == "cpu":
         torch.set_num_threads(1)
     if size > 1:
         meeting = f"file://{folder.absolute()}/.workers"
-        # One worker may wait for the other's share of the dataset, and for evaluations.
+        # One worker may wait for the other's latents, and for evaluations.
         workers.init_process_group("gloo", meeting, timedelta(hours=12), rank=rank, world_size=size)
     with torch.device(device):
-        run_stage(Autoencoder, "vae", folder, rank, size)
+        run_stage(partial(Autoencoder, folder), "vae", folder, rank, size)
         vae = finished_vae(folder)
-        write_shards(folder / "clips", encoder(vae), SCENES, rank, size)
-        if size > 1:
-            workers.barrier()
+        write_latents(folder, encoder(vae), rank, size, partial(meet, size))
         for stage in (SingleFrames, Motion, FewSteps):
             run_stage(partial(stage, folder, vae), stage.name, folder, rank, size)
         if rank == 0:
             write_checkpoints(folder, vae)
+
+
+def device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def write_checkpoints(folder: Path, vae: VAE) -> None:
@@ -182,6 +239,10 @@ def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, siz
         trained = train(make(), folder, rank=rank, size=size)
         if rank == 0:
             write_state(trained.state_dict(), folder / f"{name}.pt")
+    meet(size)
+
+
+def meet(size: int) -> None:
     if size > 1:
         workers.barrier()
 
@@ -194,6 +255,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch's work")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
+    write_pictures(options.folder / "drawn", SCENES[device_type()])
     (options.folder / ".workers").unlink(missing_ok=True)  # where a run that was killed met
     if options.workers == 1:
         work(0, 1, options.folder)
