@@ -42,9 +42,13 @@ class Graph(nn.Module):
 
 
 class ImageEncoderGraph(Graph):
+    def __init__(self, network: nn.Module):
+        super().__init__(network)
+        for name, values in (("mean", CLIP_MEAN), ("std", CLIP_STD)):
+            self.register_buffer(name, torch.tensor(values)[None, :, None, None], persistent=False)
+
     def forward(self, image: Tensor) -> Tensor:
-        mean, std = (torch.tensor(values)[None, :, None, None] for values in (CLIP_MEAN, CLIP_STD))
-        return self.network(((pixels(image) / 255 - mean) / std).to(self.dtype))
+        return self.network(((pixels(image) / 255 - self.mean) / self.std).to(self.dtype))
 
 
 class VAEEncoderGraph(Graph):

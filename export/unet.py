@@ -98,7 +98,7 @@ class ReferenceNet(UNet):
     def forward(self, latents: Tensor, image_embeds: Tensor) -> list[Tensor]:
         """latents (1, 4, h, w), image_embeds (1, D) -> one (1, tokens, C) per spatial attention."""
         dtype = self.conv_in.weight.dtype
-        time = self.time_embedding(torch.zeros(1))  # always timestep 0 (SPEC.md 3.1)
+        time = self.time_embedding(torch.zeros(1, device=latents.device))  # always timestep 0 (SPEC.md 3.1)
         features = []
 
         def note_down(attention: Attention, normed: Tensor) -> Tensor:
@@ -142,8 +142,9 @@ class DenoisingUNet(UNet):
         guidance_scale (1,) float32, or None for the conditional prediction alone.
         """
         dtype, frames = pose_features.dtype, latents.shape[0]
-        visible = torch.arange(frames, dtype=torch.int32) < num_frames
-        mask = torch.where(visible, 0.0, HIDDEN).to(dtype)
+        device = num_frames.device
+        padding = torch.arange(frames, dtype=torch.int32, device=device) >= num_frames
+        mask = torch.zeros(frames, device=device).masked_fill(padding, HIDDEN).to(dtype)
         shifts = iter(time_row.split(self.resnet_widths, dim=1))
         references = iter(reference)
         guided = guidance_scale is not None
@@ -227,7 +228,8 @@ class TimeEmbedding(nn.Module):
     def forward(self, timestep: Tensor) -> Tensor:
         """(1,) float32 -> (1, 4 C0) float32, the activation that precedes each projection included."""
         half = self.channels // 2
-        rates = torch.exp(torch.arange(half, dtype=torch.float32) * (-math.log(10000.0) / half))
+        index = torch.arange(half, dtype=torch.float32, device=timestep.device)
+        rates = torch.exp(index * (-math.log(10000.0) / half))
         angles = timestep[:, None] * rates
         x = torch.cat([angles.cos(), angles.sin()], dim=1)
         x = linear_float32(self.linear_2, F.silu(linear_float32(self.linear_1, x)))
