@@ -1,22 +1,26 @@
-"""What only a GPU can show: streams, the sampler's kernel, plans against PyTorch, a clip."""
+"""What only a GPU can show: streams, the sampler's kernel, engines against PyTorch, clips.
+
+Engines are TensorRT's plans where it runs them, and the graphs' PyTorch modules on our streams everywhere.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import pytest
-from animate_rt import Animator
+from animate_rt import Animator, DeviceError
 from animate_rt.engines import contract, cpu
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import Contract, DType
 from animate_rt.engines.cuda import CUDADevice
-from animate_rt.engines.device import Buffer, Update
-from animate_rt.engines.plan import build_plan
-from animate_rt.engines.tensorrt import TensorRTEngine, load_plan, logger, provider
+from animate_rt.engines.device import Buffer, Device, Update
+from animate_rt.engines.engine import load_engine
+from animate_rt.engines.plan import build_plan, compute_capabilities
+from animate_rt.engines.tensorrt import logger, provider
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -24,6 +28,16 @@ pytestmark = pytest.mark.gpu
 
 Array = NDArray[Any]
 DECIBELS = {"fp32": 45, "fp16": 30}  # at least, of a clip against the public implementation's
+
+
+class Engines(NamedTuple):
+    """A bundle, and what loads its engines."""
+
+    bundle: Bundle
+    load: Callable[[Bundle, str, Device], Any]
+
+    def animator(self, **options: Any) -> Animator:
+        return Animator(self.bundle, device=CUDADevice(timing=False), load=self.load, **options)
 
 
 @pytest.fixture(scope="module")
@@ -42,32 +56,45 @@ def device() -> Iterator[CUDADevice]:
 
 @pytest.fixture(scope="module")
 def plans_run(device: CUDADevice, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where TensorRT does not know this GPU: tensorrt_rtx knows only some."""
+    """Skips where TensorRT is missing or does not know this GPU: tensorrt_rtx knows only some."""
+    try:
+        trt, capabilities = provider(), compute_capabilities()
+    except DeviceError as error:
+        pytest.skip(str(error))
+    if device.compute_capability not in capabilities:
+        pytest.skip(f"{trt.__name__} {trt.__version__} does not build for {device.compute_capability}")
     folder = tmp_path_factory.mktemp("probe")
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [4]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "probe", [x], [y])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]), folder / "probe.onnx")
     build_plan(folder / "probe.onnx", folder / "probe.plan")
-    trt = provider()
     runtime = trt.Runtime(logger(trt))
     if runtime.deserialize_cuda_engine((folder / "probe.plan").read_bytes()) is None:
         pytest.skip(f"{trt.__name__} {trt.__version__} does not run plans on {device.description}")
 
 
-@pytest.fixture(scope="module", params=["fp32", "fp16"])
-def bundle(request: pytest.FixtureRequest, small: Any, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+@pytest.fixture(scope="module", params=["tensorrt fp32", "tensorrt fp16", "torch fp32", "torch fp16"])
+def engines(request: pytest.FixtureRequest, small: Any, tmp_path_factory: pytest.TempPathFactory) -> Engines:
+    kind, precision = request.param.split()
+    request.getfixturevalue("device")
+    if kind == "torch":
+        from animate_rt.benchmarks.torch_engine import torch_bundle, torch_engines
+
+        bucket = contract.ShapeBucket(width=small.width, height=small.height, window=small.window)
+        given = small.checkpoint, small.inference_config
+        return Engines(torch_bundle(*given, bucket, precision), torch_engines(*given))
     from animate_rt.export import build_bundle
 
     request.getfixturevalue("plans_run")
-    path = tmp_path_factory.mktemp("tensorrt") / request.param
-    build_bundle(small.checkpoint, path, backend="tensorrt", precision=request.param, **small.build_options)
-    return open_bundle(path)
+    path = tmp_path_factory.mktemp("tensorrt") / precision
+    build_bundle(small.checkpoint, path, backend="tensorrt", precision=precision, **small.build_options)
+    return Engines(open_bundle(path), load_engine)
 
 
 class Bench:
     """An engine on a stream, with buffers of its own."""
 
-    def __init__(self, device: CUDADevice, engine: TensorRTEngine):
+    def __init__(self, device: CUDADevice, engine: Any):
         self.engine = engine
         self.stream = device.stream(engine.graph)
         self.context = engine.context(device.buffer("uint8", (max(1, engine.activation_bytes),)))
@@ -154,9 +181,46 @@ def test_events_order_streams_and_know_when(device: CUDADevice) -> None:
         assert (read(target) == value).all()
 
 
-def test_decoding_runs_while_windows_are_denoised(device: CUDADevice, bundle: Bundle) -> None:
+def test_a_captured_operation_is_replayed(device: CUDADevice) -> None:
+    chance, stream, shape = np.random.default_rng(0), device.stream("capture"), (2, 4, 33, 17)
+    arrays = [chance.standard_normal(shape).astype(np.float32) for _ in range(2)]
+    host, buffers = [device.host_buffer("float32", shape) for _ in arrays], []
+    for buffer, array in zip(host, arrays, strict=True):
+        write(buffer, array)
+        buffers.append(device.buffer("float32", shape))
+    numbers: dict[str, Any] = {"first": True, "last": True, "a": 0.9, "b": -0.4}
+    updates = [Update(buffers[0], None, buffers[1], **numbers)]
+    stream.copy(*zip(buffers, host, strict=True))
+    stream.update(updates)
+    graph = stream.capture(lambda: stream.update(updates))
+    for _ in range(2):
+        graph.launch(stream)
+    del graph  # while it may be running
+    stream.copy((host[0], buffers[0]))
+    stream.record().synchronize()
+    mirror = [Buffer("float32", shape, array.ctypes.data, array=array) for array in arrays]
+    for _ in range(3):
+        cpu.apply(Update(mirror[0], None, mirror[1], **numbers))
+    assert np.array_equal(read(host[0]), arrays[0])
+
+
+def test_a_capture_that_fails_leaves_the_stream_as_it_was(device: CUDADevice) -> None:
+    stream, source, target = device.stream("capture"), *(device.host_buffer("uint8", (64,)) for _ in range(2))
+    buffer = device.buffer("uint8", (64,))
+    with pytest.raises(DeviceError, match="cannot capture"):
+        stream.capture(stream.stream.sync)
+    write(source, 7)
+    stream.copy((buffer, source), (target, buffer))
+    stream.record().synchronize()
+    assert (read(target) == 7).all()
+
+
+def test_decoding_runs_while_windows_are_denoised(device: CUDADevice, engines: Engines) -> None:
     chance = np.random.default_rng(0)
-    denoise, decode = (Bench(device, load_plan(bundle, g, device)) for g in ("denoising_unet", "vae_decoder"))
+    denoise, decode = (
+        Bench(device, engines.load(engines.bundle, graph, device))
+        for graph in ("denoising_unet", "vae_decoder")
+    )
     for bench in (denoise, decode):
         for _ in range(3):  # the plain run, the capture, a replay
             bench(given(bench.engine.contract, {}, chance))
@@ -171,10 +235,10 @@ def test_decoding_runs_while_windows_are_denoised(device: CUDADevice, bundle: Bu
     assert began.time_s < decoded.time_s < denoised.time_s
 
 
-def test_a_replay_computes_the_same_bits(device: CUDADevice, bundle: Bundle) -> None:
+def test_a_replay_computes_the_same_bits(device: CUDADevice, engines: Engines) -> None:
     chance = np.random.default_rng(0)
-    for graph in bundle.manifest.graphs:
-        bench = Bench(device, load_plan(bundle, graph, device))
+    for graph in engines.bundle.manifest.graphs:
+        bench = Bench(device, engines.load(engines.bundle, graph, device))
         inputs = given(bench.engine.contract, {}, chance)
         results = [bench(inputs) for _ in range(4)]
         assert bench.context.graphs_enabled
@@ -187,7 +251,7 @@ def test_a_replay_computes_the_same_bits(device: CUDADevice, bundle: Bundle) -> 
 
 
 def test_engines_agree_with_pytorch(
-    device: CUDADevice, bundle: Bundle, small: Any, capsys: pytest.CaptureFixture[str]
+    device: CUDADevice, engines: Engines, small: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Against PyTorch in float32, on the CPU. The bar is the error of PyTorch in float16, times 3: products
     of float32 are TF32's on the GPU, which rounds their factors to float16's precision."""
@@ -205,6 +269,7 @@ def test_engines_agree_with_pytorch(
         return [x.numpy() for x in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
     chance, known, failed = np.random.default_rng(0), dict[str, Array](), []
+    bundle = engines.bundle
     halves = contract.contracts(bundle.manifest.model, bundle.manifest.bucket, "float16")
     truths, peers = networks(torch.float32), networks(torch.float16)
     with capsys.disabled():
@@ -214,7 +279,7 @@ def test_engines_agree_with_pytorch(
             inputs = given(specs, known, chance)
             truth = run(truths[graph], inputs, "float32")
             known |= {spec.name: values for spec, values in zip(specs.outputs, truth, strict=True)}
-            found = Bench(device, load_plan(bundle, graph, device))(inputs)
+            found = Bench(device, engines.load(bundle, graph, device))(inputs)
             error = distance([found[spec.name] for spec in specs.outputs], truth)
             peer = distance(run(peers[graph], inputs, "float16"), truth)
             print(f"{graph:28} {error:9.1e} {peer:9.1e}")
@@ -245,16 +310,33 @@ def distance(found: list[Array], truth: list[Array]) -> float:
 
 
 def test_a_clip_is_the_public_implementation_s(
-    device: CUDADevice, bundle: Bundle, small: Any, capsys: pytest.CaptureFixture[str]
+    device: CUDADevice, engines: Engines, small: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = small.io["video"][0].transpose(1, 2, 3, 0)
-    with Animator.load(bundle.path) as animator:
-        clips = [
-            np.stack(list(animator.animate(small.reference, small.pose, **small.animate_options)))
-            for _ in range(2)
-        ]
+    with engines.animator() as animator:
+        clips = [clip(animator, small) for _ in range(2)]
+        runs = {graph: engine.runs for graph, engine in animator.engines.items()}
+        (unet,) = animator.denoise[0].stations.values()
+        assert unet.context.graphs_enabled
+        assert None not in unet.context.graphs.values()
     decibels = -10 * math.log10(np.mean((clips[0] / 255 - truth) ** 2))
+    manifest = engines.bundle.manifest
     with capsys.disabled():
-        print(f"\n{bundle.manifest.precision} on {device.description}: {decibels:.1f} dB")
-    assert decibels >= DECIBELS[bundle.manifest.precision]
+        print(f"\n{manifest.backend_version} {manifest.precision} on {device.description}: {decibels:.1f} dB")
+    assert decibels >= DECIBELS[manifest.precision]
     assert np.array_equal(clips[0], clips[1])
+    assert runs["reference_net"] == 1  # the second clip found it in the cache
+    assert runs["vae_decoder"] == 2 * small.frames
+
+
+def test_neither_order_nor_streams_change_a_clip(engines: Engines, small: Any) -> None:
+    """Windows side by side, and decoded while others are denoised."""
+    clips = []
+    for order, streams in (("step-major", 1), ("time-skewed", 1), ("time-skewed", 2)):
+        with engines.animator(denoise_streams=streams) as animator:
+            clips += [clip(animator, small, windows="open", order=order) for _ in range(2)]
+    assert all(np.array_equal(frames, clips[0]) for frames in clips)
+
+
+def clip(animator: Animator, small: Any, **options: Any) -> Array:
+    return np.stack(list(animator.animate(small.reference, small.pose, **small.animate_options | options)))
