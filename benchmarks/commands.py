@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,6 +80,15 @@ def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         default=600,
         metavar="S",
         help="seconds for a peer's clip (default: %(default)s)",
+    )
+    command.add_argument(
+        "--without", action="append", default=[], metavar="PEER", help="leave one out, like torch.compile"
+    )
+    command.add_argument(
+        "--quick",
+        action="store_true",
+        help="for a GPU that is there for minutes: no files, so that random weights are drawn where they are "
+        "used and ours is PyTorch's modules on our streams; fp32 renders one clip, the truth",
     )
 
     command = add_measurement(kinds, ablate, "what each rewrite and each feature of the runtime is worth")
@@ -156,21 +166,26 @@ def clip(options: argparse.Namespace, monitor: Monitor) -> None:
 
 def peers(options: argparse.Namespace, monitor: Monitor) -> None:
     needs("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "yaml")
-    from .peers import bench_peers
+    from .peers import bench_peers, drawn, from_files
+    from .sizes import RECORDED_CHECKPOINT, bundles_of, checkpoint_of
     from .sizes import SIZES as KNOWN
-    from .sizes import bundles_of, checkpoint_of
 
+    size = KNOWN[options.size]
     with folder_of(options) as folder:
-        bundles = bundles_of(options.size, folder, monitor.building)
-        checkpoint, inference_config = checkpoint_of(options.size, folder, monitor.building)
+        if options.quick:
+            given = size.checkpoint
+            networks = partial(drawn, given) if given else partial(from_files, *RECORDED_CHECKPOINT)
+        else:
+            networks = partial(from_files, *checkpoint_of(options.size, folder, monitor.building))
         result = bench_peers(
-            checkpoint,
-            bundles,
-            KNOWN[options.size].workload,
+            networks,
+            [] if options.quick else bundles_of(options.size, folder, monitor.building),
+            size.workload,
             options.rounds,
             options.limit,
             monitor.building,
-            inference_config,
+            without=options.without,
+            quick=options.quick,
         )
     finish(result, options, monitor)
 

@@ -3,7 +3,7 @@
     (a)  the public formulation in eager PyTorch (plain.py), its double work included
     (b)  the same under torch.compile
     (c)  the same, exported as it is, in ONNX Runtime
-    (d)  ours, by precision and backend
+    (d)  ours, by precision and backend; without bundles, our graphs' PyTorch modules on our streams
 
 (a) in float32 is the truth; what rounding its frames to 8 bits costs is the most any peer can reach.
 """
@@ -11,17 +11,17 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..engines.bundle import Backend, Precision, open_bundle
-from ..engines.contract import DENOISING_UNET
+from ..engines.contract import DENOISING_UNET, ShapeBucket
 from ..engines.device import Array
 from ..runtime.animator import Animator
 from ..runtime.noise import seeded_noise
@@ -31,12 +31,19 @@ from . import host
 from .accuracy import compare_frames
 from .result import JSON, OURS, Result, Samples, describe_engines
 from .samples import ratio_of_medians, summary
+from .sizes import on_gpu
 from .worker import Failed, Make, Render, Worker
 from .workload import Pictures, Workload
 
-EAGER = "eager PyTorch"
+if TYPE_CHECKING:
+    import torch
+
+    from ..export.checkpoint import Checkpoint
+
+EAGER, COMPILED = "eager PyTorch", "torch.compile"
 WARM_UP_STEPS = 3  # compile, pack weights, capture CUDA graphs; more of the same warms nothing
 Progress = Callable[[str], None]
+Networks = Callable[["torch.dtype"], "Checkpoint"]  # called in every peer's own process
 
 
 @dataclass(slots=True)
@@ -60,27 +67,41 @@ class Peer:
 
 
 def bench_peers(
-    checkpoint: Path,
+    networks: Networks,
     bundles: list[Path],
     workload: Workload,
     rounds: int,
     limit_s: float,
     progress: Progress,
-    inference_config: Path | None = None,
+    *,
+    without: Iterable[str] = (),
+    quick: bool = False,
 ) -> Result:
-    """`bundles` are ours, built from the checkpoint. A peer that fails, or takes more than `limit_s` to load
-    or for a clip, is left out and a warning says so."""
+    """`bundles` are ours, of the same networks. A peer that fails, or takes more than `limit_s` to load or
+    for a clip, is left out and a warning says so; peers named in `without` do not take part.
+
+    `quick` is for a GPU that is there for minutes: all load at the same time, in the half precision they are
+    compared in, and the truth renders one clip, by itself, and is gone before the others begin.
+    """
     warnings = host.busy()
-    peers = [*public_peers(checkpoint, inference_config), *map(our_peer, bundles)]
+    truth, others = participants(networks, bundles, without, quick)
+    peers = [truth, *others]
+    in_turns = others if quick else peers
     with ExitStack() as stack:
-        for peer in peers:
-            tick = partial(progress, f"load: {peer.label}")
-            start(peer, workload, limit_s, stack, tick)
+        if quick:
+            for peer in peers:
+                launch(peer, workload, stack)
+            one_clip(truth, workload, limit_s, progress)
+        for peer in in_turns:
+            if peer.worker is None:
+                launch(peer, workload, stack)
+            warm_up(peer, WARM_UP_STEPS, workload, limit_s, progress)
         for turn in range(1, rounds + 1):
-            for index in np.random.default_rng(turn).permutation(len(peers)):  # no one always follows another
-                tick = partial(progress, f"clip {turn}/{rounds}: {peers[index].label}")
-                take_turn(peers[index], turn, workload.steps, limit_s, tick)
-    truth = next(peer for peer in peers if peer.name == EAGER and peer.precision == "fp32")
+            # In an order of its own, so that no one always follows another.
+            for index in np.random.default_rng(turn).permutation(len(in_turns)):
+                peer = in_turns[index]
+                tick = partial(progress, f"clip {turn}/{rounds}: {peer.label}")
+                take_turn(peer, turn, workload.steps, limit_s, tick)
     samples: Samples = {peer.label: peer.seconds for peer in peers if peer.seconds}
     warnings += [f"{peer.label}: {peer.failure}" for peer in peers if peer.failure]
     return Result(
@@ -93,15 +114,39 @@ def bench_peers(
     )
 
 
-def start(peer: Peer, workload: Workload, limit_s: float, stack: ExitStack, tick: Callable[[], None]) -> None:
-    """Load it and let it render a few steps of clip 0, which is not timed."""
-    peer.worker = stack.enter_context(Worker(peer.make, workload, tick))
+def participants(
+    networks: Networks, bundles: list[Path], without: Iterable[str], quick: bool
+) -> tuple[Peer, list[Peer]]:
+    """The truth, and the others."""
+    truth, *others = public_peers(networks)
+    others += map(our_peer, bundles) if bundles else [our_modules(networks)]
+    halves = quick and any(peer.precision == "fp16" for peer in others)
+    return truth, [
+        peer for peer in others if peer.name not in without and not (halves and peer.precision == "fp32")
+    ]
+
+
+def launch(peer: Peer, workload: Workload, stack: ExitStack) -> None:
+    peer.worker = stack.enter_context(Worker(peer.make, workload, lambda: None))
+
+
+def warm_up(peer: Peer, steps: int, workload: Workload, limit_s: float, progress: Progress) -> None:
+    """Wait until it has loaded, and let it render a few steps of clip 0, which is not timed."""
+    assert peer.worker is not None
+    peer.worker.tick = partial(progress, f"load: {peer.label}")
     try:
         peer.load_s = peer.worker.load(limit_s)
-        steps = min(WARM_UP_STEPS, workload.steps)
-        peer.warm_up_s = peer.worker.render(0, steps, limit_s).seconds
+        peer.warm_up_s = peer.worker.render(0, min(steps, workload.steps), limit_s).seconds
     except Failed as error:
         give_up(peer, error)
+
+
+def one_clip(peer: Peer, workload: Workload, limit_s: float, progress: Progress) -> None:
+    """The whole part that it takes."""
+    warm_up(peer, 1, workload, limit_s, progress)
+    take_turn(peer, 1, workload.steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
+    assert peer.worker is not None
+    peer.worker.close()
 
 
 def take_turn(peer: Peer, clip: int, steps: int, limit_s: float, tick: Callable[[], None]) -> None:
@@ -146,18 +191,15 @@ def eight_bit(frames: Array | None) -> Array:
     return frames.round().astype(np.uint8)
 
 
-def public_peers(checkpoint: Path, inference_config: Path | None) -> list[Peer]:
-    """On a GPU in float16 too, where the public projects run them."""
-    import torch
-
-    gpu = torch.cuda.is_available()
-    arguments = (checkpoint, inference_config)
+def public_peers(networks: Networks) -> list[Peer]:
+    """The truth first. On a GPU in float16 too, where the public projects run them."""
+    gpu = on_gpu()
     peers = [
-        Peer(name, precision, partial(make, *arguments, precision))
+        Peer(name, precision, partial(make, networks, precision))
         for precision in (("fp32", "fp16") if gpu else ("fp32",))
-        for name, make in ((EAGER, eager), ("torch.compile", compiled))
+        for name, make in ((EAGER, eager), (COMPILED, compiled))
     ]
-    return [*peers, *([] if gpu else [Peer("ONNX Runtime", "fp32", partial(exported, *arguments))])]
+    return [*peers, *([] if gpu else [Peer("ONNX Runtime", "fp32", partial(exported, networks))])]
 
 
 def our_peer(bundle: Path) -> Peer:
@@ -167,9 +209,28 @@ def our_peer(bundle: Path) -> Peer:
     return Peer(f"{OURS}, {backend}", precision, partial(ours, bundle))
 
 
+def our_modules(networks: Networks) -> Peer:
+    precision: Precision = "fp16" if on_gpu() else "fp32"
+    return Peer(f"{OURS}, PyTorch", precision, partial(ours_in_pytorch, networks, precision))
+
+
 def ours(bundle: Path, workload: Workload) -> Render:
+    return rendering(Animator.load(bundle), workload)
+
+
+def ours_in_pytorch(networks: Networks, precision: Precision, workload: Workload) -> Render:
+    import torch
+
+    from .torch_engine import bundle_of, engines_of
+
+    bucket = ShapeBucket(width=workload.width, height=workload.height, window=workload.window)
+    loaded = networks(torch.float16 if precision == "fp16" else torch.float32)
+    bundle = bundle_of(loaded, bucket, precision)
+    return rendering(Animator(bundle, load=engines_of(lambda _dtype: loaded)), workload)
+
+
+def rendering(animator: Animator, workload: Workload) -> Render:
     """The reference is computed for every clip, as by everyone else."""
-    animator = Animator.load(bundle)
     animator.engine(DENOISING_UNET)  # or the first clip would load it
 
     def render(clip: int, pictures: Pictures, steps: int) -> Array:
@@ -179,26 +240,26 @@ def ours(bundle: Path, workload: Workload) -> Render:
     return render
 
 
-def eager(checkpoint: Path, inference_config: Path | None, precision: str, workload: Workload) -> Render:
+def eager(networks: Networks, precision: str, workload: Workload) -> Render:
     from .plain import PlainPipeline
 
-    return public(PlainPipeline(load(checkpoint, inference_config)), precision, workload)
+    return public(PlainPipeline(load(networks)), precision, workload)
 
 
-def compiled(checkpoint: Path, inference_config: Path | None, precision: str, workload: Workload) -> Render:
+def compiled(networks: Networks, precision: str, workload: Workload) -> Render:
     import torch
 
     from .public_parts import PublicLoop, public_parts
 
-    loaded = load(checkpoint, inference_config)
+    loaded = load(networks)
     parts = {name: torch.compile(part, dynamic=False) for name, part in public_parts(loaded).items()}
     return public(PublicLoop(loaded, parts), precision, workload)
 
 
-def exported(checkpoint: Path, inference_config: Path | None, workload: Workload) -> Render:
+def exported(networks: Networks, workload: Workload) -> Render:
     from .public_parts import ExportedPart, PublicLoop, public_parts
 
-    loaded = load(checkpoint, inference_config)
+    loaded = load(networks)
     folder = tempfile.TemporaryDirectory(prefix="animate-rt-peer-")
     parts = {name: ExportedPart(name, part, Path(folder.name)) for name, part in public_parts(loaded).items()}
     render = public(PublicLoop(loaded, parts), "fp32", workload)
@@ -210,17 +271,27 @@ def exported(checkpoint: Path, inference_config: Path | None, workload: Workload
     return kept
 
 
-def load(checkpoint: Path, inference_config: Path | None) -> Any:
+def from_files(checkpoint: Path, inference_config: Path | None, dtype: torch.dtype) -> Checkpoint:
+    from ..export import load_checkpoint
+
+    return load_checkpoint(checkpoint, inference_config, dtype)
+
+
+def drawn(size: str, dtype: torch.dtype) -> Checkpoint:
+    from .random_checkpoint import random_networks
+
+    return random_networks(size, dtype)
+
+
+def load(networks: Networks) -> Checkpoint:
     """On the GPU if there is one."""
     import torch
 
-    from ..export import load_checkpoint
-
-    loaded = load_checkpoint(checkpoint, inference_config)
-    if torch.cuda.is_available():
+    loaded = networks(torch.float32)
+    if on_gpu():
         torch.backends.cudnn.allow_tf32 = False  # the truth is float32 all the way
-        networks = loaded.denoising_unet, loaded.reference_net, loaded.pose_guider, loaded.vae
-        for network in (*networks, loaded.image_encoder):
+        parts = loaded.denoising_unet, loaded.reference_net, loaded.pose_guider, loaded.vae
+        for network in (*parts, loaded.image_encoder):
             network.cuda()
     return loaded
 
@@ -229,7 +300,7 @@ def public(pipeline: Any, precision: str, workload: Workload) -> Render:
     """Frames of the public formulation, not rounded; on the GPU if there is one."""
     import torch
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if on_gpu() else "cpu"
     policy, config = POLICIES[workload.windows], pipeline.networks.config
     windows = list(policy(Known(workload.frames), workload.window, workload.overlap))
     scale = config.latent_scale

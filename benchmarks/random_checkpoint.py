@@ -1,4 +1,5 @@
-"""Checkpoints of random weights in the public layout: right for speed and memory, noise for a picture.
+"""Random weights, in files of the public layout or as networks: right for speed and memory, noise for a
+picture.
 
 python -m animate_rt.benchmarks.random_checkpoint sd15 FOLDER
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,16 @@ from typing import Any
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..export.checkpoint import UNET
+from ..engines.model import ModelConfig
+from ..export.checkpoint import UNET, Checkpoint, positional_encodings
 from ..export.image_encoder import ImageEncoder
 from ..export.pose_guider import PoseGuider
 from ..export.settings import V2_MOTION, V2_NOISE, model_config
 from ..export.unet import DenoisingUNet, ReferenceNet
 from ..export.vae import VAE
+from ..export.weights import assign
 
 Config = dict[str, Any]
 
@@ -119,14 +123,51 @@ def write_random_checkpoint(
     folder: Path, size: str, *, seed: int = 0, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write a checkpoint directory of one of SIZES and its inference.yaml; a seed has its bytes."""
-    shape = SIZES[size]
+    networks = empty_networks(write_configs(folder, SIZES[size]))
+    files = {
+        "reference_unet": networks.reference_net,
+        "pose_guider": networks.pose_guider,
+        "sd-vae-ft-mse/diffusion_pytorch_model": networks.vae,
+        "image_encoder/model": networks.image_encoder,
+    }
+    generator = torch.Generator().manual_seed(seed)
+    states = {name: randomised(network.state_dict(), generator, dtype) for name, network in files.items()}
+    everything = randomised(networks.denoising_unet.state_dict(), generator, dtype)
+    motion = {key: everything.pop(key) for key in list(everything) if "motion_modules" in key}
+    for name, state in {**states, "denoising_unet": everything, "motion_module": motion}.items():
+        save_file(state, folder / f"{name}.safetensors")
+
+
+def random_networks(size: str, dtype: torch.dtype, *, seed: int = 0) -> Checkpoint:
+    """The networks of one of SIZES without files in between, on the GPU if there is one: a seed has its
+    weights there, float16's values whatever the dtype. On the CPU they are those of the files."""
+    with tempfile.TemporaryDirectory(prefix="animate-rt-configs-") as folder:
+        networks = empty_networks(write_configs(Path(folder), SIZES[size]))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator(device).manual_seed(seed)
+    unet = networks.denoising_unet
+    encodings = {key: table.to(device) for key, table in positional_encodings(unet).items()}
+    for network in (
+        networks.reference_net,
+        networks.pose_guider,
+        networks.vae,
+        networks.image_encoder,
+        unet,
+    ):
+        state = randomised(network.state_dict(), generator, torch.float16)
+        assign(network, state | encodings if network is unet else state, dtype, size)
+    return networks
+
+
+def write_configs(folder: Path, shape: Size) -> ModelConfig:
+    """The config files of a checkpoint, and what they say."""
     configs = {UNET[0]: shape.unet, "sd-vae-ft-mse": shape.vae, "image_encoder": shape.image_encoder}
     for place, config in configs.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
         (folder / place / "config.json").write_text(json.dumps(config, indent=1))
     (folder / "inference.yaml").write_text(yaml.safe_dump(inference_config(shape.motion_heads)))
     unet_file, vae_file, encoder_file = (folder / place / "config.json" for place in configs)
-    model = model_config(
+    return model_config(
         unet_file,
         vae_file,
         encoder_file,
@@ -134,20 +175,19 @@ def write_random_checkpoint(
         pose_channels=shape.pose_channels,
         max_frames=None,
     )
+
+
+def empty_networks(model: ModelConfig) -> Checkpoint:
     with torch.device("meta"):
-        denoising_unet = DenoisingUNet(model)
-        networks: dict[str, nn.Module] = {
-            "reference_unet": ReferenceNet(model),
-            "pose_guider": PoseGuider(shape.pose_channels, model.unet.widths[0]),
-            "sd-vae-ft-mse/diffusion_pytorch_model": VAE(model.vae),
-            "image_encoder/model": ImageEncoder(model.image_encoder),
-        }
-    generator = torch.Generator().manual_seed(seed)
-    states = {name: randomised(network.state_dict(), generator, dtype) for name, network in networks.items()}
-    everything = randomised(denoising_unet.state_dict(), generator, dtype)
-    motion = {key: everything.pop(key) for key in list(everything) if "motion_modules" in key}
-    for name, state in {**states, "denoising_unet": everything, "motion_module": motion}.items():
-        save_file(state, folder / f"{name}.safetensors")
+        return Checkpoint(
+            model,
+            DenoisingUNet(model),
+            ReferenceNet(model),
+            PoseGuider(model.pose_channels, model.unet.widths[0]),
+            VAE(model.vae),
+            ImageEncoder(model.image_encoder),
+            weights={},
+        )
 
 
 def inference_config(motion_heads: int) -> Config:
@@ -166,7 +206,8 @@ def randomised(
     something: norms near one, matrices scaled by their fan-in."""
     state = {}
     for key, shape in shapes.items():
-        values = torch.empty(shape.shape, dtype=torch.float32).normal_(generator=generator)
+        values = torch.empty(shape.shape, dtype=torch.float32, device=generator.device)
+        values.normal_(generator=generator)
         if "norm" in key and key.endswith("weight"):
             values = 1 + 0.1 * values
         elif values.dim() > 1:

@@ -13,6 +13,7 @@ from ..engines.bundle import Backend, Precision, new_bundle, open_bundle, seal
 from .workload import Workload
 
 RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # ships for this
+RECORDED_CHECKPOINT = RECORDED / "checkpoint", RECORDED / "inference.yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def checkpoint_of(size: str, folder: Path, progress: Callable[[str], None]) -> t
     """Checkpoint and inference.yaml of a size; made in `folder` unless it is there."""
     name = SIZES[size].checkpoint
     if name is None:
-        return RECORDED / "checkpoint", RECORDED / "inference.yaml"
+        return RECORDED_CHECKPOINT
     path = folder / f"checkpoint-{name}"
     if not path.is_dir():
         from .random_checkpoint import write_random_checkpoint

@@ -73,6 +73,9 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.connection.close()  # it ends when nothing more can come
         self.process.join(GRACE_S)
         if self.process.is_alive():

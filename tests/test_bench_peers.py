@@ -13,10 +13,11 @@ import torch
 from animate_rt.__main__ import main
 from animate_rt.benchmarks import plain_unet
 from animate_rt.benchmarks.ablate import consistent_inputs, guided, to_pixels
-from animate_rt.benchmarks.peers import bench_peers, eager
+from animate_rt.benchmarks.peers import bench_peers, drawn, eager, from_files
 from animate_rt.benchmarks.plain import PlainPipeline
 from animate_rt.benchmarks.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
-from animate_rt.benchmarks.sizes import RECORDED, SIZES, in_precision
+from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
+from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision
 from animate_rt.benchmarks.worker import Failed, Worker
 from animate_rt.benchmarks.workload import Workload
 from animate_rt.engines.bundle import open_bundle
@@ -27,7 +28,7 @@ from torch import Tensor
 
 WORK = Workload(width=64, height=96, frames=3, window=6, overlap=2, steps=1, guidance_scale=3.5)
 BUCKET = ShapeBucket(width=64, height=96, window=3)
-RECORDED_CHECKPOINT = RECORDED / "checkpoint", RECORDED / "inference.yaml"
+NETWORKS = partial(from_files, *RECORDED_CHECKPOINT)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,8 @@ def test_a_part_exported_as_it_is(loaded: Any, tmp_path: Path) -> None:
 
 
 def test_a_peer_that_cannot_load_is_a_line_in_the_result() -> None:
-    with Worker(partial(eager, Path("nowhere"), None, "fp32"), WORK, lambda: None) as worker:
+    nowhere = partial(eager, partial(from_files, Path("nowhere"), None), "fp32")
+    with Worker(nowhere, WORK, lambda: None) as worker:
         with pytest.raises(Failed, match="InputMissing: nowhere: expected a checkpoint directory"):
             worker.load(60)
         process = worker.process
@@ -72,7 +74,7 @@ def test_a_peer_that_cannot_load_is_a_line_in_the_result() -> None:
 
 
 def test_a_peer_that_takes_too_long_is_given_up() -> None:
-    with Worker(partial(eager, *RECORDED_CHECKPOINT, "fp32"), WORK, lambda: None) as worker:
+    with Worker(partial(eager, NETWORKS, "fp32"), WORK, lambda: None) as worker:
         with pytest.raises(Failed, match=r"took more than 0\.01 s"):
             worker.load(0.01)
         worker.process.kill()
@@ -133,8 +135,7 @@ def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.Mon
 
     everyone = peers.public_peers
     monkeypatch.setattr(peers, "public_peers", lambda *given: everyone(*given)[:1])
-    checkpoint, inference_config = RECORDED_CHECKPOINT
-    result = bench_peers(checkpoint, [small_bundle], WORK, 2, 250, print, inference_config)
+    result = bench_peers(NETWORKS, [small_bundle], WORK, 2, 250, print)
     truth, ours = result.results["peers"]
     assert truth["failure"] is ours["failure"] is None
     assert truth["speedup"]["ratio"] == 1
@@ -145,6 +146,29 @@ def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.Mon
         "eager PyTorch fp32": 2,
         "ours, openvino fp32": 2,
     }
+
+
+def test_quickly(capsys: pytest.CaptureFixture[str]) -> None:
+    """No bundle, and the truth only once; torch.compile stays out."""
+    options = ["--quick", "--rounds", "2", "--without", "torch.compile", "--without", "ONNX Runtime"]
+    assert main(["bench", "peers", *options]) == 0
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    truth, ours = found["results"]["peers"]
+    assert (truth["name"], truth["clip_s"]["n"]) == ("eager PyTorch", 1)
+    assert (ours["name"], ours["clip_s"]["n"]) == ("ours, PyTorch", 2)
+    assert truth["failure"] is ours["failure"] is None
+    assert ours["accuracy"]["psnr_db"] > 58
+    assert found["engines"] == []
+
+
+def test_drawn_weights_are_those_of_the_files(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path / "tiny", "tiny")
+    written, direct = load_checkpoint(tmp_path / "tiny"), drawn("tiny", torch.float32)
+    assert written.config == direct.config
+    for name in ("denoising_unet", "reference_net", "pose_guider", "vae", "image_encoder"):
+        expected, found = (getattr(networks, name).state_dict() for networks in (written, direct))
+        assert expected.keys() == found.keys()
+        assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 @pytest.mark.slow
