@@ -37,7 +37,10 @@ class Autoencoder(Stage):
     """The VAE, on crops and at the end on whole frames, as the normalisation sees more there."""
 
     name = "vae"
-    paces: ClassVar = {"cpu": Pace(4_500, 8e-4, batch=16), "cuda": Pace(4_500, 8e-4, batch=128)}
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(4_500, 8e-4, batch=16),
+        "cuda": Pace(4_500, 8e-4, batch=128),
+    }
     crop, whole_from = SIZE // 2, 0.6
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +64,8 @@ class Autoencoder(Stage):
         shape = (count, LATENT_CHANNELS, side // 8, side // 8)
         return Batch(side, [self.pictures[clip, frame, rows, columns], torch.randn(shape, generator=now.rng)])
 
-    def loss(self, _side: int, pictures: Tensor, noise: Tensor) -> Tensor:
+    def loss(self, _side: Any, *tensors: Tensor) -> Tensor:
+        pictures, noise = tensors
         target = scaled(pictures) * 2 - 1
         with autocast():
             moments = self.network.quant_conv(self.network.encoder(target))

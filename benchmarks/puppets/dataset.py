@@ -41,9 +41,7 @@ class Drawn(NamedTuple):
     image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as the image encoder gets it
 
 
-SHAPES = Drawn(  # type: ignore[type-var]
-    (1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3)
-)
+SHAPES = Drawn((1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3))
 LATENTS_SHAPE = (1 + FRAMES, LATENT_CHANNELS, SIZE // 8, SIZE // 8)
 
 

@@ -79,17 +79,9 @@ class Denoising(Stage):
         dropped = bool(now.shared.random() < DROPPED)
         return Batch(dropped, [latents, poses, reference, images, timesteps, epsilon])
 
-    def loss(
-        self,
-        dropped: Any,
-        latents: Tensor,
-        poses: Tensor,
-        reference: Tensor,
-        images: Tensor,
-        *noising: Tensor,
-    ) -> Tensor:
+    def loss(self, dropped: Any, *tensors: Tensor) -> Tensor:
         """Against the true velocity."""
-        timesteps, epsilon = noising
+        latents, poses, reference, images, timesteps, epsilon = tensors
         alpha = self.schedule[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         velocity = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * latents
@@ -128,7 +120,10 @@ class SingleFrames(Denoising):
     """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
 
     name = "frames"
-    paces: ClassVar = {"cpu": Pace(2_300, 6e-4, batch=4), "cuda": Pace(10_000, 8e-4, batch=48)}
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(2_300, 6e-4, batch=4),
+        "cuda": Pace(10_000, 8e-4, batch=48),
+    }
     # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
 
@@ -153,7 +148,10 @@ class Motion(Denoising):
     """The motion modules alone, on clips."""
 
     name = "motion"
-    paces: ClassVar = {"cpu": Pace(1_200, 4e-4, batch=1), "cuda": Pace(3_000, 6e-4, batch=10)}
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(1_200, 4e-4, batch=1),
+        "cuda": Pace(3_000, 6e-4, batch=10),
+    }
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -168,7 +166,7 @@ class FewSteps(Denoising):
     hit the true latents from where its own steps have led it."""
 
     name = "few-steps"
-    paces: ClassVar = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(2_000, 2e-4, batch=10)}
+    paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(2_000, 2e-4, batch=10)}
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
@@ -186,18 +184,11 @@ class FewSteps(Denoising):
         noise = torch.randn(clips[0].shape, generator=now.rng)
         return Batch((steps, int(now.shared.integers(steps))), [*clips, noise])
 
-    def loss(
-        self,
-        form: Any,
-        latents: Tensor,
-        poses: Tensor,
-        reference: Tensor,
-        images: Tensor,
-        *noising: Tensor,
-    ) -> Tensor:
+    def loss(self, form: Any, *tensors: Tensor) -> Tensor:
+        """Of the last of some steps, against the true latents."""
         count, last = form
-        steps = ddim(small_config().noise, count)
-        unet, (noisy,) = self.network.denoising_unet, noising
+        latents, poses, reference, images, noisy = tensors
+        steps, unet = ddim(small_config().noise, count), self.network.denoising_unet
         with torch.no_grad(), autocast():
             embeds = self.network.embed(scaled(images))
             features = self.network.reference_net(reference, embeds)

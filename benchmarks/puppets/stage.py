@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class Stage(ABC):
     gradients change."""
 
     name: str
-    paces: dict[str, Pace]  # by type of device
+    paces: ClassVar[dict[str, Pace]]  # by type of device
     network: nn.Module
 
     @property
