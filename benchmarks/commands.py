@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -81,6 +82,7 @@ def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
         metavar="S",
         help="seconds for a peer's clip (default: %(default)s)",
     )
+    command.add_argument("--steps", type=count, help="fewer or more of them than the size has")
     command.add_argument(
         "--without", action="append", default=[], metavar="PEER", help="leave one out, like torch.compile"
     )
@@ -171,6 +173,7 @@ def peers(options: argparse.Namespace, monitor: Monitor) -> None:
     from .sizes import SIZES as KNOWN
 
     size = KNOWN[options.size]
+    workload = replace(size.workload, steps=options.steps or size.workload.steps)
     with folder_of(options) as folder:
         if options.quick:
             given = size.checkpoint
@@ -180,7 +183,7 @@ def peers(options: argparse.Namespace, monitor: Monitor) -> None:
         result = bench_peers(
             networks,
             [] if options.quick else bundles_of(options.size, folder, monitor.building),
-            size.workload,
+            workload,
             options.rounds,
             options.limit,
             monitor.building,

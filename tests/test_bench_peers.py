@@ -150,7 +150,17 @@ def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.Mon
 
 def test_quickly(capsys: pytest.CaptureFixture[str]) -> None:
     """No bundle, and the truth only once; torch.compile stays out."""
-    options = ["--quick", "--rounds", "2", "--without", "torch.compile", "--without", "ONNX Runtime"]
+    options = [
+        "--quick",
+        "--rounds",
+        "2",
+        "--steps",
+        "1",
+        "--without",
+        "torch.compile",
+        "--without",
+        "ONNX Runtime",
+    ]
     assert main(["bench", "peers", *options]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     truth, ours = found["results"]["peers"]
@@ -159,6 +169,7 @@ def test_quickly(capsys: pytest.CaptureFixture[str]) -> None:
     assert truth["failure"] is ours["failure"] is None
     assert ours["accuracy"]["psnr_db"] > 58
     assert found["engines"] == []
+    assert found["workload"]["steps"] == 1
 
 
 def test_drawn_weights_are_those_of_the_files(tmp_path: Path) -> None:
