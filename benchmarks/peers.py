@@ -41,7 +41,9 @@ if TYPE_CHECKING:
     from ..export.checkpoint import Checkpoint
 
 EAGER, COMPILED = "eager PyTorch", "torch.compile"
-WARM_UP_STEPS = 3  # compile, pack weights, capture CUDA graphs; more of the same warms nothing
+# Steps of clips that compile, pack weights, and capture CUDA graphs, which happens when something runs for
+# the second time; more of the same warms nothing.
+WARM_UP = (1, 3)
 Progress = Callable[[str], None]
 Networks = Callable[["torch.dtype"], "Checkpoint"]  # called in every peer's own process
 
@@ -95,7 +97,7 @@ def bench_peers(
         for peer in in_turns:
             if peer.worker is None:
                 launch(peer, workload, stack)
-            warm_up(peer, WARM_UP_STEPS, workload, limit_s, progress)
+            warm_up(peer, WARM_UP, workload, limit_s, progress)
         for turn in range(1, rounds + 1):
             # In an order of its own, so that no one always follows another.
             for index in np.random.default_rng(turn).permutation(len(in_turns)):
@@ -130,20 +132,22 @@ def launch(peer: Peer, workload: Workload, stack: ExitStack) -> None:
     peer.worker = stack.enter_context(Worker(peer.make, workload, lambda: None))
 
 
-def warm_up(peer: Peer, steps: int, workload: Workload, limit_s: float, progress: Progress) -> None:
-    """Wait until it has loaded, and let it render a few steps of clip 0, which is not timed."""
+def warm_up(peer: Peer, clips: Iterable[int], workload: Workload, limit_s: float, progress: Progress) -> None:
+    """Wait until it has loaded, and let it render a few steps of clip 0, which are not timed."""
     assert peer.worker is not None
     peer.worker.tick = partial(progress, f"load: {peer.label}")
     try:
         peer.load_s = peer.worker.load(limit_s)
-        peer.warm_up_s = peer.worker.render(0, min(steps, workload.steps), limit_s).seconds
+        peer.warm_up_s = sum(
+            peer.worker.render(0, min(steps, workload.steps), limit_s).seconds for steps in clips
+        )
     except Failed as error:
         give_up(peer, error)
 
 
 def one_clip(peer: Peer, workload: Workload, limit_s: float, progress: Progress) -> None:
     """The whole part that it takes."""
-    warm_up(peer, 1, workload, limit_s, progress)
+    warm_up(peer, [1], workload, limit_s, progress)
     take_turn(peer, 1, workload.steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
     assert peer.worker is not None
     peer.worker.close()
