@@ -6,6 +6,7 @@ import importlib
 import sys
 from functools import partial
 from importlib import metadata
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -54,11 +55,8 @@ class OpenVINOEngine:
         self.contract = bundle.manifest.graphs[graph]
         self.activation_bytes = 0  # OpenVINO sees to them itself
         self.runs = 0
-        core = ov.Core()
         try:
-            model = by_channel(core.read_model(bundle.graph(graph)))
-            precision = EXACT.get(graph, bundle.manifest.precision)
-            self.compiled = core.compile_model(model, "CPU", options(core, precision))
+            self.compiled = compile_graph(bundle.graph(graph), EXACT.get(graph, bundle.manifest.precision))
         except MemoryError as error:
             raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
         except RuntimeError as error:
@@ -105,6 +103,13 @@ class OpenVINOContext:
         except RuntimeError as error:
             raise DeviceError(f"openvino failed: {' '.join(str(error).split())}") from error
         self.engine.runs += 1
+
+
+def compile_graph(path: Path, precision: Precision) -> Any:
+    """An ONNX file as the CPU computes it, here and wherever its bits are compared with others'."""
+    core = import_openvino().Core()
+    model = by_channel(core.read_model(path))
+    return core.compile_model(model, "CPU", options(core, precision))
 
 
 def options(core: Any, precision: Precision) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The stand-in for `tensorrt` 11: the calls the project uses, as its documentation has them, strictly.
 
-A plan is a small document that names an ONNX graph, which OpenVINO computes in float32 with the options of
-the CPU backend, so that results are those of the CPU, bit for bit.
+A plan is a small document that names an ONNX graph, which the CPU backend compiles in float32, so that
+results are those of the CPU, bit for bit.
 """
 
 from __future__ import annotations
@@ -111,10 +111,9 @@ class Runtime(Reporting):
 @cache
 def compiled(graph: str) -> Any:
     """For the whole session: the graphs are those of its bundles."""
-    from animate_rt.engines.openvino import import_openvino, options
+    from animate_rt.engines.openvino import compile_graph
 
-    core = import_openvino().Core()
-    return core.compile_model(core.read_model(graph), "CPU", options(core, "fp32"))
+    return compile_graph(Path(graph), "fp32")
 
 
 class ICudaEngine(Reporting):
