@@ -48,15 +48,15 @@ def test_float32(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert 0 < worst < TOLERANCES["fp32"] / 10  # or the tolerance would say little
 
 
-def test_bfloat16(small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    bundle = resealed(small_bundle, tmp_path / "bundle", precision="bf16")
+def test_bfloat16(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    opened = resealed(bundle, tmp_path / "bundle", precision="bf16")
     try:
-        comparisons = verify.verify(bundle)
+        comparisons = verify.verify(opened)
     except DeviceError as error:
         pytest.skip(str(error))  # this CPU does not compute in bfloat16
     with capsys.disabled():
         print(f"\n{shown(comparisons)}")
-    check(bundle, comparisons)
+    check(opened, comparisons)
 
 
 def test_a_tolerance_that_is_exceeded(

@@ -1,0 +1,122 @@
+"""Forms of operators for bfloat16: the same in float32, and right in bfloat16 where the CPU computes in it.
+
+What OpenVINO gets wrong without them depends on the CPU: convolutions need AMX, attention AVX-512 BF16. So
+each shape is held to float32's results, and on CPUs without bfloat16 only float32 to itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from animate_rt.engines.attention import by_head
+from animate_rt.engines.convolution import without_idle_strides
+from animate_rt.engines.openvino import import_openvino, options
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+ROUNDING = (
+    2e-2  # of the largest value: measured 3e-3 for convolutions, 7e-3 for attention; what is wrong is 0.5
+)
+
+
+def computed(model: Any, precision: Any, inputs: list[Array]) -> Array:
+    core = import_openvino().Core()
+    request = core.compile_model(model, "CPU", options(core, precision)).create_infer_request()
+    request.infer(inputs)
+    return np.array(request.get_output_tensor().data)
+
+
+def check(make: Callable[[], Any], rewrite: Callable[[Any], Any], inputs: list[Array], exact: bool) -> None:
+    truth = computed(make(), "fp32", inputs)
+    again = computed(rewrite(make()), "fp32", inputs)
+    largest = np.abs(truth).max()
+    assert np.abs(again - truth).max() <= (0 if exact else 1e-5) * largest
+    if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        found = computed(rewrite(make()), "bf16", inputs)
+        assert np.abs(found - truth).max() <= ROUNDING * largest  # also false for what is not a number
+
+
+def normal(*shapes: tuple[int, ...]) -> list[Array]:
+    chance = np.random.default_rng(0)
+    return [chance.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def convolution(
+    x: tuple[int, ...], begin: int, end: int, kernel: int = 3, stride: int = 2
+) -> Callable[[], Any]:
+    from openvino import opset13 as ops
+
+    (weights,) = normal((64, x[1], kernel, kernel))
+
+    def make() -> Any:
+        parameter = ops.parameter(x, np.float32)
+        pads = [begin, begin], [end, end]
+        result = ops.convolution(ops.relu(parameter), weights, [stride, stride], *pads, [1, 1])
+        return import_openvino().Model([result], [parameter], "convolution")
+
+    return make
+
+
+@pytest.mark.parametrize("height", [2, 3, 4, 5, 9, 16])
+@pytest.mark.parametrize("width", [2, 3, 4, 5, 9])
+@pytest.mark.parametrize("pads", [(1, 1), (0, 1)])  # of the UNets and of the VAE
+def test_downsampling(width: int, height: int, pads: tuple[int, int]) -> None:
+    for rows, channels in ((12, 64), (1, 320)):
+        x = (rows, channels, height, width)
+        check(convolution(x, *pads), without_idle_strides, normal(x), exact=True)
+
+
+@pytest.mark.parametrize(("kernel", "width", "pads"), [(3, 3, (1, 0)), (3, 4, (0, 0)), (1, 2, (0, 0))])
+def test_columns_that_no_kernel_reaches(kernel: int, width: int, pads: tuple[int, int]) -> None:
+    x = (12, 64, 6, width)
+    check(convolution(x, *pads, kernel=kernel), without_idle_strides, normal(x), exact=True)
+
+
+def test_other_convolutions_stay() -> None:
+    for x, stride in (((12, 64, 3, 4), 2), ((12, 64, 3, 1), 1)):
+        model = convolution(x, 1, 1, stride=stride)()
+        before = [node.get_friendly_name() for node in model.get_ordered_ops()]
+        assert [node.get_friendly_name() for node in without_idle_strides(model).get_ordered_ops()] == before
+
+
+def attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> Callable[[], Any]:
+    from openvino import opset13 as ops
+
+    def make() -> Any:
+        lengths = (queries, keys, keys)
+        inputs = [ops.parameter([rows, length, heads * width], np.float32) for length in lengths]
+
+        def split(i: int, *order: int) -> Any:
+            shape = np.array([rows, lengths[i], heads, width])
+            return ops.transpose(ops.reshape(inputs[i], shape, False), np.array(order))
+
+        scores = ops.matmul(
+            ops.multiply(split(0, 0, 2, 1, 3), np.float32(width**-0.5)), split(1, 0, 2, 3, 1), False, False
+        )
+        if masked:
+            inputs.append(ops.parameter([keys], np.float32))
+            scores = ops.add(scores, inputs[-1])
+        result = ops.matmul(ops.softmax(scores, 3), split(2, 0, 2, 1, 3), False, False)
+        joined = ops.reshape(
+            ops.transpose(result, np.array([0, 2, 1, 3])), np.array([rows, queries, heads * width]), False
+        )
+        return import_openvino().Model([ops.multiply(joined, np.float32(1))], inputs, "attention")
+
+    return make
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("width", [4, 40])
+@pytest.mark.parametrize(
+    ("rows", "heads", "queries", "keys"),
+    [(1, 8, 8, 8), (2, 8, 8, 16), (6, 8, 8, 8), (2, 4, 4, 4), (1, 8, 16, 8), (3, 4, 6, 6), (2, 8, 24, 24)],
+)
+def test_attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> None:
+    size = heads * width
+    inputs = normal((rows, queries, size), (rows, keys, size), (rows, keys, size))
+    if masked:
+        inputs.append(np.where(np.arange(keys) < keys - 1, 0, -1e4).astype(np.float32))
+    check(attention(rows, heads, queries, keys, width, masked), by_head, inputs, exact=False)
