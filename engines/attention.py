@@ -4,7 +4,7 @@ It computes the two products around a softmax as one kernel, with the changes of
 In bfloat16, with AMX or without, results are noise where there are as many queries as heads: query and result
 have then one shape before and after heads and queries change places. So temporal attention over 8 frames, or
 8 positions at the deepest level, with 8 heads. They are too where a mask (keys,) is an input of the graph;
-ours make it inside. With heads in the batch there is nothing to take for the same, and it is still one kernel.
+ours make it inside. With heads in the batch there is nothing to take for the same; it is still one kernel.
 """
 
 from __future__ import annotations
