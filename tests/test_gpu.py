@@ -96,7 +96,7 @@ class Bench:
 
     def __init__(self, device: CUDADevice, engine: Any):
         self.engine = engine
-        self.stream = device.stream(engine.graph)
+        self.stream = device.stream("bench")
         self.context = engine.context(device.buffer("uint8", (max(1, engine.activation_bytes),)))
         specs = (*engine.contract.inputs, *engine.contract.outputs)
         self.buffers = {spec.name: device.buffer(spec.dtype, spec.shape) for spec in specs}
