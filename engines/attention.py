@@ -3,8 +3,9 @@
 It computes the two products around a softmax as one kernel, with the changes of layout on the way in and out.
 In bfloat16, with AMX or without, results are noise where there are as many queries as heads: query and result
 have then one shape before and after heads and queries change places. So temporal attention over 8 frames, or
-8 positions at the deepest level, with 8 heads. They are too where a mask (keys,) is an input of the graph;
-ours make it inside. With heads in the batch there is nothing to take for the same; it is still one kernel.
+8 positions at the deepest level, with 8 heads. They are too where a mask (keys,) is an input of the graph.
+With heads in the batch there is nothing to take for the same; it is still one kernel, but one that the
+changes of layout stay out of, so it is for these cases alone.
 """
 
 from __future__ import annotations
@@ -15,10 +16,8 @@ import numpy as np
 
 
 def by_head(model: Any) -> Any:
-    """Put heads into the batch for every softmax(query key^T + mask) value of an openvino.Model; returns it.
-
-    The mask, if there is one, is (keys,).
-    """
+    """Put heads into the batch of each softmax(query key^T + mask) value of an openvino.Model that would come out
+    wrong; returns the model. The mask, if there is one, is (keys,)."""
     from openvino import opset13 as ops
 
     def shaped(x: Any, *shape: int) -> Any:
@@ -33,6 +32,9 @@ def by_head(model: Any) -> Any:
             mask, scores = scores.input_value(1), scores.input_value(0).get_node()
         assert product.get_type_name() == scores.get_type_name() == "MatMul"
         rows, heads, queries, keys = softmax.get_output_shape(0)
+        given = mask is not None and mask.get_node().get_type_name() == "Parameter"
+        if queries != heads and not given:
+            continue
 
         def batched(x: Any, batch: int = rows * heads) -> Any:
             return shaped(x, batch, *x.get_shape()[2:])

@@ -37,15 +37,15 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         frames = mask.shape[0]
-        height, width = x.shape[2:]
-        # All layers but attention are per token, so tokens are laid out once, as attention wants them.
-        tokens = self.norm(x).unflatten(0, (-1, frames)).flatten(3).permute(0, 3, 1, 2)  # (R, h*w, F, C)
+        tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (R*F, h*w, C)
+        # Frames and positions change places only here and at the end, tokens being moved whole.
+        tokens = tokens.unflatten(0, (-1, frames)).transpose(1, 2)  # (R, h*w, F, C)
         runs = tokens.shape[0]
-        tokens = self.proj_in(tokens.flatten(0, 1))  # (R*h*w, F, C)
+        tokens = tokens.flatten(0, 1)
         for block in self.transformer_blocks:
             tokens = block(tokens, mask)
-        tokens = self.proj_out(tokens).unflatten(0, (runs, height * width))
-        return tokens.permute(0, 2, 3, 1).flatten(0, 1).unflatten(2, (height, width))
+        tokens = tokens.unflatten(0, (runs, -1)).transpose(1, 2).flatten(0, 1)
+        return self.proj_out(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
 class TemporalBlock(nn.Module):

@@ -17,9 +17,8 @@ from animate_rt.engines.openvino import import_openvino, options
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-ROUNDING = (
-    2e-2  # of the largest value: measured 3e-3 for convolutions, 7e-3 for attention; what is wrong is 0.5
-)
+# Of the largest value: measured 3e-3 for convolutions, 7e-3 for attention; what is wrong is 0.5.
+ROUNDING = 2e-2
 
 
 def computed(model: Any, precision: Any, inputs: list[Array]) -> Array:
