@@ -16,7 +16,7 @@ import numpy as np
 
 
 def by_head(model: Any) -> Any:
-    """Put heads into the batch of each softmax(query key^T + mask) value of an openvino.Model that would come out
+    """Put heads into the batch of each softmax(query key^T + mask) value of an openvino.Model that would be
     wrong; returns the model. The mask, if there is one, is (keys,)."""
     from openvino import opset13 as ops
 
