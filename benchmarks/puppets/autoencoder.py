@@ -39,7 +39,7 @@ class Autoencoder(Stage):
     name = "vae"
     paces: ClassVar[dict[str, Pace]] = {
         "cpu": Pace(4_500, 8e-4, batch=16),
-        "cuda": Pace(4_500, 8e-4, batch=128),
+        "cuda": Pace(5_400, 8e-4, batch=128),
     }
     crop, whole_from = SIZE // 2, 0.6
 

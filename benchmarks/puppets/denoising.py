@@ -122,7 +122,7 @@ class SingleFrames(Denoising):
     name = "frames"
     paces: ClassVar[dict[str, Pace]] = {
         "cpu": Pace(2_300, 6e-4, batch=4),
-        "cuda": Pace(10_000, 8e-4, batch=48),
+        "cuda": Pace(5_700, 8e-4, batch=48),
     }
     # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
@@ -150,7 +150,7 @@ class Motion(Denoising):
     name = "motion"
     paces: ClassVar[dict[str, Pace]] = {
         "cpu": Pace(1_200, 4e-4, batch=1),
-        "cuda": Pace(3_000, 6e-4, batch=10),
+        "cuda": Pace(1_200, 6e-4, batch=10),
     }
 
     def __init__(self, folder: Path, vae: VAE):
@@ -166,7 +166,7 @@ class FewSteps(Denoising):
     hit the true latents from where its own steps have led it."""
 
     name = "few-steps"
-    paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(2_000, 2e-4, batch=10)}
+    paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(1_300, 2e-4, batch=10)}
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -36,7 +37,8 @@ from .world import Picture
 SCENES, FRAMES = 12, 24
 SHOWN = 8  # scenes on the sheet
 MOMENT = 12  # the frame that it shows of each
-HEADER = 14  # pixels above it
+HEADER = 28  # pixels above it, two lines of at most WIDTH letters
+WIDTH = 20
 
 Make = Callable[[Truth], Picture]  # (n, H, W, 3)
 
@@ -113,7 +115,7 @@ def sheet(columns: list[tuple[str, list[Picture]]]) -> Picture:
     header = Image.new("RGB", (body.shape[1], HEADER), "white")
     draw = ImageDraw.Draw(header)
     for i, (name, _) in enumerate(columns):
-        draw.text((i * SIZE + 2, 1), name[:22], fill="black")
+        draw.text((i * SIZE + 2, 1), fill(name, WIDTH), fill="black", spacing=1)
     return np.concatenate([np.asarray(header), body])
 
 
