@@ -12,8 +12,6 @@ from animate_rt.benchmarks.tables import tables_of
 from animate_rt.export import load_checkpoint
 from safetensors.torch import load_file
 
-few_steps = pytest.mark.skipif(not FEW_STEP_WEIGHTS.is_dir(), reason="few-step weights are not trained yet")
-
 
 def test_what_ships_is_small_and_of_a_shape_that_fuses() -> None:
     files = [path for folder in (WEIGHTS, FEW_STEP_WEIGHTS) for path in folder.rglob("*") if path.is_file()]
@@ -25,7 +23,6 @@ def test_what_ships_is_small_and_of_a_shape_that_fuses() -> None:
     assert all(width % 32 == 0 for width in unet.widths)
 
 
-@few_steps
 def test_few_steps_need_no_guidance() -> None:
     sampling = load_checkpoint(FEW_STEP_WEIGHTS, base=WEIGHTS).config.sampling
     assert sampling.guidance_scale == 1
@@ -42,7 +39,6 @@ def test_motion_modules_can_be_silenced(tmp_path: Path) -> None:
     load_checkpoint(silent)
 
 
-@few_steps
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
