@@ -445,12 +445,15 @@ def catch_up(ahead: deque[Event], num_ahead: int, done: Callable[[], None]) -> N
 def counter(
     progress: ProgressCallback, stage: str, total: Callable[[], int | None], done: int = 0
 ) -> Callable[[], None]:
-    """Report a stage's beginning now, and one more thing done at each call."""
+    """Report a stage's beginning now, and one more thing done at each call. A total that is known stays so:
+    to count a clip's windows at every task would be quadratic in its length."""
+    known = total()
 
     def tick() -> None:
-        nonlocal done
+        nonlocal done, known
         done += 1
-        progress(Progress(stage, done, total()))
+        known = total() if known is None else known
+        progress(Progress(stage, done, known))
 
-    progress(Progress(stage, done, total()))
+    progress(Progress(stage, done, known))
     return tick
