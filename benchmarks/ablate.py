@@ -21,6 +21,7 @@ from ..engines.bundle import Bundle, graph_dtype, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine, load_engine, open_device
+from ..engines.openvino import FORMS, OpenVINOEngine
 from ..engines.tensorrt import TensorRTContext
 from ..runtime.animator import Animator
 from . import host
@@ -36,6 +37,7 @@ CACHE, STREAMS, REPLAY, SKEWED = "reference cache", "streams", "graph replay", "
 GUIDANCE = 3.5
 STEPS = 3  # of a clip here: what is saved once a clip shows, and rounds are short
 LONG = 3  # windows of a clip that is long enough for orders to differ
+DECODER_FORMS = [name for name in FORMS if "keys" not in name]  # its one attention has many
 CALLS = 3  # turns of the calls for one of the clips, which take longer
 # Of results, over the largest value: a level of 255, and what bfloat16 loses over the layers of a network.
 TOLERANCES = {"fp32": 5e-3, "fp16": 3e-2, "bf16": 1e-1}
@@ -143,6 +145,12 @@ def rewrites(
     def product(graph: str) -> TimedEngine:
         return TimedEngine(load_engine(bundle, graph, device), device)
 
+    def plainer(graph: str, form: str) -> TimedEngine:
+        """Given to the CPU as the graph says it, in one respect."""
+        progress(f"build: {form}")
+        forms = [name for name in FORMS if name != form]
+        return TimedEngine(OpenVINOEngine(bundle, graph, forms), device)
+
     context_dim = bundle.manifest.model.image_encoder.projection_dim
     inputs = consistent_inputs(loaded, contracts[DENOISING_UNET], bundle.manifest.bucket.window)
     unets: dict[str | None, TimedEngine] = {}
@@ -152,6 +160,10 @@ def rewrites(
             undone or "as it is", plain.PlainUNet(loaded.denoising_unet, undone), contract
         )
         unets[undone].fill(inputs)
+    on_cpu = bundle.manifest.backend == "openvino"
+    unet_forms = {form: plainer(DENOISING_UNET, form) for form in (FORMS if on_cpu else ())}
+    for engine in unet_forms.values():
+        engine.fill(inputs)
     reference = (
         product(REFERENCE_NET),
         variant(REFERENCE_ONCE, plain.PlainReference(loaded), contracts[REFERENCE_NET]),
@@ -160,11 +172,13 @@ def rewrites(
     _, height, width, _ = float_frame.shape
     float_frame = dataclasses.replace(float_frame, dtype="float32", shape=(1, 3, height, width))
     decoder_contract = Contract(contracts[VAE_DECODER].inputs, (float_frame,))
-    decoders = product(VAE_DECODER), variant(PIXELS, plain.PlainDecoder(loaded.vae), decoder_contract)
+    decoder = product(VAE_DECODER)
+    decoders = {PIXELS: variant(PIXELS, plain.PlainDecoder(loaded.vae), decoder_contract)}
+    decoders |= {form: plainer(VAE_DECODER, form) for form in (DECODER_FORMS if on_cpu else ())}
     generator = np.random.default_rng(0)
-    for pair in (reference, decoders):
-        same = {spec.name: example(spec, generator, 1) for spec in pair[0].contract.inputs}
-        for engine in pair:
+    for alike in (reference, (decoder, *decoders.values())):
+        same = {spec.name: example(spec, generator, 1) for spec in alike[0].contract.inputs}
+        for engine in alike:
             engine.fill(same)
     finish = {plain.GUIDANCE_INSIDE: guided, PIXELS: to_pixels}
     tolerance = TOLERANCES[bundle.manifest.precision]
@@ -177,9 +191,9 @@ def rewrites(
         return Comparison(partial(call, measure, whole, as_it_is), variants, tolerance)
 
     return [
-        comparison("UNet call", unets[None], {name: unets[name] for name in plain.REWRITES}),
+        comparison("UNet call", unets[None], {name: unets[name] for name in plain.REWRITES} | unet_forms),
         comparison("reference call", reference[0], {REFERENCE_ONCE: reference[1]}),
-        comparison("decoder call", decoders[0], {PIXELS: decoders[1]}),
+        comparison("decoder call", decoder, decoders),
     ]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET
-from ..engines.openvino import import_openvino, options
+from ..engines.openvino import compile_model, import_openvino
 
 ROUNDS = 9
 
@@ -70,9 +70,7 @@ def compiled(bundle: Bundle, *, mask: bool) -> Callable[[], Any]:
         for target in parameter.output(0).get_target_inputs():
             target.replace_source_output(constant.output(0))
         model.remove_parameter(parameter)
-    request = core.compile_model(
-        model, "CPU", options(core, bundle.manifest.precision)
-    ).create_infer_request()
+    request = compile_model(core, model, bundle.manifest.precision).create_infer_request()
     generator = np.random.default_rng(0)
     for port in request.model_inputs:
         shape, name = tuple(port.shape), port.any_name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Callable, Collection
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -11,7 +12,7 @@ from threading import Lock
 from typing import Any
 
 from ..errors import DeviceError, OutOfMemory
-from .attention import by_head
+from .attention import keys_first
 from .bundle import Bundle, Precision
 from .contract import TIME_EMBEDDING, TensorSpec
 from .convolution import without_idle_strides
@@ -19,10 +20,17 @@ from .cpu import CPUStream
 from .device import Buffer, Stream
 from .engine import check_binding
 from .group_norm import by_channel
+from .upsampling import at_half_size
 
 CONVERTER = "openvino.tools.ovc"
 # Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
 EXACT: dict[str, Precision] = {TIME_EMBEDDING: "fp32"}
+# What the CPU is given for what the graph says: the same results, sooner.
+FORMS: dict[str, Callable[[Any], Any]] = {
+    "convolutions before doubling": at_half_size,
+    "group normalisation by channel": by_channel,
+    "keys first where they are few": keys_first,
+}
 IMPORTING = Lock()
 INSTALL = "pip install 'animate-rt[cpu]'"
 
@@ -50,7 +58,7 @@ def import_openvino() -> Any:
 class OpenVINOEngine:
     """One compiled graph. Inputs and outputs are float32 even where it computes in bfloat16."""
 
-    def __init__(self, bundle: Bundle, graph: str):
+    def __init__(self, bundle: Bundle, graph: str, forms: Collection[str] = tuple(FORMS)):
         version()
         ov = import_openvino()
         self.tensor = ov.Tensor
@@ -58,7 +66,8 @@ class OpenVINOEngine:
         self.activation_bytes = 0  # OpenVINO sees to them itself
         self.runs = 0
         try:
-            self.compiled = compile_graph(bundle.graph(graph), EXACT.get(graph, bundle.manifest.precision))
+            precision = EXACT.get(graph, bundle.manifest.precision)
+            self.compiled = compile_graph(bundle.graph(graph), precision, forms)
         except MemoryError as error:
             raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
         except RuntimeError as error:
@@ -107,12 +116,17 @@ class OpenVINOContext:
         self.engine.runs += 1
 
 
-def compile_graph(path: Path, precision: Precision) -> Any:
+def compile_graph(path: Path, precision: Precision, forms: Collection[str] = tuple(FORMS)) -> Any:
     """An ONNX file as the CPU computes it, here and wherever its bits are compared with others'."""
     core = import_openvino().Core()
-    model = by_channel(core.read_model(path))
-    if precision == "bf16":  # of which some kernels are wrong
-        model = by_head(without_idle_strides(model))
+    return compile_model(core, core.read_model(path), precision, forms)
+
+
+def compile_model(core: Any, model: Any, precision: Precision, forms: Collection[str] = tuple(FORMS)) -> Any:
+    for name in forms:
+        model = FORMS[name](model)
+    if precision == "bf16":  # of which a kernel is wrong
+        model = without_idle_strides(model)
     return core.compile_model(model, "CPU", options(core, precision))
 
 

@@ -1,4 +1,4 @@
-"""Forms of operators for bfloat16: the same in float32, and right in bfloat16 where the CPU computes in it.
+"""Attention and convolutions in other forms: the same in float32, and right in bfloat16 where there is any.
 
 What OpenVINO gets wrong without them depends on the CPU: convolutions need AMX, attention AVX-512 BF16. So
 each shape is held to float32's results, and on CPUs without bfloat16 only float32 to itself.
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.attention import by_head
+from animate_rt.engines.attention import keys_first
 from animate_rt.engines.convolution import without_idle_strides
 from animate_rt.engines.openvino import import_openvino, options
 from numpy.typing import NDArray
@@ -111,11 +111,21 @@ def attention(rows: int, heads: int, queries: int, keys: int, width: int, masked
 @pytest.mark.parametrize("width", [4, 40])
 @pytest.mark.parametrize(
     ("rows", "heads", "queries", "keys"),
-    [(1, 8, 8, 8), (2, 8, 8, 16), (6, 8, 8, 8), (2, 4, 4, 4), (1, 8, 16, 8), (3, 4, 6, 6), (2, 8, 24, 24)],
+    [
+        *((1, 8, 8, 8), (2, 8, 8, 16), (6, 8, 8, 8), (2, 4, 4, 4), (1, 8, 16, 8), (3, 4, 6, 6)),
+        *((2, 8, 24, 24), (2, 8, 8, 40), (2, 4, 12, 40)),
+    ],
 )
 def test_attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> None:
     size = heads * width
     inputs = normal((rows, queries, size), (rows, keys, size), (rows, keys, size))
     if masked:
         inputs.append(np.where(np.arange(keys) < keys - 1, 0, -1e4).astype(np.float32))
-    check(attention(rows, heads, queries, keys, width, masked), by_head, inputs, exact=False)
+    check(attention(rows, heads, queries, keys, width, masked), keys_first, inputs, exact=False)
+
+
+def test_attention_to_many_keys_stays() -> None:
+    for keys, axis in ((24, 2), (25, -1)):  # of the softmax: keys come first, or last as they were
+        model = keys_first(attention(2, 4, 12, keys, 16, masked=False)())
+        (softmax,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
+        assert softmax.get_attributes()["axis"] % 4 == axis % 4
