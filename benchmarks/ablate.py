@@ -163,7 +163,7 @@ def rewrites(
     on_cpu = bundle.manifest.backend == "openvino"
     unet_forms = {form: plainer(DENOISING_UNET, form) for form in (FORMS if on_cpu else ())}
     for engine in unet_forms.values():
-        engine.fill(inputs)
+        engine.fill({spec.name: inputs[spec.name] for spec in engine.contract.inputs})
     reference = (
         product(REFERENCE_NET),
         variant(REFERENCE_ONCE, plain.PlainReference(loaded), contracts[REFERENCE_NET]),
