@@ -358,7 +358,7 @@ def throughput(report: FarmReport) -> float:
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
     ("most", "shots_each", "cost_s"),
-    [(2, 2, 0.03), pytest.param(8, 6, 0.3, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(2, 2, 0.1), pytest.param(8, 6, 0.3, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
 )
 def test_scaling(
     inputs: Path,
