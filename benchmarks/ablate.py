@@ -21,7 +21,7 @@ from ..engines.bundle import Bundle, graph_dtype, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine, load_engine, open_device
-from ..engines.openvino import FORMS, OpenVINOEngine
+from ..engines.openvino import BEFORE_DOUBLING, BY_CHANNEL, FORMS, OpenVINOEngine
 from ..engines.tensorrt import TensorRTContext
 from ..runtime.animator import Animator
 from . import host
@@ -37,7 +37,7 @@ CACHE, STREAMS, REPLAY, SKEWED = "reference cache", "streams", "graph replay", "
 GUIDANCE = 3.5
 STEPS = 3  # of a clip here: what is saved once a clip shows, and rounds are short
 LONG = 3  # windows of a clip that is long enough for orders to differ
-DECODER_FORMS = [name for name in FORMS if "keys" not in name]  # its one attention has many
+DECODER_FORMS = BEFORE_DOUBLING, BY_CHANNEL  # its one attention has many keys
 CALLS = 3  # turns of the calls for one of the clips, which take longer
 # Of results, over the largest value: a level of 255, and what bfloat16 loses over the layers of a network.
 TOLERANCES = {"fp32": 5e-3, "fp16": 3e-2, "bf16": 1e-1}

@@ -26,10 +26,12 @@ CONVERTER = "openvino.tools.ovc"
 # Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
 EXACT: dict[str, Precision] = {TIME_EMBEDDING: "fp32"}
 # What the CPU is given for what the graph says: the same results, sooner.
+BEFORE_DOUBLING, BY_CHANNEL = "convolutions before doubling", "group normalisation by channel"
+KEYS_FIRST = "keys first where they are few"
 FORMS: dict[str, Callable[[Any], Any]] = {
-    "convolutions before doubling": at_half_size,
-    "group normalisation by channel": by_channel,
-    "keys first where they are few": keys_first,
+    BEFORE_DOUBLING: at_half_size,
+    BY_CHANNEL: by_channel,
+    KEYS_FIRST: keys_first,
 }
 IMPORTING = Lock()
 INSTALL = "pip install 'animate-rt[cpu]'"

@@ -357,8 +357,8 @@ def throughput(report: FarmReport) -> float:
 
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
-    ("most", "shots_each", "cost_s"),
-    [(2, 2, 0.1), pytest.param(8, 6, 0.3, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    ("most", "shots_each", "cost_s", "turns"),
+    [(2, 2, 0.03, 3), pytest.param(8, 6, 0.3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
 )
 def test_scaling(
     inputs: Path,
@@ -366,18 +366,21 @@ def test_scaling(
     most: int,
     shots_each: int,
     cost_s: float,
+    turns: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A UNet that takes a fixed time and no CPU: what is lost is the farm's."""
+    """A UNet that takes a fixed time and no CPU: what is lost is the farm's. In turns, and the best of each
+    number of workers: what else the machine does in some of them is not the farm's."""
     found: dict[int, float] = {}
-    num_workers = 1
-    while num_workers <= most:
-        jobs = [job(f"shot{i:03}", seed=i) for i in range(shots_each * num_workers)]
-        made = shots(inputs, tmp_path / f"on{num_workers}", jobs)
-        report = run(made, partial(fixed_cost.open_animator, cost_s=cost_s), num_workers=num_workers)
-        assert report.states["done"] == len(made)
-        found[num_workers] = throughput(report)
-        num_workers *= 2
+    for turn in range(turns):
+        num_workers = 1
+        while num_workers <= most:
+            jobs = [job(f"shot{i:03}", seed=i) for i in range(shots_each * num_workers)]
+            made = shots(inputs, tmp_path / f"on{num_workers}-{turn}", jobs)
+            report = run(made, partial(fixed_cost.open_animator, cost_s=cost_s), num_workers=num_workers)
+            assert report.states["done"] == len(made)
+            found[num_workers] = max(found.get(num_workers, 0), throughput(report))
+            num_workers *= 2
     efficiency = {n: rate / (n * found[1]) for n, rate in found.items()}
     with capsys.disabled():
         print("\nefficiency: " + ", ".join(f"{n} workers {e:.3f}" for n, e in efficiency.items()))

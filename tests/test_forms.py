@@ -1,4 +1,4 @@
-"""Attention and convolutions in other forms: the same in float32, and right in bfloat16 where there is any.
+"""Operators in the forms that the CPU is given: the same in float32, right in bfloat16 where there is any.
 
 What OpenVINO gets wrong without them depends on the CPU: convolutions need AMX, attention AVX-512 BF16. So
 each shape is held to float32's results, and on CPUs without bfloat16 only float32 to itself.
@@ -14,6 +14,7 @@ import pytest
 from animate_rt.engines.attention import keys_first
 from animate_rt.engines.convolution import without_idle_strides
 from animate_rt.engines.openvino import import_openvino, options
+from animate_rt.engines.upsampling import at_half_size
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -41,6 +42,10 @@ def check(make: Callable[[], Any], rewrite: Callable[[Any], Any], inputs: list[A
 def normal(*shapes: tuple[int, ...]) -> list[Array]:
     chance = np.random.default_rng(0)
     return [chance.standard_normal(shape, np.float32) for shape in shapes]
+
+
+def nodes(model: Any) -> list[str]:
+    return [node.get_friendly_name() for node in model.get_ordered_ops()]
 
 
 def convolution(
@@ -77,8 +82,8 @@ def test_columns_that_no_kernel_reaches(kernel: int, width: int, pads: tuple[int
 def test_other_convolutions_stay() -> None:
     for x, stride in (((12, 64, 3, 4), 2), ((12, 64, 3, 1), 1)):
         model = convolution(x, 1, 1, stride=stride)()
-        before = [node.get_friendly_name() for node in model.get_ordered_ops()]
-        assert [node.get_friendly_name() for node in without_idle_strides(model).get_ordered_ops()] == before
+        before = nodes(model)
+        assert nodes(without_idle_strides(model)) == before
 
 
 def attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> Callable[[], Any]:
@@ -129,3 +134,44 @@ def test_attention_to_many_keys_stays() -> None:
         model = keys_first(attention(2, 4, 12, keys, 16, masked=False)())
         (softmax,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
         assert softmax.get_attributes()["axis"] % 4 == axis % 4
+
+
+def enlarging(x: tuple[int, ...], kernel: int = 3, pad: int = 1, scale: int = 2) -> Callable[[], Any]:
+    """An enlargement and a convolution that makes more channels, then both once more."""
+    from openvino import opset13 as ops
+
+    def make() -> Any:
+        parameter = found = ops.parameter(x, np.float32)
+        for outputs in (2 * x[1], 3):
+            inputs, size = found.get_output_shape(0)[1], found.get_output_shape(0)[2:]
+            enlarged = ops.interpolate(
+                found,
+                np.array([scale * side for side in size]),
+                "nearest",
+                "sizes",
+                axes=np.array([2, 3]),
+                coordinate_transformation_mode="asymmetric",
+                nearest_mode="floor",
+            )
+            weights, bias = normal((outputs, inputs, kernel, kernel), (1, outputs, 1, 1))
+            convolved = ops.convolution(enlarged, weights, [1, 1], [pad, pad], [pad, pad], [1, 1])
+            found = ops.add(convolved, bias)
+        return import_openvino().Model([found], [parameter], "enlarging")
+
+    return make
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 1), (3, 7), (8, 6)])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_doubled_pictures(rows: int, size: tuple[int, int]) -> None:
+    x = (rows, 8, *size)
+    kinds = {node.get_type_name() for node in at_half_size(enlarging(x)()).get_ordered_ops()}
+    assert "Interpolate" not in kinds
+    check(enlarging(x), at_half_size, normal(x), exact=False)
+
+
+@pytest.mark.parametrize(("kernel", "pad", "scale"), [(3, 0, 2), (3, 2, 2), (5, 2, 2), (1, 0, 2), (3, 1, 3)])
+def test_other_enlargements_stay(kernel: int, pad: int, scale: int) -> None:
+    model = enlarging((1, 4, 5, 6), kernel, pad, scale)()
+    before = nodes(model)
+    assert nodes(at_half_size(model)) == before
