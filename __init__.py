@@ -25,7 +25,8 @@ from .errors import (
     OutputError,
     Rejected,
 )
-from .runtime.animator import Animator, Progress
+from .runtime.animator import Animator
+from .runtime.progress import Progress
 
 __all__ = [
     "AnimateError",

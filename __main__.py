@@ -20,7 +20,7 @@ from .engines.inspect import report
 from .engines.model import Schedule
 from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .errors import AnimateError, ConfigError
-from .runtime.animator import WHOLE_SCHEDULE
+from .runtime.clip import WHOLE_SCHEDULE
 from .runtime.commands import add_again, add_command, add_farm, make_one
 from .runtime.jobs import frame_rate
 from .runtime.memory_plan import memory_report

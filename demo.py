@@ -10,9 +10,10 @@ from .benchmarks.puppets.dataset import FRAMES
 from .benchmarks.puppets.model import SAMPLING, SIZE, WEIGHTS
 from .benchmarks.puppets.world import Scene
 from .export import build_bundle
-from .runtime.animator import Animator, ProgressCallback
+from .runtime.animator import Animator
 from .runtime.contact_sheet import contact_sheet
 from .runtime.picture import write_png
+from .runtime.progress import ProgressCallback
 from .runtime.writer import open_writer
 
 SEED = 1007  # of a held-out scene: nothing of it was seen in training

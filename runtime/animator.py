@@ -11,12 +11,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from threading import Lock
 from types import TracebackType
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +24,7 @@ from ..engines.device import Array, Buffer, Device, Event
 from ..engines.engine import Engine, load_engine, open_device
 from ..engines.model import Schedule
 from ..errors import ConfigError, InputError
+from .clip import UNETS, WHOLE_SCHEDULE, Clip, check_options
 from .decode import Decoder
 from .denoise import Conditions, Denoiser, Noise
 from .lane import Lane, Station
@@ -34,51 +33,20 @@ from .lookahead import Lookahead
 from .memory_plan import PREPARE, activations
 from .noise import read_noise, seeded_noise
 from .operations import Issuer, Observer
-from .order import ORDERS, Order
+from .order import ORDERS
 from .picture import Picture, fit, read_picture, square
 from .pool import Lease, Pool
-from .pose import PoseSequence, PoseSource, open_pose
+from .pose import PoseSource, open_pose
+from .progress import ProgressCallback, counter
 from .reference import Reference, ReferenceCache, image_key
 from .sampler import Step, ddim
 from .snapshot import KEEP_NOTHING, Keeper
-from .windows import DEFAULT_OVERLAP, POLICIES, Known, Policy
+from .windows import POLICIES, Known
 
-WHOLE_SCHEDULE = (0.0, 1.0)
-MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
 REFERENCE_CACHE_BYTES = 1 << 30
 RUN_AHEAD = 3  # tasks on the device before one is waited for: enough to keep it busy, few to abandon
-UNETS = (contract.DENOISING_UNET, contract.DENOISING_UNET_CONDITIONAL)
 
-
-class Progress(NamedTuple):
-    """How far a clip has come."""
-
-    stage: str  # "pose", "denoise" or "decode"
-    done: int
-    total: int | None  # None while the pose sequence's length is unknown
-
-
-ProgressCallback = Callable[[Progress], None]
 Frames = Generator[Array, None, None]
-
-
-@dataclass(frozen=True, slots=True)
-class Clip:
-    """One job, checked and opened: everything `_render` needs besides the engines."""
-
-    image: Array  # reference, uint8 (1, H, W, 3)
-    embedded_image: Array  # reference, uint8 (1, side, side, 3)
-    pose: PoseSequence
-    steps: list[Step]
-    guidance_scale: float
-    guidance_interval: tuple[float, float]
-    seed: int
-    initial_noise: Array | None  # float32 (frames, 4, h, w)
-    policy: Policy
-    overlap: int
-    order: Order
-    progress: ProgressCallback
-    keeper: Keeper
 
 
 class Animator:
@@ -315,7 +283,7 @@ class Animator:
         return self.bundle.manifest.graphs[contract.VAE_DECODER].inputs[0].shape[1:]
 
     def _denoiser(self, clip: Clip, layout: Layout, reference: Reference, lease: Lease) -> Denoiser:
-        graphs = unet_graphs(clip)
+        graphs = clip.unet_graphs()
         for graph in set(graphs):
             self.engine(graph)  # may take long to load, so not with the issuer held
         with self.issuer:
@@ -384,76 +352,8 @@ class Animator:
         return self.engines[graph]
 
 
-def unet_graphs(clip: Clip) -> list[str]:
-    """Which form of the denoising UNet each step runs."""
-    first, end = (share * len(clip.steps) for share in clip.guidance_interval)
-    guided = [clip.guidance_scale > 1 and first <= i < end for i in range(len(clip.steps))]
-    return [
-        contract.DENOISING_UNET if is_guided else contract.DENOISING_UNET_CONDITIONAL for is_guided in guided
-    ]
-
-
-def check_options(
-    bucket: contract.ShapeBucket,
-    *,
-    guidance_scale: float = 1.0,
-    guidance_interval: tuple[float, float] = WHOLE_SCHEDULE,
-    windows: str = "uniform",
-    overlap: int | None = None,
-    order: str | None = None,
-    seed: int = 42,
-) -> tuple[int, str]:
-    """Refuse with a ConfigError what `animate` cannot be asked for; the overlap and order to use."""
-    if not 1 <= guidance_scale <= MAX_GUIDANCE_SCALE:
-        raise ConfigError(
-            f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {guidance_scale}"
-        )
-    match guidance_interval:
-        case (int() | float() as start, int() | float() as end) if 0 <= start <= end <= 1:
-            pass
-        case _:
-            raise ConfigError(
-                "guidance_interval: expected two shares of the schedule, 0 <= start <= end <= 1, "
-                f"found {', '.join(map(str, guidance_interval))}"
-            )
-    if windows not in POLICIES:
-        raise ConfigError(f"windows: expected one of {', '.join(POLICIES)}, found {windows}")
-    order = order or ("time-skewed" if windows == "open" else "step-major")
-    if order not in ORDERS:
-        raise ConfigError(f"order: expected one of {', '.join(ORDERS)}, found {order}")
-    if order == "time-skewed" and windows != "open":
-        raise ConfigError(f"order time-skewed: expected open windows, found {windows}")
-    if overlap is None:
-        overlap = min(DEFAULT_OVERLAP, bucket.window - 1)
-    if not 0 <= overlap < bucket.window:
-        raise ConfigError(
-            f"overlap: expected 0 to {bucket.window - 1} frames, less than the bundle's window of "
-            f"{bucket.window}, found {overlap}"
-        )
-    if seed < 0:
-        raise ConfigError(f"seed: expected a whole number of at least 0, found {seed}")
-    return overlap, order
-
-
 def catch_up(ahead: deque[Event], num_ahead: int, done: Callable[[], None]) -> None:
     """Wait until no more than that many events are still to come."""
     while len(ahead) > num_ahead:
         ahead.popleft().synchronize()
         done()
-
-
-def counter(
-    progress: ProgressCallback, stage: str, total: Callable[[], int | None], done: int = 0
-) -> Callable[[], None]:
-    """Report a stage's beginning now, and one more thing done at each call. A total that is known stays so:
-    to count a clip's windows at every task would be quadratic in its length."""
-    known = total()
-
-    def tick() -> None:
-        nonlocal done, known
-        done += 1
-        known = total() if known is None else known
-        progress(Progress(stage, done, known))
-
-    progress(Progress(stage, done, known))
-    return tick

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..engines.bundle import Bundle, open_bundle
 from ..errors import AnimateError, ConfigError, InputError, InputMissing
-from .animator import check_options
+from .clip import check_options
 from .output import Output
 from .sampler import ddim
 from .shot import Shot

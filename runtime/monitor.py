@@ -10,8 +10,8 @@ from types import FrameType
 from typing import NamedTuple
 
 from ..errors import AnimateError
-from .animator import Animator, Progress
-from .progress import ProgressBar
+from .animator import Animator
+from .progress import Progress, ProgressBar
 from .report import FarmReport
 from .sampler import num_steps
 from .shot import Shot

@@ -1,12 +1,41 @@
-"""Progress for people: a bar that redraws itself on a terminal, plain lines now and then anywhere else."""
+"""Progress of a clip, and for people: a bar that redraws itself on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from time import monotonic
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 BAR_WIDTH = 24
 REDRAW_S, LINE_S = 0.1, 30.0  # at most one drawing per so many seconds, on a terminal and elsewhere
+
+
+class Progress(NamedTuple):
+    """How far a clip has come."""
+
+    stage: str  # "pose", "denoise" or "decode"
+    done: int
+    total: int | None  # None while the pose sequence's length is unknown
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+def counter(
+    progress: ProgressCallback, stage: str, total: Callable[[], int | None], done: int = 0
+) -> Callable[[], None]:
+    """Report a stage's beginning now, and one more thing done at each call. A total that is known stays so:
+    to count a clip's windows at every task would be quadratic in its length."""
+    known = total()
+
+    def tick() -> None:
+        nonlocal done, known
+        done += 1
+        known = total() if known is None else known
+        progress(Progress(stage, done, known))
+
+    progress(Progress(stage, done, known))
+    return tick
 
 
 class ProgressBar:

@@ -23,11 +23,13 @@ import numpy as np
 from ..engines.bundle import MANIFEST, describe, digest_of, read_manifest
 from ..engines.model import Schedule
 from ..errors import AnimateError, ConfigError, InputError, InputMissing
-from .animator import WHOLE_SCHEDULE, Animator, Progress
+from .animator import Animator
+from .clip import WHOLE_SCHEDULE
 from .contact_sheet import COLUMNS, contact_sheet
 from .output import Output
 from .picture import Frame, fit, read_picture, write_png
 from .pose import PICTURE_SUFFIXES, PoseSequence, open_pose
+from .progress import Progress
 from .resume import Kept, read_png
 from .writer import open_writer
 

@@ -14,7 +14,7 @@ import os
 from time import monotonic
 from typing import Any, TextIO
 
-from .animator import Progress
+from .progress import Progress
 
 FORMS = ("auto", "openjd", "json", "none")
 LINE_S = 1.0  # between lines, at least

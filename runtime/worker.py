@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import AnimateError
-from .animator import Animator, Progress
+from .animator import Animator
+from .progress import Progress
 from .shot import Shot, is_done, make
 from .status import Course
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError, OutputError
-from animate_rt.runtime.animator import Progress
 from animate_rt.runtime.output import Output
+from animate_rt.runtime.progress import Progress
 from animate_rt.runtime.shot import frame_range, is_done, make, open_frames
 from animate_rt.runtime.status import Course, StatusLines
 from PIL import Image

@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .background import random_background
+from .character import Character
 from .drawing import Array, Canvas
-from .figure import Character, draw_figure
+from .figure import draw_figure
 from .motion import Body, keypoints, pose, random_motion
 from .skeleton import draw_skeleton
 
