@@ -3,8 +3,8 @@
 It computes the two products around a softmax as one kernel, which is made for long rows of scores: at 16 keys
 each row is one vector, whose largest value and sum are found lane by lane. With keys and queries exchanged
 the softmax runs down a column, of 16 queries at once, between two ordinary products: over 16 frames temporal
-attention takes three quarters of the time. At 24 keys both take as long in float32, at 32 the one kernel is
-as fast in bfloat16 too, and from 64 on faster.
+attention takes three quarters of the time. At 24 keys it gains in bfloat16 alone, at 32 and 64 both take
+about as long, and from 128 on the one kernel is faster.
 
 In bfloat16, with AMX or without, results of the one kernel are noise where there are as many queries as
 heads: query and result have then one shape before and after heads and queries change places. They are too
