@@ -26,7 +26,7 @@ from .errors import (
     Rejected,
 )
 from .runtime.animator import Animator
-from .runtime.progress import Progress
+from .runtime.clip.progress import Progress
 
 __all__ = [
     "AnimateError",

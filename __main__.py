@@ -16,20 +16,20 @@ from typing import Any
 
 from .benchmarks.commands import add_bench
 from .engines.bundle import PRECISIONS, open_bundle
+from .engines.cuda.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .engines.inspect import report
 from .engines.model import Schedule
-from .engines.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .errors import AnimateError, ConfigError
-from .runtime.clip import WHOLE_SCHEDULE
-from .runtime.commands import add_again, add_command, add_farm, make_one
-from .runtime.jobs import frame_rate
-from .runtime.memory_plan import memory_report
-from .runtime.monitor import INTERNAL, Monitor, Stop, failure_of
-from .runtime.order import ORDERS
-from .runtime.output import Output
-from .runtime.sampler import num_steps
-from .runtime.shot import Shot
-from .runtime.windows import POLICIES
+from .runtime.clip.clip import WHOLE_SCHEDULE
+from .runtime.clip.memory_plan import memory_report
+from .runtime.clip.order import ORDERS
+from .runtime.clip.sampler import num_steps
+from .runtime.clip.windows import POLICIES
+from .runtime.farm.commands import add_again, add_command, add_farm, make_one
+from .runtime.shots.job_list import frame_rate
+from .runtime.shots.monitor import INTERNAL, Monitor, Stop, failure_of
+from .runtime.shots.output import Output
+from .runtime.shots.shot import Shot
 
 EXPORT_MODULES = ("torch", "onnx", "onnxscript", "safetensors", "yaml")
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
-from .benchmarks.puppets.dataset import FRAMES
-from .benchmarks.puppets.model import SAMPLING, SIZE, WEIGHTS
-from .benchmarks.puppets.world import Scene
+from .benchmarks.puppets.training.dataset import FRAMES
+from .benchmarks.puppets.training.model import SAMPLING, SIZE, WEIGHTS
+from .benchmarks.puppets.world.scene import Scene
 from .export import build_bundle
 from .runtime.animator import Animator
-from .runtime.contact_sheet import contact_sheet
-from .runtime.picture import write_png
-from .runtime.progress import ProgressCallback
-from .runtime.writer import open_writer
+from .runtime.clip.progress import ProgressCallback
+from .runtime.media.contact_sheet import contact_sheet
+from .runtime.media.picture import write_png
+from .runtime.media.writer import open_writer
 
 SEED = 1007  # of a held-out scene: nothing of it was seen in training
 NUM_FRAMES, FRAME_RATE = 24, Fraction(12)

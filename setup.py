@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
-SUBPACKAGES = ["export", "engines", "runtime", "benchmarks", "benchmarks.puppets"]
+SUBPACKAGES = find_packages(include=["export*", "engines*", "runtime*", "benchmarks*"])
 
 CPU = ["openvino>=2026.0"]
 EXPORT = [

@@ -19,16 +19,16 @@ import numpy as np
 
 from ..engines.bundle import Bundle, graph_dtype, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
+from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, FORMS, OpenVINOEngine
+from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine, load_engine, open_device
-from ..engines.openvino import BEFORE_DOUBLING, BY_CHANNEL, FORMS, OpenVINOEngine
-from ..engines.tensorrt import TensorRTContext
 from ..runtime.animator import Animator
-from . import host
-from .result import JSON, WHOLE, Result, Samples, describe_engines
-from .samples import ratio_of_medians, summary
-from .single_graph import example, single_engine
-from .timed_engine import TimedEngine
+from .instruments import host
+from .instruments.single_graph import example, single_engine
+from .instruments.timed_engine import TimedEngine
+from .reporting.result import JSON, WHOLE, Result, Samples, describe_engines
+from .reporting.samples import ratio_of_medians, summary
 from .workload import Workload
 
 REFERENCE_ONCE = "the reference once, at batch 1"
@@ -129,7 +129,7 @@ def rewrites(
     import torch
 
     from ..export import load_checkpoint
-    from . import plain_unet as plain
+    from .baselines import plain_unet as plain
 
     dtype = getattr(torch, graph_dtype(bundle.manifest.precision))
     loaded = load_checkpoint(checkpoint, inference_config, dtype)

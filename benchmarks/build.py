@@ -24,11 +24,11 @@ from threading import Event, Thread
 from typing import Any
 
 from ..engines.bundle import Bundle, open_bundle
-from ..engines.cache import replacing
 from ..engines.contract import DENOISING_UNET
+from ..engines.cuda.plan_cache import replacing
 from ..export import build_bundle
-from . import host
-from .multiply_adds import multiply_adds
+from .instruments import host
+from .instruments.multiply_adds import multiply_adds
 from .random_checkpoint import SIZES
 
 SCHEMA = 2

@@ -28,14 +28,14 @@ from ..engines.bundle import Backend, Bundle, open_bundle
 from ..engines.device import Array, Device
 from ..engines.engine import Engine, open_device
 from ..runtime.animator import Animator
-from ..runtime.picture import Frame
-from ..runtime.writer import FrameWriter, open_writer
-from . import host
-from .accuracy import compare_frames
-from .onnx_engine import load_onnx_engine
-from .result import JSON, Result, describe_engines
-from .samples import summary
-from .timeline import ENCODE, Log, Span, breakdown, unexplained
+from ..runtime.media.picture import Frame
+from ..runtime.media.writer import FrameWriter, open_writer
+from .baselines.onnx_engine import load_onnx_engine
+from .instruments import host
+from .instruments.accuracy import compare_frames
+from .instruments.timeline import ENCODE, Log, Span, breakdown, unexplained
+from .reporting.result import JSON, Result, describe_engines
+from .reporting.samples import summary
 from .workload import Pictures, Workload
 
 TOGETHER = 2  # clips at once where several wait: one decodes while the other denoises
@@ -276,7 +276,7 @@ def onnx_runtime() -> Oracle:
 
 def pytorch(checkpoint: Path, inference_config: Path | None) -> Oracle:
     def engines() -> Callable[[Bundle, str, Device], Engine]:
-        from .torch_engine import torch_engines
+        from .baselines.torch_engine import torch_engines
 
         return torch_engines(checkpoint, inference_config)
 

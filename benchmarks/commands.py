@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, Regressed
-from ..runtime.commands import add_command
-from ..runtime.monitor import Monitor
+from ..runtime.farm.commands import add_command
+from ..runtime.shots.monitor import Monitor
 
 if TYPE_CHECKING:
-    from .result import Result
+    from .reporting.result import Result
 
 SIZES = ("small", "mid", "full-512", "full-768")
 SCENARIOS = ("single-stream", "offline", "server")
@@ -142,7 +142,7 @@ def engine(options: argparse.Namespace, monitor: Monitor) -> None:
 def clip(options: argparse.Namespace, monitor: Monitor) -> None:
     needs("torch" if options.checkpoint else "onnxruntime")
     from ..engines.bundle import open_bundle
-    from ..runtime.windows import DEFAULT_OVERLAP
+    from ..runtime.clip.windows import DEFAULT_OVERLAP
     from .clip import Demand, bench_clip, onnx_runtime, pytorch
     from .workload import Workload
 
@@ -225,9 +225,9 @@ def quality(options: argparse.Namespace, monitor: Monitor) -> None:
 
 
 def compare(options: argparse.Namespace, _monitor: Monitor) -> None:
-    from .compare import compare as changes_between
-    from .result import read_result
-    from .tables import changes_table
+    from .reporting.compare import compare as changes_between
+    from .reporting.result import read_result
+    from .reporting.tables import changes_table
 
     before, after = read_result(options.before), read_result(options.after)
     changes = changes_between(before, after, options.threshold)
@@ -253,9 +253,9 @@ def compare(options: argparse.Namespace, _monitor: Monitor) -> None:
 
 
 def report(options: argparse.Namespace, _monitor: Monitor) -> None:
-    from .charts import write_pngs
-    from .report import fill_tables, write_html
-    from .result import read_result
+    from .reporting.charts import write_pngs
+    from .reporting.report import fill_tables, write_html
+    from .reporting.result import read_result
 
     results = [(path.stem, read_result(path)) for path in options.results]
     for name, result in results:
@@ -281,7 +281,7 @@ def finish(result: Result, options: argparse.Namespace, monitor: Monitor) -> Non
 
 def text_of(result: Result) -> str:
     """Its tables and warnings, for people."""
-    from .tables import tables_of
+    from .reporting.tables import tables_of
 
     tables = "\n\n".join(f"{table.title}\n{table.text()}" for table in tables_of(result))
     return "\n".join([tables, *(f"warning: {warning}" for warning in result.warnings)])

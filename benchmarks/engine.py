@@ -19,14 +19,14 @@ from ..engines.contract import Contract
 from ..engines.device import Array
 from ..engines.engine import load_engine, open_device
 from ..errors import ConfigError
-from . import host
-from .ceilings import Ceilings, Rulers
-from .multiply_adds import multiply_adds
-from .onnx_engine import open_session
-from .result import JSON, Result, Samples, describe_engines
-from .samples import steady, summary
-from .single_graph import example
-from .timed_engine import PARTS, TimedEngine
+from .baselines.onnx_engine import open_session
+from .instruments import host
+from .instruments.ceilings import Ceilings, Rulers
+from .instruments.multiply_adds import multiply_adds
+from .instruments.single_graph import example
+from .instruments.timed_engine import PARTS, TimedEngine
+from .reporting.result import JSON, Result, Samples, describe_engines
+from .reporting.samples import steady, summary
 
 MAX_WARM_UP = 20
 MIN_SECONDS, MAX_ITERATIONS = 3.0, 1000  # of an engine that is faster than was expected

@@ -24,21 +24,21 @@ from ..engines.bundle import Backend, Precision, open_bundle
 from ..engines.contract import DENOISING_UNET, ShapeBucket
 from ..engines.device import Array
 from ..runtime.animator import Animator
-from ..runtime.noise import seeded_noise
-from ..runtime.picture import fit, read_picture, square
-from ..runtime.windows import POLICIES, Known
-from . import host
-from .accuracy import compare_frames
-from .result import JSON, OURS, Result, Samples, describe_engines
-from .samples import ratio_of_medians, summary
+from ..runtime.clip.noise import seeded_noise
+from ..runtime.clip.windows import POLICIES, Known
+from ..runtime.media.picture import fit, read_picture, square
+from .instruments import host
+from .instruments.accuracy import compare_frames
+from .instruments.own_process import Failed, Make, Render, Worker
+from .reporting.result import JSON, OURS, Result, Samples, describe_engines
+from .reporting.samples import ratio_of_medians, summary
 from .sizes import on_gpu
-from .worker import Failed, Make, Render, Worker
 from .workload import Pictures, Workload
 
 if TYPE_CHECKING:
     import torch
 
-    from ..export.checkpoint import Checkpoint
+    from ..export.checkpoints.checkpoint import Checkpoint
 
 EAGER, COMPILED = "eager PyTorch", "torch.compile"
 # Steps of clips that compile, pack weights, and capture CUDA graphs, which happens when something runs for
@@ -225,7 +225,7 @@ def ours(bundle: Path, workload: Workload) -> Render:
 def ours_in_pytorch(networks: Networks, precision: Precision, workload: Workload) -> Render:
     import torch
 
-    from .torch_engine import bundle_of, engines_of
+    from .baselines.torch_engine import bundle_of, engines_of
 
     bucket = ShapeBucket(width=workload.width, height=workload.height, window=workload.window)
     loaded = networks(torch.float16 if precision == "fp16" else torch.float32)
@@ -245,7 +245,7 @@ def rendering(animator: Animator, workload: Workload) -> Render:
 
 
 def eager(networks: Networks, precision: str, workload: Workload) -> Render:
-    from .plain import PlainPipeline
+    from .baselines.plain import PlainPipeline
 
     return public(PlainPipeline(load(networks)), precision, workload)
 
@@ -253,7 +253,7 @@ def eager(networks: Networks, precision: str, workload: Workload) -> Render:
 def compiled(networks: Networks, precision: str, workload: Workload) -> Render:
     import torch
 
-    from .public_parts import PublicLoop, public_parts
+    from .baselines.public_parts import PublicLoop, public_parts
 
     loaded = load(networks)
     parts = {name: torch.compile(part, dynamic=False) for name, part in public_parts(loaded).items()}
@@ -261,7 +261,7 @@ def compiled(networks: Networks, precision: str, workload: Workload) -> Render:
 
 
 def exported(networks: Networks, workload: Workload) -> Render:
-    from .public_parts import ExportedPart, PublicLoop, public_parts
+    from .baselines.public_parts import ExportedPart, PublicLoop, public_parts
 
     loaded = load(networks)
     folder = tempfile.TemporaryDirectory(prefix="animate-rt-peer-")

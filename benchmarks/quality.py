@@ -9,9 +9,9 @@ import numpy as np
 
 from ..engines.device import Array
 from ..errors import InputError
-from ..runtime.pose import open_pose
-from .accuracy import compare_frames, read_lpips
-from .result import Result
+from ..runtime.media.pose_sequence import open_pose
+from .instruments.accuracy import compare_frames, read_lpips
+from .reporting.result import Result
 
 MEASURES = ("psnr_db", "ssim", "lpips", "flicker")
 

@@ -19,13 +19,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engines.model import ModelConfig
-from ..export.checkpoint import UNET, Checkpoint, positional_encodings
-from ..export.image_encoder import ImageEncoder
-from ..export.pose_guider import PoseGuider
-from ..export.settings import V2_MOTION, V2_NOISE, model_config
-from ..export.unet import DenoisingUNet, ReferenceNet
-from ..export.vae import VAE
-from ..export.weights import assign
+from ..export.checkpoints.checkpoint import UNET, Checkpoint, positional_encodings
+from ..export.checkpoints.settings import V2_MOTION, V2_NOISE, model_config
+from ..export.checkpoints.weights import assign
+from ..export.networks.image_encoder import ImageEncoder
+from ..export.networks.pose_guider import PoseGuider
+from ..export.networks.unet import DenoisingUNet, ReferenceNet
+from ..export.networks.vae import VAE
 
 Config = dict[str, Any]
 

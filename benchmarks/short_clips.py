@@ -19,7 +19,7 @@ import numpy as np
 
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET
-from ..engines.openvino import compile_model, import_openvino
+from ..engines.cpu.openvino import compile_model, import_openvino
 
 ROUNDS = 9
 

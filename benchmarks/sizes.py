@@ -101,6 +101,6 @@ def on_gpu() -> bool:
 
 
 def computes_bf16() -> bool:
-    from ..engines.openvino import import_openvino
+    from ..engines.cpu.openvino import import_openvino
 
     return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

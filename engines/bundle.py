@@ -26,7 +26,7 @@ from typing import Any, Literal
 from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
 from .contract import Contract, DType, ShapeBucket, contracts
 from .device import Memory
-from .document import from_json
+from .json_document import from_json
 from .model import ModelConfig
 
 SCHEMA = 1

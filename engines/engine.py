@@ -63,25 +63,25 @@ def check_binding(spec: TensorSpec, buffer: Buffer) -> None:
 
 
 def _cpu(_timing: bool) -> Device:
-    from .cpu import CPUDevice
+    from .cpu.device import CPUDevice
 
     return CPUDevice()
 
 
 def _cuda(timing: bool) -> Device:
-    from .cuda import CUDADevice
+    from .cuda.device import CUDADevice
 
     return CUDADevice(timing=timing)
 
 
 def _openvino(bundle: Bundle, graph: str, _device: Device) -> Engine:
-    from .openvino import OpenVINOEngine
+    from .cpu.openvino import OpenVINOEngine
 
     return OpenVINOEngine(bundle, graph)
 
 
 def _tensorrt(bundle: Bundle, graph: str, device: Device) -> Engine:
-    from .tensorrt import load_plan
+    from .cuda.tensorrt import load_plan
 
     return load_plan(bundle, graph, device)
 

@@ -11,14 +11,15 @@ from pathlib import Path
 import onnx
 import torch
 
-from ..engines import openvino, tensorrt
 from ..engines.bundle import PRECISIONS, Backend, Manifest, Precision, graph_dtype, new_bundle, seal
-from ..engines.cache import PlanCache
 from ..engines.contract import ShapeBucket, contracts
+from ..engines.cpu import openvino
+from ..engines.cuda import tensorrt
+from ..engines.cuda.plan import PlanOptions, build_plan, compute_capabilities, plan_key
+from ..engines.cuda.plan_cache import PlanCache
 from ..engines.device import Memory
-from ..engines.plan import PlanOptions, build_plan, compute_capabilities, plan_key
 from ..errors import ConfigError
-from .checkpoint import load_checkpoint
+from .checkpoints.checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
 
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..engines import contract
-from .checkpoint import Checkpoint
-from .transformer import Reference
-from .unet import DenoisingUNet, ReferenceNet
+from .checkpoints.checkpoint import Checkpoint
+from .networks.transformer import Reference
+from .networks.unet import DenoisingUNet, ReferenceNet
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -21,7 +21,7 @@ from torch import nn
 
 from ..engines.contract import Contract, ShapeBucket, TensorSpec, contracts
 from ..errors import BuildError
-from .checkpoint import Checkpoint
+from .checkpoints.checkpoint import Checkpoint
 from .graphs import graph_modules
 
 OPSET = 23

@@ -24,24 +24,24 @@ from ..engines.device import Array, Buffer, Device, Event
 from ..engines.engine import Engine, load_engine, open_device
 from ..engines.model import Schedule
 from ..errors import ConfigError, InputError
-from .clip import UNETS, WHOLE_SCHEDULE, Clip, check_options
-from .decode import Decoder
-from .denoise import Conditions, Denoiser, Noise
-from .lane import Lane, Station
-from .layout import Layout
-from .lookahead import Lookahead
-from .memory_plan import PREPARE, activations
-from .noise import read_noise, seeded_noise
-from .operations import Issuer, Observer
-from .order import ORDERS
-from .picture import Picture, fit, read_picture, square
-from .pool import Lease, Pool
-from .pose import PoseSource, open_pose
-from .progress import ProgressCallback, counter
-from .reference import Reference, ReferenceCache, image_key
-from .sampler import Step, ddim
-from .snapshot import KEEP_NOTHING, Keeper
-from .windows import POLICIES, Known
+from .clip.clip import UNETS, WHOLE_SCHEDULE, Clip, check_options
+from .clip.decode import Decoder
+from .clip.denoise import Conditions, Denoiser, Noise
+from .clip.layout import Layout
+from .clip.lookahead import Lookahead
+from .clip.memory_plan import PREPARE, activations
+from .clip.noise import read_noise, seeded_noise
+from .clip.order import ORDERS
+from .clip.progress import ProgressCallback, counter
+from .clip.reference import Reference, ReferenceCache, image_key
+from .clip.sampler import Step, ddim
+from .clip.snapshot import KEEP_NOTHING, Keeper
+from .clip.windows import POLICIES, Known
+from .media.picture import Picture, fit, read_picture, square
+from .media.pose_sequence import PoseSource, open_pose
+from .streams.lane import Lane, Station
+from .streams.operations import Issuer, Observer
+from .streams.pool import Lease, Pool
 
 REFERENCE_CACHE_BYTES = 1 << 30
 RUN_AHEAD = 3  # tasks on the device before one is waited for: enough to keep it busy, few to abandon

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from animate_rt.engines.bundle import Bundle
 from animate_rt.engines.contract import Contract
-from animate_rt.engines.cpu import CPUStream
+from animate_rt.engines.cpu.device import CPUStream
 from animate_rt.engines.device import Array, Buffer, Device, Stream
 
 from .hazards import NotingStream

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from animate_rt import Animator
 from animate_rt.engines.bundle import open_bundle
-from animate_rt.engines.cuda import CUDADevice
+from animate_rt.engines.cuda.device import CUDADevice
 from numpy.typing import NDArray
 
 from .arithmetic import ArithmeticEngine
@@ -110,7 +110,7 @@ def sdlike() -> Case:
 @pytest.fixture(scope="session")
 def run_engine() -> Any:
     """`run_engine(engine, **inputs)`: the outputs by name, through a context and a stream of the CPU."""
-    from animate_rt.engines.cpu import CPUDevice
+    from animate_rt.engines.cpu.device import CPUDevice
 
     device = CPUDevice()
     stream = device.stream("test")

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from time import sleep
 
-from animate_rt.engines.cpu import CPUDevice, CPUStream
+from animate_rt.engines.cpu.device import CPUDevice, CPUStream
 
 
 class DelayedStream(CPUStream):

@@ -27,8 +27,8 @@ from animate_rt.engines.model import (
 )
 from animate_rt.errors import DeviceError, OutOfMemory
 from animate_rt.runtime.animator import Animator
-from animate_rt.runtime.output import Output
-from animate_rt.runtime.shot import Shot, make
+from animate_rt.runtime.shots.output import Output
+from animate_rt.runtime.shots.shot import Shot, make
 from PIL import Image
 
 from .arithmetic import ArithmeticContext, ArithmeticEngine

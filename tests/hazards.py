@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from animate_rt.engines.cpu import CPUDevice, CPUEvent, CPUStream
+from animate_rt.engines.cpu.device import CPUDevice, CPUEvent, CPUStream
 from animate_rt.engines.device import Buffer, Event, Stream, Update
-from animate_rt.runtime.operations import Operation
+from animate_rt.runtime.streams.operations import Operation
 
 Place = Stream | None  # None is the host
 Clock = dict[Place, int]  # how many operations of each stream, and of the host, have come before

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from animate_rt.runtime.jobs import read_jobs
-from animate_rt.runtime.shot import Shot
+from animate_rt.runtime.shots.job_list import read_jobs
+from animate_rt.runtime.shots.shot import Shot
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 
 NUM_POSES = 8

@@ -25,10 +25,10 @@ from animate_rt import (
 )
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.model import SamplingConfig
-from animate_rt.runtime.layout import Layout
-from animate_rt.runtime.operations import Operation
-from animate_rt.runtime.order import step_major
-from animate_rt.runtime.windows import Known, open_ended, uniform
+from animate_rt.runtime.clip.layout import Layout
+from animate_rt.runtime.clip.order import step_major
+from animate_rt.runtime.clip.windows import Known, open_ended, uniform
+from animate_rt.runtime.streams.operations import Operation
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -336,7 +336,7 @@ def test_latents_that_overflow_are_an_error_and_not_a_black_video(small_bundle: 
 
 def test_pytorch_as_the_engines_gives_the_same_frames(small: Any, small_animator: Animator) -> None:
     """Another way through the networks, on the same streams and in the same buffers."""
-    from animate_rt.benchmarks.torch_engine import torch_engines
+    from animate_rt.benchmarks.baselines.torch_engine import torch_engines
 
     expected = render(small_animator)
     load = torch_engines(small.checkpoint, small.inference_config)

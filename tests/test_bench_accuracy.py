@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from animate_rt import InputError, InputMissing
-from animate_rt.benchmarks.accuracy import SSIM_SIDE, SSIM_SIGMA, compare_frames, read_lpips, ssim
+from animate_rt.benchmarks.instruments.accuracy import SSIM_SIDE, SSIM_SIGMA, compare_frames, read_lpips, ssim
 from animate_rt.benchmarks.quality import bench_quality
-from animate_rt.runtime.picture import write_png
+from animate_rt.runtime.media.picture import write_png
 from numpy.typing import NDArray
 
 Array = NDArray[Any]

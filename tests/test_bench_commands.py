@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from animate_rt import ConfigError
 from animate_rt.__main__ import main
-from animate_rt.benchmarks import clip, commands, host, sizes
+from animate_rt.benchmarks import clip, commands, sizes
 from animate_rt.benchmarks.commands import needs
-from animate_rt.benchmarks.result import read_result
-from animate_rt.benchmarks.timeline import RESIDUAL
+from animate_rt.benchmarks.instruments import host
+from animate_rt.benchmarks.instruments.timeline import RESIDUAL
+from animate_rt.benchmarks.reporting.result import read_result
 from animate_rt.errors import Regressed
 
 

@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 from animate_rt.__main__ import main
-from animate_rt.benchmarks import plain_unet
 from animate_rt.benchmarks.ablate import consistent_inputs, guided, to_pixels
+from animate_rt.benchmarks.baselines import plain_unet
+from animate_rt.benchmarks.baselines.plain import PlainPipeline
+from animate_rt.benchmarks.baselines.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
+from animate_rt.benchmarks.instruments.own_process import Failed, Worker
 from animate_rt.benchmarks.peers import bench_peers, drawn, eager, from_files
-from animate_rt.benchmarks.plain import PlainPipeline
-from animate_rt.benchmarks.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
 from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision
-from animate_rt.benchmarks.worker import Failed, Worker
 from animate_rt.benchmarks.workload import Workload
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DENOISING_UNET, REFERENCE_NET, ShapeBucket, contracts
-from animate_rt.engines.openvino import FORMS
+from animate_rt.engines.cpu.openvino import FORMS
 from animate_rt.export import load_checkpoint
 from animate_rt.export.graphs import ReferenceNetGraph, VAEDecoderGraph
 from torch import Tensor

@@ -11,13 +11,13 @@ from xml.etree import ElementTree
 
 import pytest
 from animate_rt import InputError, InputMissing
-from animate_rt.benchmarks.charts import write_pngs
-from animate_rt.benchmarks.compare import compare
-from animate_rt.benchmarks.report import fill_tables, html
-from animate_rt.benchmarks.result import Result, read_result
-from animate_rt.benchmarks.samples import ratio_of_medians, summary
-from animate_rt.benchmarks.tables import tables_of
-from animate_rt.benchmarks.timeline import RESIDUAL, STAGES
+from animate_rt.benchmarks.instruments.timeline import RESIDUAL, STAGES
+from animate_rt.benchmarks.reporting.charts import write_pngs
+from animate_rt.benchmarks.reporting.compare import compare
+from animate_rt.benchmarks.reporting.report import fill_tables, html
+from animate_rt.benchmarks.reporting.result import Result, read_result
+from animate_rt.benchmarks.reporting.samples import ratio_of_medians, summary
+from animate_rt.benchmarks.reporting.tables import tables_of
 
 # Names of formats, not addresses of anything that is fetched.
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from animate_rt.benchmarks.samples import ratio_of_medians, steady, summary
-from animate_rt.benchmarks.timeline import (
+from animate_rt.benchmarks.instruments.timeline import (
     COPIES,
     DECODE,
     ENCODE,
@@ -18,6 +17,7 @@ from animate_rt.benchmarks.timeline import (
     breakdown,
     unexplained,
 )
+from animate_rt.benchmarks.reporting.samples import ratio_of_medians, steady, summary
 
 
 def test_percentiles_need_samples_to_speak_of() -> None:
@@ -80,7 +80,7 @@ def test_stages_that_do_not_add_up_are_told() -> None:
 def test_every_operation_of_a_clip_has_a_stage(small_bundle: object, small: object) -> None:
     """A new name of an operation has to be given one; the log fails on it."""
     from animate_rt import Animator
-    from animate_rt.benchmarks.timeline import Log
+    from animate_rt.benchmarks.instruments.timeline import Log
 
     log = Log()
     with Animator.load(small_bundle, observe=log) as animator:  # type: ignore[arg-type]

@@ -17,8 +17,8 @@ import yaml
 from animate_rt import CheckpointError, InputMissing
 from animate_rt.engines.model import SamplingConfig
 from animate_rt.export import Checkpoint, load_checkpoint
-from animate_rt.export.motion import positions
-from animate_rt.export.weights import WrongWeights, read_weights
+from animate_rt.export.checkpoints.weights import WrongWeights, read_weights
+from animate_rt.export.networks.motion import positions
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from animate_rt import demo
 from animate_rt.__main__ import main, parser
-from animate_rt.benchmarks.accuracy import compare_frames
-from animate_rt.benchmarks.puppets.world import Scene
+from animate_rt.benchmarks.instruments.accuracy import compare_frames
+from animate_rt.benchmarks.puppets.world.scene import Scene
 from PIL import Image
 
 PROGRESS = re.compile(r"(load|export|compile|seal|pose|denoise|decode)\b.* \d\d:\d\d")

@@ -12,15 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines import cuda
 from animate_rt.engines.contract import DType
-from animate_rt.engines.cpu import apply
-from animate_rt.engines.cuda import CUDADevice
+from animate_rt.engines.cpu.device import apply
+from animate_rt.engines.cuda import device as cuda
+from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.device import Buffer, Update
-from animate_rt.errors import (
-    DeviceError,
-    OutOfMemory,
-)
+from animate_rt.errors import DeviceError, OutOfMemory
 from numpy.typing import NDArray
 
 from .standin import GPU, caught, installed

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt import Animator, OutOfMemory
-from animate_rt.runtime.operations import Operation
+from animate_rt.runtime.streams.operations import Operation
 from numpy.typing import NDArray
 
 from .hazards import hazards

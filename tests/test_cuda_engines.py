@@ -13,20 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines import engine, tensorrt
+from animate_rt.engines import engine
 from animate_rt.engines.bundle import MANIFEST, Bundle, open_bundle, seal
 from animate_rt.engines.contract import POSE_GUIDER, TIME_EMBEDDING
-from animate_rt.engines.cpu import CPUDevice
-from animate_rt.engines.cuda import CUDADevice
+from animate_rt.engines.cpu.device import CPUDevice
+from animate_rt.engines.cuda import tensorrt
+from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.device import Buffer
-from animate_rt.errors import (
-    AnimateError,
-    BundleError,
-    BundleMismatch,
-    ConfigError,
-    DeviceError,
-    OutOfMemory,
-)
+from animate_rt.errors import AnimateError, BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
 from numpy.typing import NDArray
 
 from .standin import GPU, caught, installed, tensorrt_bundle

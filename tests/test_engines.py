@@ -14,9 +14,9 @@ import pytest
 from animate_rt import ConfigError
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DType
-from animate_rt.engines.cpu import CPUDevice
+from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.engine import Engine, load_engine
-from animate_rt.runtime.picture import read_picture, square
+from animate_rt.runtime.media.picture import read_picture, square
 from numpy.typing import NDArray
 
 BAR = 1e-3  # of the largest value, against the recorded boundaries

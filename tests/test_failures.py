@@ -12,7 +12,7 @@ import pytest
 from animate_rt import Animator, DeviceError, InputError, OutOfMemory, Progress, Rejected
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DType
-from animate_rt.engines.cpu import CPUDevice, CPUStream
+from animate_rt.engines.cpu.device import CPUDevice, CPUStream
 from animate_rt.engines.device import Array, Buffer
 from animate_rt.engines.engine import load_engine
 

@@ -24,12 +24,12 @@ import pytest
 from animate_rt.__main__ import main
 from animate_rt.engines.contract import REFERENCE_NET
 from animate_rt.errors import DeviceError
-from animate_rt.runtime import farm as farm_module
 from animate_rt.runtime.animator import Animator
-from animate_rt.runtime.farm import Farm, Job, Lost, Slot, choose, connected, share_of
-from animate_rt.runtime.report import FarmReport, ShotReport
-from animate_rt.runtime.shot import Shot
-from animate_rt.runtime.worker import Standing, Where, Worker
+from animate_rt.runtime.farm import farm as farm_module
+from animate_rt.runtime.farm.farm import Farm, Job, Lost, Slot, choose, connected, share_of
+from animate_rt.runtime.farm.report import FarmReport, ShotReport
+from animate_rt.runtime.farm.worker import Standing, Where, Worker
+from animate_rt.runtime.shots.shot import Shot
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 
 from .job_lists import NUM_POSES, job, shots, write_job_inputs
@@ -238,7 +238,7 @@ def test_the_command(
 
 
 FARM = (
-    "import sys; from functools import partial; from animate_rt.runtime.farm import Farm;"
+    "import sys; from functools import partial; from animate_rt.runtime.farm.farm import Farm;"
     "from animate_rt.tests.fixed_cost import open_animator; from animate_rt.__main__ import main;"
     "opened = partial(open_animator, cost_s=float(sys.argv.pop()));"
     "Farm.__init__.__kwdefaults__['open_animator'] = opened; sys.exit(main(sys.argv[1:]))"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.attention import keys_first
-from animate_rt.engines.convolution import without_idle_strides
-from animate_rt.engines.openvino import import_openvino, options
-from animate_rt.engines.upsampling import at_half_size
+from animate_rt.engines.cpu.forms.attention import keys_first
+from animate_rt.engines.cpu.forms.convolution import without_idle_strides
+from animate_rt.engines.cpu.forms.upsampling import at_half_size
+from animate_rt.engines.cpu.openvino import import_openvino, options
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]

@@ -13,14 +13,15 @@ import numpy as np
 import onnx
 import pytest
 from animate_rt import Animator, DeviceError
-from animate_rt.engines import contract, cpu
+from animate_rt.engines import contract
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import Contract, DType
-from animate_rt.engines.cuda import CUDADevice
+from animate_rt.engines.cpu import device as cpu
+from animate_rt.engines.cuda.device import CUDADevice
+from animate_rt.engines.cuda.plan import build_plan, compute_capabilities
+from animate_rt.engines.cuda.tensorrt import logger, provider
 from animate_rt.engines.device import Buffer, Device, Update
 from animate_rt.engines.engine import load_engine
-from animate_rt.engines.plan import build_plan, compute_capabilities
-from animate_rt.engines.tensorrt import logger, provider
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -78,7 +79,7 @@ def engines(request: pytest.FixtureRequest, small: Any, tmp_path_factory: pytest
     kind, precision = request.param.split()
     request.getfixturevalue("device")
     if kind == "torch":
-        from animate_rt.benchmarks.torch_engine import torch_bundle, torch_engines
+        from animate_rt.benchmarks.baselines.torch_engine import torch_bundle, torch_engines
 
         bucket = contract.ShapeBucket(width=small.width, height=small.height, window=small.window)
         given = small.checkpoint, small.inference_config

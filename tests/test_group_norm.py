@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.group_norm import by_channel
-from animate_rt.engines.openvino import import_openvino
+from animate_rt.engines.cpu.forms.group_norm import by_channel
+from animate_rt.engines.cpu.openvino import import_openvino
 from numpy.typing import NDArray
 
 EPS = 1e-5

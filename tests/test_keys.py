@@ -10,9 +10,7 @@ import pytest
 import torch
 from animate_rt.benchmarks.random_checkpoint import SIZES
 from animate_rt.engines.model import ModelConfig
-from animate_rt.export.image_encoder import ImageEncoder
-from animate_rt.export.pose_guider import PoseGuider
-from animate_rt.export.settings import (
+from animate_rt.export.checkpoints.settings import (
     V2_MOTION,
     V2_NOISE,
     Settings,
@@ -22,8 +20,10 @@ from animate_rt.export.settings import (
     unet_config,
     vae_config,
 )
-from animate_rt.export.unet import DenoisingUNet, ReferenceNet
-from animate_rt.export.vae import VAE
+from animate_rt.export.networks.image_encoder import ImageEncoder
+from animate_rt.export.networks.pose_guider import PoseGuider
+from animate_rt.export.networks.unet import DenoisingUNet, ReferenceNet
+from animate_rt.export.networks.vae import VAE
 
 KEYS = Path(__file__).parent / "data" / "keys"
 

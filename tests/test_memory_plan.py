@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from animate_rt import Animator
 from animate_rt.engines.bundle import open_bundle
-from animate_rt.runtime.memory_plan import plan_memory
+from animate_rt.runtime.clip.memory_plan import plan_memory
 
 from .arithmetic import ArithmeticEngine
 

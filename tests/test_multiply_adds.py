@@ -10,14 +10,14 @@ import onnx_ir as ir
 import pytest
 import torch
 import yaml
-from animate_rt.benchmarks.multiply_adds import multiply_adds, report
+from animate_rt.benchmarks.instruments.multiply_adds import multiply_adds, report
 from animate_rt.benchmarks.random_checkpoint import SIZES, inference_config
 from animate_rt.engines.contract import DENOISING_UNET, DENOISING_UNET_CONDITIONAL, ShapeBucket, contracts
 from animate_rt.engines.model import ModelConfig
+from animate_rt.export.checkpoints.settings import model_config
 from animate_rt.export.graphs import ConditionalUNetGraph, DenoisingUNetGraph
+from animate_rt.export.networks.unet import DenoisingUNet
 from animate_rt.export.onnx_graphs import EXTERNAL_BYTES, export_graph
-from animate_rt.export.settings import model_config
-from animate_rt.export.unet import DenoisingUNet
 from onnx import TensorProto, helper
 
 BAR_GMAC = 1850  # per frame with guidance, at 512x768 with a window of 24; as publicly written it is 2237

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from animate_rt.export.graphs import graph_modules
-from animate_rt.export.transformer import Reference
+from animate_rt.export.networks.transformer import Reference
 from torch import Tensor
 
 TOLERANCE = 1e-5  # of the largest value; the recorded run batches differently

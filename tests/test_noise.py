@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from animate_rt import InputError, InputMissing
-from animate_rt.runtime.noise import read_noise, seeded_noise
+from animate_rt.runtime.clip.noise import read_noise, seeded_noise
 
 SHAPE = (4, 6, 5)
 HEADER = b"\x93NUMPY\x01\x00\x02\x00%b"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError
-from animate_rt.runtime.openjd import MAX_SHOTS, template
-from animate_rt.runtime.output import Output
+from animate_rt.runtime.farm.openjd import MAX_SHOTS, template
+from animate_rt.runtime.shots.output import Output
 
 from .fixed_cost import example, hollow_bundle
 

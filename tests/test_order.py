@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from itertools import product
 
 import pytest
-from animate_rt.runtime.layout import Layout
-from animate_rt.runtime.order import ORDERS, Task, step_major, time_skewed
-from animate_rt.runtime.windows import POLICIES, Known, Window, open_ended
+from animate_rt.runtime.clip.layout import Layout
+from animate_rt.runtime.clip.order import ORDERS, Task, step_major, time_skewed
+from animate_rt.runtime.clip.windows import POLICIES, Known, Window, open_ended
 
 SHAPES = [
     (frames, size, overlap)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from animate_rt.errors import InputError, InputMissing, OutputError
-from animate_rt.runtime.picture import fit, read_picture, square, write_png
+from animate_rt.runtime.media.picture import fit, read_picture, square, write_png
 from PIL import Image
 
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from animate_rt.errors import InputError, InputMissing
-from animate_rt.runtime.pose import open_pose
+from animate_rt.runtime.media.pose_sequence import open_pose
 from av.stream import Disposition
 from PIL import Image
 

@@ -6,9 +6,9 @@ import io
 
 import numpy as np
 import pytest
-from animate_rt.runtime import progress
-from animate_rt.runtime.contact_sheet import COLUMNS, GAP, contact_sheet
-from animate_rt.runtime.progress import ProgressBar
+from animate_rt.runtime.clip import progress
+from animate_rt.runtime.clip.progress import ProgressBar
+from animate_rt.runtime.media.contact_sheet import COLUMNS, GAP, contact_sheet
 
 
 class Terminal(io.StringIO):

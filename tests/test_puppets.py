@@ -10,20 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from animate_rt.benchmarks.puppets import autoencoder, dataset, denoising, stage, train
-from animate_rt.benchmarks.puppets.drawing import Canvas
-from animate_rt.benchmarks.puppets.model import LATENT_CHANNELS as CHANNELS
-from animate_rt.benchmarks.puppets.model import (
-    SIZE,
-    SmallModel,
-    small_config,
-    write_checkpoint,
-)
-from animate_rt.benchmarks.puppets.skeleton import COLOURS, KEYPOINTS, draw_skeleton
-from animate_rt.benchmarks.puppets.world import Scene
+from animate_rt.benchmarks.puppets.training import autoencoder, dataset, denoising, stage, train
+from animate_rt.benchmarks.puppets.training.model import LATENT_CHANNELS as CHANNELS
+from animate_rt.benchmarks.puppets.training.model import SIZE, SmallModel, small_config, write_checkpoint
+from animate_rt.benchmarks.puppets.world.drawing import Canvas
+from animate_rt.benchmarks.puppets.world.scene import Scene
+from animate_rt.benchmarks.puppets.world.skeleton import COLOURS, KEYPOINTS, draw_skeleton
 from animate_rt.engines.model import SamplingConfig
 from animate_rt.export import load_checkpoint
-from animate_rt.export.vae import VAE
+from animate_rt.export.networks.vae import VAE
 
 # The world
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt import Animator
-from animate_rt.benchmarks.charts import charts_of, svg
-from animate_rt.benchmarks.puppets import variants
-from animate_rt.benchmarks.puppets.clothes import clothes_likeness
-from animate_rt.benchmarks.puppets.limbs import limbs_found, offset
-from animate_rt.benchmarks.puppets.model import SIZE
-from animate_rt.benchmarks.puppets.truth import Truth
-from animate_rt.benchmarks.puppets.world import Scene
-from animate_rt.benchmarks.result import Result
-from animate_rt.benchmarks.tables import tables_of
+from animate_rt.benchmarks.puppets.evaluation import variants
+from animate_rt.benchmarks.puppets.evaluation.clothes import clothes_likeness
+from animate_rt.benchmarks.puppets.evaluation.limbs import limbs_found, offset
+from animate_rt.benchmarks.puppets.evaluation.truth import Truth
+from animate_rt.benchmarks.puppets.training.model import SIZE
+from animate_rt.benchmarks.puppets.world.scene import Scene
+from animate_rt.benchmarks.reporting.charts import charts_of, svg
+from animate_rt.benchmarks.reporting.result import Result
+from animate_rt.benchmarks.reporting.tables import tables_of
 from animate_rt.engines.bundle import open_bundle
 
 # The measures

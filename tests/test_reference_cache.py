@@ -9,8 +9,8 @@ from time import sleep
 
 import numpy as np
 import pytest
-from animate_rt.engines.cpu import CPUDevice
-from animate_rt.runtime.reference import Reference, ReferenceCache, image_key
+from animate_rt.engines.cpu.device import CPUDevice
+from animate_rt.runtime.clip.reference import Reference, ReferenceCache, image_key
 
 
 class Cache(ReferenceCache):

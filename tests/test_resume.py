@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt.errors import InputError, InputMissing, OutputError
-from animate_rt.runtime import output as output_module
-from animate_rt.runtime.output import Output
-from animate_rt.runtime.resume import SNAPSHOT, Kept
-from animate_rt.runtime.shot import Shot, is_done, make
-from animate_rt.runtime.snapshot import Snapshot
+from animate_rt.runtime.clip.snapshot import Snapshot
+from animate_rt.runtime.shots import output as output_module
+from animate_rt.runtime.shots.output import Output
+from animate_rt.runtime.shots.resume import SNAPSHOT, Kept
+from animate_rt.runtime.shots.shot import Shot, is_done, make
 
 from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
 

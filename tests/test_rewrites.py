@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from animate_rt.benchmarks import plain
+from animate_rt.benchmarks.baselines import plain
 from animate_rt.engines.model import MotionConfig
-from animate_rt.export.layers import Attention, attend
-from animate_rt.export.motion import MotionModule
-from animate_rt.export.transformer import Reference
-from animate_rt.export.unet import HIDDEN
-from animate_rt.runtime.windows import uniform
+from animate_rt.export.networks.layers import Attention, attend
+from animate_rt.export.networks.motion import MotionModule
+from animate_rt.export.networks.transformer import Reference
+from animate_rt.export.networks.unet import HIDDEN
+from animate_rt.runtime.clip.windows import uniform
 from torch import Tensor, nn
 
 FRAMES, GUIDANCE = 5, 3.5
@@ -180,7 +180,7 @@ def test_the_plain_formulation_equals_the_recorded_one(case: Any, checkpoint: An
 
 
 def resized(case: Any) -> Tensor:
-    from animate_rt.runtime.picture import read_picture, square
+    from animate_rt.runtime.media.picture import read_picture, square
 
     return torch.from_numpy(square(read_picture(case.reference), 224))[None]
 

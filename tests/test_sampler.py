@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from animate_rt import ConfigError
 from animate_rt.engines.model import NoiseConfig
-from animate_rt.runtime.sampler import alphas_cumprod, ddim, timesteps
+from animate_rt.runtime.clip.sampler import alphas_cumprod, ddim, timesteps
 
 V2 = NoiseConfig(
     beta_start=0.00085,

@@ -18,7 +18,7 @@ import pytest
 from animate_rt import Animator, Progress
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.device import Array, Event
-from animate_rt.runtime.operations import Issuer, Operation
+from animate_rt.runtime.streams.operations import Issuer, Operation
 
 from .arithmetic import FreeEngine
 from .clips import pictures, render

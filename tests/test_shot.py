@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError, OutputError
-from animate_rt.runtime.output import Output
-from animate_rt.runtime.progress import Progress
-from animate_rt.runtime.shot import frame_range, is_done, make, open_frames
-from animate_rt.runtime.status import Course, StatusLines
+from animate_rt.runtime.clip.progress import Progress
+from animate_rt.runtime.shots.output import Output
+from animate_rt.runtime.shots.shot import frame_range, is_done, make, open_frames
+from animate_rt.runtime.shots.status import Course, StatusLines
 from PIL import Image
 
 from . import fixed_cost
@@ -41,7 +41,7 @@ def inputs(tmp_path: Path) -> Path:
 @pytest.fixture
 def animate(inputs: Path, tmp_path: Path, monkeypatch: Any) -> Callable[..., int]:
     """`animate-rt animate`, in this process, with engines of arithmetic."""
-    monkeypatch.setattr("animate_rt.runtime.commands.Animator.load", open_animator)
+    monkeypatch.setattr("animate_rt.runtime.farm.commands.Animator.load", open_animator)
 
     def call(output: str, *options: str) -> int:
         named = ["--reference", str(inputs / "reference.png"), "--pose", str(inputs / "pose")]
@@ -140,7 +140,7 @@ def test_everything_that_decides_the_result_is_in_the_digest(
     ]
     digests = {before, *(digest(**change) for change in changes)}
     with monkeypatch.context() as patch:
-        patch.setattr("animate_rt.runtime.shot.metadata.version", lambda _package: "another")
+        patch.setattr("animate_rt.runtime.shots.shot.metadata.version", lambda _package: "another")
         digests.add(digest())
     assert len(digests) == len(changes) + 2
     assert digest(contact_sheet=tmp_path / "sheet.png") == before
@@ -202,7 +202,7 @@ def test_out_of_memory_may_pass(
     animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     opened = partial(fixed_cost.open_troubled_animator, folder=tmp_path)
-    monkeypatch.setattr("animate_rt.runtime.commands.Animator.load", opened)
+    monkeypatch.setattr("animate_rt.runtime.farm.commands.Animator.load", opened)
     tired = ["out.mp4", "--seed", str(fixed_cost.TIRED_SEED), "--progress", "none"]
     assert animate(*tired) == 75
     last = capsys.readouterr().err.splitlines()[-1]
@@ -251,7 +251,7 @@ def test_lines_of_json(animate: Callable[..., int], capsys: pytest.CaptureFixtur
 def test_lines_of_open_job_description(
     animate: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("animate_rt.runtime.status.LINE_S", 0.0)
+    monkeypatch.setattr("animate_rt.runtime.shots.status.LINE_S", 0.0)
     monkeypatch.setenv("OPENJD_SESSION_WORKING_DIR", "/tmp")  # so auto is openjd
     assert animate("out.mp4") == 0
     lines = capsys.readouterr().out.splitlines()

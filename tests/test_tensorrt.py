@@ -18,13 +18,14 @@ import pytest
 import torch
 from animate_rt import BuildError, ConfigError
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
-from animate_rt.engines import tensorrt, verify
+from animate_rt.engines import verify
 from animate_rt.engines.bundle import open_bundle, seal
 from animate_rt.engines.contract import Contract, TensorSpec
+from animate_rt.engines.cuda import tensorrt
+from animate_rt.engines.cuda.plan import GRACE_S, PlanOptions, build_plan, compute_capabilities
 from animate_rt.engines.model import ModelConfig
-from animate_rt.engines.plan import GRACE_S, PlanOptions, build_plan, compute_capabilities
 from animate_rt.export import build_bundle
-from animate_rt.export.layers import Attention, attend
+from animate_rt.export.networks.layers import Attention, attend
 from animate_rt.export.onnx_graphs import export_graph
 from onnx import TensorProto
 from torch import Tensor, nn
@@ -310,7 +311,7 @@ def test_a_compiler_does_not_outlive_whom_it_works_for(
     script = f"""
 import sys
 from pathlib import Path
-from animate_rt.engines.plan import build_plan
+from animate_rt.engines.cuda.plan import build_plan
 def progress(what):
     if "profile costs" in what:
         print(Path(f"/proc/self/task/{{__import__('os').getpid()}}/children").read_text(), flush=True)

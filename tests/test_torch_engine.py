@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from animate_rt import Animator
-from animate_rt.benchmarks.torch_engine import (
+from animate_rt.benchmarks.baselines.torch_engine import (
     MAX_GRAPHS,
     TorchContext,
     TorchEngine,
@@ -20,7 +20,7 @@ from animate_rt.benchmarks.torch_engine import (
 )
 from animate_rt.engines.bundle import Precision
 from animate_rt.engines.contract import Contract, ShapeBucket, TensorSpec
-from animate_rt.engines.cpu import CPUDevice
+from animate_rt.engines.cpu.device import CPUDevice
 
 
 @pytest.mark.parametrize(("precision", "decibels"), [("fp32", 45), ("fp16", 30)])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from animate_rt.benchmarks.puppets import measure, tradeoffs, variants
-from animate_rt.benchmarks.puppets.model import FEW_STEP_WEIGHTS, SAMPLING, SIZE, WEIGHTS
-from animate_rt.benchmarks.puppets.truth import held_out
-from animate_rt.benchmarks.tables import tables_of
+from animate_rt.benchmarks.puppets.evaluation import measure, tradeoffs, variants
+from animate_rt.benchmarks.puppets.evaluation.truth import held_out
+from animate_rt.benchmarks.puppets.training.model import FEW_STEP_WEIGHTS, SAMPLING, SIZE, WEIGHTS
+from animate_rt.benchmarks.reporting.tables import tables_of
 from animate_rt.export import load_checkpoint
 from safetensors.torch import load_file
 

@@ -7,7 +7,7 @@ from itertools import pairwise, product
 from typing import Any
 
 import pytest
-from animate_rt.runtime.windows import Known, Window, open_ended, uniform
+from animate_rt.runtime.clip.windows import Known, Window, open_ended, uniform
 
 
 def open_windows(frames: int, size: int, overlap: int) -> list[Window]:

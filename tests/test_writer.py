@@ -12,7 +12,7 @@ import av
 import numpy as np
 import pytest
 from animate_rt.errors import ConfigError, OutputError
-from animate_rt.runtime.writer import QUEUE_FRAMES, FrameWriter, open_writer
+from animate_rt.runtime.media.writer import QUEUE_FRAMES, FrameWriter, open_writer
 from PIL import Image
 
 NTSC = Fraction(30000, 1001)
@@ -195,7 +195,7 @@ def test_an_exception_of_the_caller_passes_and_leaves_nothing(tmp_path, name):
 
 KILLED = """
 import os, signal, sys
-from animate_rt.runtime.writer import open_writer
+from animate_rt.runtime.media.writer import open_writer
 
 with open_writer(sys.argv[1], 64, 64, Fraction(24)) as writer:
     for _ in range(100):
@@ -212,7 +212,7 @@ def test_a_killed_process_leaves_nothing_under_the_name(tmp_path, name):
 
 SAME = """
 import hashlib, sys
-from animate_rt.runtime.writer import open_writer
+from animate_rt.runtime.media.writer import open_writer
 
 width = int(sys.argv[2])
 noise = np.random.default_rng(0).integers(0, 256, (8, 64, width, 3), dtype=np.uint8)
@@ -312,7 +312,7 @@ def test_refuses_before_any_frame(tmp_path, name, width, reason):
 UNWRITABLE = """
 import os, sys, av
 from animate_rt.errors import OutputError
-from animate_rt.runtime.writer import open_writer
+from animate_rt.runtime.media.writer import open_writer
 
 if os.getuid() == 0:
     os.setuid(65534)  # nothing is unwritable to root
@@ -354,7 +354,7 @@ def test_refuses_a_frame_of_another_kind(tmp_path, frame):
 FULL_DISK = """
 import os, resource, sys
 from animate_rt.errors import OutputError
-from animate_rt.runtime.writer import open_writer
+from animate_rt.runtime.media.writer import open_writer
 
 path = sys.argv[1]
 noise = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), dtype=np.uint8)

@@ -111,7 +111,7 @@ class Runtime(Reporting):
 @cache
 def compiled(graph: str) -> Any:
     """For the whole session: the graphs are those of its bundles."""
-    from animate_rt.engines.openvino import compile_graph
+    from animate_rt.engines.cpu.openvino import compile_graph
 
     return compile_graph(Path(graph), "fp32")
 
@@ -236,7 +236,7 @@ class IExecutionContext(Reporting):
 
 
 def compute(engine: ICudaEngine, memory: dict[str, Any]) -> None:
-    from animate_rt.engines.openvino import import_openvino
+    from animate_rt.engines.cpu.openvino import import_openvino
 
     ov = import_openvino()
     request = engine.compiled.create_infer_request()

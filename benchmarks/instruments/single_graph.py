@@ -1,0 +1,44 @@
+"""One graph outside of any bundle as an engine: on a bundle's backend, in its precision."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from ...engines.bundle import Bundle
+from ...engines.contract import Contract, TensorSpec
+from ...engines.cuda.plan import PlanOptions, build_plan
+from ...engines.device import Array, Device
+from ...engines.engine import Engine, load_engine
+
+
+def single_engine(
+    bundle: Bundle, name: str, contract: Contract, write: Callable[[Path], None], device: Device
+) -> Engine:
+    """`write` puts the ONNX file at the path it is given, and what belongs to it beside that."""
+    with tempfile.TemporaryDirectory(prefix="animate-rt-graph-") as folder:
+        path, manifest = Path(folder), bundle.manifest
+        for kind in ("graphs", "engines"):
+            (path / kind).mkdir()
+        alone = Bundle(path, replace(manifest, graphs={name: contract}, memory={}), digest="")
+        write(alone.graph(name))
+        if manifest.backend == "tensorrt":
+            plan = path / "engines" / f"{name}.plan"
+            build_plan(
+                alone.graph(name), plan, PlanOptions(compute_capabilities=manifest.compute_capabilities)
+            )
+        return load_engine(alone, name, device)
+
+
+def example(spec: TensorSpec, generator: np.random.Generator, window: int) -> Array:
+    """An input as a clip might have it, of the right size at least."""
+    scalars = {"timestep": 500.0, "guidance_scale": 3.5, "num_frames": window}
+    if spec.name in scalars:
+        return np.full(spec.shape, scalars[spec.name], np.dtype(spec.dtype))
+    if spec.dtype == "uint8":
+        return generator.integers(0, 256, spec.shape, np.uint8)
+    return generator.standard_normal(spec.shape, np.float32).astype(np.dtype(spec.dtype))

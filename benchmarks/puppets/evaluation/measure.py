@@ -1,0 +1,137 @@
+"""How good the small model is: on held-out scenes, beside floors, and with parts of it off.
+
+python -m animate_rt.benchmarks.puppets.evaluation.measure FOLDER RESULT.json SHEET.png
+
+Bundles are made and kept in FOLDER, and compute in bfloat16 where the CPU does: `tradeoffs.py` has float32
+beside it.
+
+`animate-rt bench report RESULT.json --page weights/puppets/README.md` writes its table into the model card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import fill
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw
+
+from ....engines.bundle import open_bundle
+from ....export import load_checkpoint
+from ....export.networks.vae import VAE
+from ....runtime.animator import Animator
+from ....runtime.media.picture import write_png
+from ...reporting.result import Result, describe_engines
+from ..training.autoencoder import decode, encoder
+from ..training.model import FEW_STEP_WEIGHTS, FEW_STEPS_SAMPLING, SAMPLING, SIZE, WEIGHTS
+from ..training.stage import to_pictures
+from ..world.scene import Picture
+from .truth import Truth, held_out, mean_figures
+from .variants import at_best, build, without, without_motion
+
+SCENES, FRAMES = 12, 24
+SHOWN = 8  # scenes on the sheet
+MOMENT = 12  # the frame that it shows of each
+HEADER = 28  # pixels above it, two lines of at most WIDTH letters
+WIDTH = 20
+
+Make = Callable[[Truth], Picture]  # (n, H, W, 3)
+
+
+def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
+    """Whose frames are measured; bundles are made in `folder`. One animator is open at a time."""
+    yield "the reference, copied", lambda truth: np.repeat(truth.reference[None], len(truth.frames), axis=0)
+    yield "each frame's mean colour", mean_colours
+    yield "the VAE alone, on true frames", through(load_checkpoint(WEIGHTS).vae)
+    steps, few_steps = SAMPLING["steps"], FEW_STEPS_SAMPLING["steps"]
+    whole = open_bundle(at_best(build(WEIGHTS, folder / "whole")))
+    with Animator(whole) as animator:
+        yield f"**{steps} steps, guidance**", making(animator)
+    few = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
+    with Animator.load(at_best(few)) as animator:
+        yield f"**{few_steps} steps, no guidance**", making(animator)
+    with without(whole, "guidance_scale") as animator:
+        yield f"{steps} steps without reference", making(animator)
+    with without(whole, "pose_features") as animator:
+        yield f"{steps} steps without poses", making(animator)
+    silent = without_motion(WEIGHTS, folder / "silent")
+    with Animator.load(at_best(build(silent, folder / "without-motion"))) as animator:
+        yield f"{steps} steps without motion modules", making(animator)
+
+
+def mean_colours(truth: Truth) -> Picture:
+    colours = truth.frames.mean(axis=(1, 2), keepdims=True).round().astype(np.uint8)
+    return np.broadcast_to(colours, truth.frames.shape)
+
+
+def through(vae: VAE) -> Make:
+    @torch.no_grad()
+    def make(truth: Truth) -> Picture:
+        return to_pictures(decode(vae, torch.tensor(encoder(vae)(truth.frames))))
+
+    return make
+
+
+def making(animator: Animator) -> Make:
+    return lambda truth: np.stack(list(animator.animate(truth.reference, truth.poses)))
+
+
+def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
+    """Figures of every row, means over scenes; and a sheet to look at."""
+    rows, by_scene = [], {}
+    columns = [
+        ("reference", [truth.reference for truth in truths[:SHOWN]]),
+        ("pose", [truth.poses[MOMENT] for truth in truths[:SHOWN]]),
+        ("true", [truth.frames[MOMENT] for truth in truths[:SHOWN]]),
+    ]
+    for name, make in rows_of(folder):
+        figures, shown = [], []
+        for i, truth in enumerate(truths):
+            made = make(truth)
+            figures.append(truth.figures(made))
+            shown.append(made[MOMENT])
+            print(f"\r{name}: scene {i + 1} of {len(truths)}", end="", file=sys.stderr, flush=True)
+        rows.append({"name": name, **mean_figures(figures)})
+        by_scene[name] = [one["psnr_db"] for one in figures]
+        print(f"\r{json.dumps(rows[-1])}", file=sys.stderr)
+        columns.append((name.strip("*"), shown[:SHOWN]))
+    result = Result(
+        kind="puppets",
+        workload={"scenes": len(truths), "frames": len(truths[0].frames), "size": SIZE, "split": "held-out"},
+        results={"tables": [{"title": "Held-out scenes", "rows": rows}], "psnr_by_scene": by_scene},
+        engines=describe_engines(open_bundle(at_best(folder / "whole"))),
+    )
+    return result, sheet(columns)
+
+
+def sheet(columns: list[tuple[str, list[Picture]]]) -> Picture:
+    """A row per scene, and a line above that says what the columns are."""
+    body = np.concatenate([np.concatenate(pictures) for _, pictures in columns], axis=1)
+    header = Image.new("RGB", (body.shape[1], HEADER), "white")
+    draw = ImageDraw.Draw(header)
+    for i, (name, _) in enumerate(columns):
+        draw.text((i * SIZE + 2, 1), fill(name, WIDTH), fill="black", spacing=1)
+    return np.concatenate([np.asarray(header), body])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("result", type=Path)
+    parser.add_argument("sheet", type=Path)
+    parser.add_argument("--scenes", type=int, default=SCENES)
+    options = parser.parse_args()
+    result, picture = measure(held_out(options.scenes, FRAMES, SIZE), options.folder)
+    write_png(options.sheet, picture)
+    result.write(options.result)
+
+
+if __name__ == "__main__":
+    main()

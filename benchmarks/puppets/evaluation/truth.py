@@ -1,0 +1,57 @@
+"""A scene's true frames, and how close a clip comes to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ...instruments.accuracy import compare_frames, psnr
+from ..training.stage import Figures
+from ..world.scene import Picture, Scene
+from .clothes import clothes_likeness
+from .limbs import limbs_found
+
+HELD_OUT_SEEDS = range(1000, 1_000_000)  # those below 1000 are looked at while training
+
+
+class Truth:
+    """The first frames of a held-out scene, (n, size, size, 3), with what is known of every pixel."""
+
+    def __init__(self, scene: Scene, frames: int):
+        numbers = range(frames)
+        self.reference = scene.reference()
+        self.poses = np.stack([scene.pose(i) for i in numbers])
+        self.frames = np.stack([scene.frame(i) for i in numbers])
+        self.character = np.stack([scene.mask(i) for i in numbers])
+        self.clothes = np.stack([scene.clothes(i) for i in numbers])
+        self.keypoints = np.stack([scene.keypoints(i) for i in numbers])
+
+    def figures(self, made: Picture) -> Figures:
+        """Of as many frames:
+
+        psnr_db, ssim   of whole frames
+        character_db    PSNR of the character's pixels alone, which a plain background does not flatter
+        clothes         how much of the clothes has its true colours, 0 to 1 (clothes.py)
+        limbs           share of elbows, wrists, knees and ankles found where they belong (limbs.py)
+        flicker         root mean square of changes between frames that are not the truth's, in 0 to 255
+        """
+        whole = compare_frames(made, self.frames)
+        errors = (made.astype(np.float32) - self.frames) ** 2
+        figures = {
+            "psnr_db": whole["psnr_db"],
+            "ssim": whole["ssim"],
+            "character_db": psnr(float(errors[self.character].mean())),
+            "clothes": clothes_likeness(made, self.frames, self.clothes),
+            "limbs": limbs_found(made, self.frames, self.keypoints),
+            "flicker": whole["flicker"],
+        }
+        return {name: float("inf") if figure is None else figure for name, figure in figures.items()}
+
+
+def held_out(count: int, frames: int, size: int) -> list[Truth]:
+    return [Truth(Scene("held-out", seed, size), frames) for seed in HELD_OUT_SEEDS[:count]]
+
+
+def mean_figures(figures: Sequence[Figures]) -> Figures:
+    return {name: float(np.mean([one[name] for one in figures])) for name in figures[0]}

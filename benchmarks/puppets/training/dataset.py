@@ -1,0 +1,108 @@
+"""Clips of the puppet world on disk: pictures that all cores have drawn, and latents once there is a VAE.
+
+A field is one file, complete or absent. Files are mapped: a CPU reads what it is asked for, a GPU holds all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ....runtime.media.picture import square
+from ..world.scene import Picture, Scene, Split
+from .model import IMAGE_ENCODER_CONFIG, LATENT_CHANNELS, SIZE
+
+FRAMES = 16  # consecutive ones of a clip: the window the motion modules are trained at
+SCENES = {"cpu": 3072, "cuda": 6144}  # as many as a device will see; 1.7 MB each
+PART = 64  # scenes drawn or encoded at a time
+IMAGE_SIDE = IMAGE_ENCODER_CONFIG["image_size"]
+
+Encode = Callable[[Picture], NDArray[np.float32]]  # pictures (n, H, W, 3) to latents (n, C, h, w)
+
+
+class Drawn(NamedTuple):
+    """One clip, or all of them with a leading axis."""
+
+    pictures: Picture  # (1 + FRAMES, SIZE, SIZE, 3): the reference, then the frames
+    poses: Picture  # (FRAMES, SIZE, SIZE, 3)
+    image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as the image encoder gets it
+
+
+SHAPES = Drawn((1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3))
+LATENTS_SHAPE = (1 + FRAMES, LATENT_CHANNELS, SIZE // 8, SIZE // 8)
+
+
+def draw_clip(split: Split, seed: int) -> Drawn:
+    scene = Scene(split, seed, SIZE)
+    reference = scene.reference()
+    return Drawn(
+        np.stack([reference, *(scene.frame(i) for i in range(FRAMES))]),
+        np.stack([scene.pose(i) for i in range(FRAMES)]),
+        square(Image.fromarray(reference), IMAGE_SIDE),
+    )
+
+
+def draw_clips(split: Split, seeds: Sequence[int]) -> Drawn:
+    return Drawn(*map(np.stack, zip(*(draw_clip(split, seed) for seed in seeds), strict=True)))
+
+
+def write_pictures(folder: Path, scenes: int) -> None:
+    """Draw scenes 0, 1, ... of the training split, unless they are there."""
+    if folder.exists():
+        return
+    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial_folder.mkdir(parents=True)
+    try:
+        for name, shape in zip(Drawn._fields, SHAPES, strict=True):
+            open_memmap(partial_folder / f"{name}.npy", "w+", np.uint8, (scenes, *shape))
+        parts = [range(first, min(first + PART, scenes)) for first in range(0, scenes, PART)]
+        with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+            list(pool.map(partial(write_part, partial_folder), parts))
+        os.replace(partial_folder, folder)
+    finally:
+        shutil.rmtree(partial_folder, ignore_errors=True)
+
+
+def write_part(folder: Path, seeds: range) -> None:
+    for name, drawn in zip(Drawn._fields, draw_clips("train", seeds), strict=True):
+        open_memmap(folder / f"{name}.npy", "r+")[seeds.start : seeds.stop] = drawn
+
+
+def write_latents(folder: Path, encode: Encode, rank: int, size: int, meet: Callable[[], None]) -> None:
+    """Latents of all pictures, unless they are there. Each of `size` workers calls this and does its share;
+    `meet` returns once all have called it."""
+    path, temporary = folder / "latents.npy", folder / ".latents.npy"
+    if path.exists():
+        return
+    pictures = np.load(folder / "drawn" / "pictures.npy", mmap_mode="r")
+    if rank == 0:
+        open_memmap(temporary, "w+", np.float16, (len(pictures), *LATENTS_SHAPE))
+    meet()
+    latents = open_memmap(temporary, "r+")
+    for first in range(rank * PART, len(pictures), size * PART):
+        part = pictures[first : first + PART]
+        encoded = encode(part.reshape(-1, SIZE, SIZE, 3))
+        latents[first : first + PART] = encoded.reshape(len(part), *LATENTS_SHAPE)
+    latents.flush()
+    meet()
+    if rank == 0:
+        os.replace(temporary, path)
+    meet()
+
+
+def mapped(path: Path) -> Tensor:
+    """A field of all clips, on the device in use. Nothing writes to it: "c" is what torch takes."""
+    return torch.from_numpy(np.load(path, mmap_mode="c")).to(torch.get_default_device())

@@ -1,0 +1,268 @@
+"""The stages on latents: single frames, then the motion modules alone, as in the paper; then few steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ....export.networks.vae import VAE
+from ....runtime.clip.sampler import alphas_cumprod, ddim
+from ..world.scene import Picture
+from .autoencoder import decode, encoder
+from .dataset import FRAMES, draw_clips, mapped
+from .model import SIZE, SmallModel, predict, small_config
+from .stage import (
+    HELD_OUT,
+    Batch,
+    Figures,
+    Iteration,
+    Pace,
+    Stage,
+    autocast,
+    beside,
+    change,
+    generator,
+    outcome,
+    psnr,
+    scaled,
+    to_pictures,
+    to_tensor,
+)
+
+DROPPED = 0.1  # share of batches that never see the reference, for guidance
+FEW_STEPS = (4, 5, 6)
+
+
+class Denoising(Stage):
+    """What the stages on latents share: clips, noise, the loss of a velocity, and samples to look at."""
+
+    network: SmallModel
+    frames = FRAMES
+    watched_frames = FRAMES
+    motion = True
+
+    def __init__(self, folder: Path, vae: VAE):
+        self.vae = vae
+        self.latents, self.poses, self.images = (
+            mapped(folder / name) for name in ("latents.npy", "drawn/poses.npy", "drawn/image.npy")
+        )
+        self.network = SmallModel()
+        self.schedule = torch.tensor(alphas_cumprod(small_config().noise), dtype=torch.float32)
+        self.watched = Watched(vae, self.watched_frames)
+
+    def clips(self, rng: torch.Generator) -> list[Tensor]:
+        """Random clips: latents and poses of chosen frames (n * frames, ...), references and their images
+        (n, ...)."""
+        clip = torch.randint(len(self.latents), (self.pace.batch,), generator=rng)
+        rows, frame = clip[:, None], self.chosen(len(clip), rng)
+        latents, poses = self.latents[rows, 1 + frame].float(), self.poses[rows, frame]
+        return [latents.flatten(0, 1), poses.flatten(0, 1), self.latents[clip, 0].float(), self.images[clip]]
+
+    def chosen(self, clips: int, _rng: torch.Generator) -> Tensor:
+        """Which frames of each clip, (clips, frames)."""
+        return torch.arange(self.frames).expand(clips, -1)
+
+    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
+        """One for each frame (clips * frames,), the same for all frames of a clip."""
+        return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
+
+    def batch(self, now: Iteration) -> Batch:
+        """Clips at random noise levels; in some batches nobody sees the reference."""
+        latents, poses, reference, images = self.clips(now.rng)
+        timesteps = self.timesteps(len(reference), now.rng)
+        epsilon = torch.randn(latents.shape, generator=now.rng)
+        dropped = bool(now.shared.random() < DROPPED)
+        return Batch(dropped, [latents, poses, reference, images, timesteps, epsilon])
+
+    def loss(self, dropped: Any, *tensors: Tensor) -> Tensor:
+        """Against the true velocity."""
+        latents, poses, reference, images, timesteps, epsilon = tensors
+        alpha = self.schedule[timesteps][:, None, None, None]
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
+        velocity = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * latents
+        with autocast():
+            predicted = self.network(
+                noisy,
+                timesteps.float(),
+                scaled(poses),
+                None if dropped else reference,
+                scaled(images),
+                self.frames,
+                motion=self.motion,
+            )
+        return F.mse_loss(predicted, velocity)
+
+    @torch.no_grad()
+    def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
+        """Five steps without guidance."""
+        assert isinstance(network, SmallModel)
+        watched = self.watched
+        poses, reference, images = watched.conditions
+        sampled = sample(
+            network,
+            watched.latents.shape,
+            poses,
+            reference,
+            images,
+            watched.frames,
+            motion=self.motion,
+            steps=5,
+        )
+        return watched.figures(sampled, decode(self.vae, sampled))
+
+
+class SingleFrames(Denoising):
+    """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
+
+    name = "frames"
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(2_300, 6e-4, batch=4),
+        "cuda": Pace(5_700, 8e-4, batch=48),
+    }
+    # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
+    frames, watched_frames, motion = 3, 1, False
+
+    def __init__(self, folder: Path, vae: VAE):
+        super().__init__(folder, vae)
+        for module in self.network.temporal():
+            module.requires_grad_(False)
+        if torch.get_default_device().type == "cuda":
+            return
+        # As convolutions compute. Not in the stages after it: on CPUs torch 2.13 crashes in the gradient of a
+        # group normalisation in this layout whose weights are frozen. (Its overloads lack the argument.)
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def chosen(self, clips: int, rng: torch.Generator) -> Tensor:
+        return torch.randint(FRAMES, (clips, self.frames), generator=rng)
+
+    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
+        return noisy_timesteps(len(self.schedule), clips * self.frames, rng)
+
+
+class Motion(Denoising):
+    """The motion modules alone, on clips."""
+
+    name = "motion"
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(1_200, 4e-4, batch=1),
+        "cuda": Pace(1_200, 6e-4, batch=10),
+    }
+
+    def __init__(self, folder: Path, vae: VAE):
+        super().__init__(folder, vae)
+        self.network.load_state_dict(outcome(folder, "frames"))
+        self.network.requires_grad_(False)
+        for module in self.network.temporal():
+            module.requires_grad_(True)
+
+
+class FewSteps(Denoising):
+    """The spatial half of the denoising UNet once more, for a handful of steps without guidance: it learns to
+    hit the true latents from where its own steps have led it."""
+
+    name = "few-steps"
+    paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(1_300, 2e-4, batch=10)}
+
+    def __init__(self, folder: Path, vae: VAE):
+        super().__init__(folder, vae)
+        self.network.load_state_dict(outcome(folder, "motion"))
+        self.network.requires_grad_(False)
+        self.network.denoising_unet.requires_grad_(True)
+        # The reference's keys and values and all else but the denoising UNet are shared with the other set.
+        for module in self.network.temporal():
+            module.requires_grad_(False)
+
+    def batch(self, now: Iteration) -> Batch:
+        """Clips, noise, and as many steps as there are to take, the last of them to learn from."""
+        steps = int(now.shared.choice(FEW_STEPS))
+        clips = self.clips(now.rng)
+        noise = torch.randn(clips[0].shape, generator=now.rng)
+        return Batch((steps, int(now.shared.integers(steps))), [*clips, noise])
+
+    def loss(self, form: Any, *tensors: Tensor) -> Tensor:
+        """Of the last of some steps, against the true latents."""
+        count, last = form
+        latents, poses, reference, images, noisy = tensors
+        steps, unet = ddim(small_config().noise, count), self.network.denoising_unet
+        with torch.no_grad(), autocast():
+            embeds = self.network.embed(scaled(images))
+            features = self.network.reference_net(reference, embeds)
+            pose_features = self.network.pose_guider(scaled(poses))
+
+        def velocity(noisy: Tensor, timestep: int) -> Tensor:
+            times = torch.full((len(noisy),), float(timestep))
+            with autocast():
+                references = unet.project_reference(features, embeds)
+                return predict(
+                    unet, noisy, times, pose_features, references, embeds, self.frames, motion=True
+                )
+
+        with torch.no_grad():
+            for step in steps[:last]:
+                noisy = step.latents * noisy + step.prediction * velocity(noisy, step.timestep)
+        alpha = float(alphas_cumprod(small_config().noise)[steps[last].timestep])
+        target = (alpha**0.5 * noisy - latents) / (1 - alpha) ** 0.5
+        return F.mse_loss(velocity(noisy, steps[last].timestep), target)
+
+
+class Watched:
+    """Held-out scenes to look at while training: a frame of each, or whole clips of a few."""
+
+    @torch.no_grad()
+    def __init__(self, vae: VAE, frames: int):
+        self.frames = frames
+        count = HELD_OUT if frames == 1 else HELD_OUT // 4
+        drawn = draw_clips("held-out", range(count))
+        true = drawn.pictures[:, 1 : 1 + frames].reshape(-1, SIZE, SIZE, 3)
+        encode = encoder(vae)
+        reference = torch.tensor(encode(drawn.pictures[:, 0]))
+        self.latents = torch.tensor(encode(true))
+        poses = to_tensor(drawn.poses[:, :frames].reshape(-1, SIZE, SIZE, 3))
+        self.conditions = poses, reference, to_tensor(drawn.image)
+        copied = decode(vae, reference).repeat_interleave(frames, dim=0)
+        self.true = to_tensor(true)
+        self.floors = {
+            "psnr_of_autoencoder": psnr(decode(vae, self.latents), self.true),
+            "psnr_of_reference": psnr(copied, self.true),
+        }
+        self.above = [copied, poses]
+
+    def figures(self, latents: Tensor, made: Tensor) -> tuple[Figures, Picture]:
+        """Rows of the picture: reference, pose, made, true."""
+        figures = {"psnr": psnr(made, self.true), "latent_mse": float(F.mse_loss(latents, self.latents))}
+        if self.frames > 1:
+            figures["flicker"] = change(made, self.frames) / change(self.true, self.frames)
+        rows = [beside(to_pictures(row[:HELD_OUT])) for row in (*self.above, made, self.true)]
+        return figures | self.floors, np.concatenate(rows)
+
+
+def sample(
+    network: SmallModel,
+    shape: Any,
+    poses: Tensor,
+    reference: Tensor,
+    images: Tensor,
+    frames: int,
+    *,
+    motion: bool,
+    steps: int,
+) -> Tensor:
+    """Latents by DDIM without guidance."""
+    latents = torch.randn(shape, generator=generator(0))
+    for step in ddim(small_config().noise, steps):
+        with autocast():
+            timesteps = torch.full((len(latents),), float(step.timestep))
+            prediction = network(latents, timesteps, poses, reference, images, frames, motion=motion)
+        latents = step.latents * latents + step.prediction * prediction
+    return latents
+
+
+def noisy_timesteps(num_timesteps: int, count: int, rng: torch.Generator) -> Tensor:
+    """Random ones (count,), in proportion to how late they are: there reference and pose decide, while at low
+    noise the latents themselves tell most of it."""
+    return (num_timesteps * torch.rand(count, generator=rng).sqrt()).long().clamp(max=num_timesteps - 1)

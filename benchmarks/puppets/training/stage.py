@@ -1,0 +1,138 @@
+"""A stage of training: what it is to the loop that runs it, and the tensors all stages deal in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..world.scene import Picture
+
+Figures = dict[str, float]
+
+HELD_OUT = 12  # scenes to look at while training
+
+
+class Pace(NamedTuple):
+    """How a stage is trained on a kind of device."""
+
+    iterations: int
+    rate: float  # of learning, at its highest
+    batch: int
+
+
+class Iteration(NamedTuple):
+    """Where a stage is, and the random numbers it has there."""
+
+    progress: float  # from 0 to 1
+    shared: np.random.Generator  # the same in all workers
+    rng: torch.Generator  # each worker's own
+
+
+class Batch(NamedTuple):
+    """What an iteration computes with. Those of the same form and shapes differ in nothing but values."""
+
+    form: Hashable
+    tensors: list[Tensor]
+
+
+class Stage(ABC):
+    """One training run. `network` holds what is trained and what comes out; only parameters that require
+    gradients change."""
+
+    name: str
+    paces: ClassVar[dict[str, Pace]]  # by type of device
+    network: nn.Module
+
+    @property
+    def pace(self) -> Pace:
+        return self.paces[torch.get_default_device().type]
+
+    @abstractmethod
+    def batch(self, now: Iteration) -> Batch:
+        """Everything random about an iteration."""
+
+    @abstractmethod
+    def loss(self, form: Any, *tensors: Tensor) -> Tensor:
+        """Nothing random, and nothing the host would have to wait for: a GPU replays it."""
+
+    @abstractmethod
+    def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
+        """Figures on held-out scenes, and a picture to look at."""
+
+
+def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = torch.load(
+        folder / f"{stage}.pt", weights_only=True, map_location=torch.get_default_device()
+    )
+    return state
+
+
+# Tensors
+
+
+@contextmanager
+def autocast() -> Iterator[None]:
+    """bfloat16 for products; and on CPUs attention as these, as the fused one is slow to differentiate."""
+    device = torch.get_default_device().type
+    with torch.autocast(device, torch.bfloat16), AttentionAsProducts() if device == "cpu" else nullcontext():
+        yield
+
+
+class AttentionAsProducts(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.scaled_dot_product_attention:
+            return attention(*args, **kwargs or {})
+        return func(*args, **kwargs or {})
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    scores = (query * query.shape[3] ** -0.5) @ key.transpose(2, 3)
+    return (scores if attn_mask is None else scores + attn_mask).softmax(dim=3, dtype=scores.dtype) @ value
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def to_tensor(pictures: Picture) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]"""
+    return scaled(torch.tensor(pictures))
+
+
+def scaled(pictures: Tensor) -> Tensor:
+    """uint8 (n, H, W, 3) -> float32 (n, 3, H, W) in [0, 1]"""
+    return pictures.permute(0, 3, 1, 2).float() / 255
+
+
+def to_pictures(tensor: Tensor) -> Picture:
+    array: Picture = (tensor.clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return array
+
+
+# Figures
+
+
+def psnr(made: Tensor, true: Tensor) -> float:
+    """Decibels, averaged over pictures."""
+    errors = (made - true).square().mean(dim=(1, 2, 3))
+    return float((-10 * errors.log10()).mean())
+
+
+def change(pictures: Tensor, frames: int) -> float:
+    """Mean absolute difference of neighbouring frames."""
+    return float(pictures.unflatten(0, (-1, frames)).diff(dim=1).abs().mean())
+
+
+def beside(pictures: Picture) -> Picture:
+    return np.concatenate(list(pictures), axis=1)

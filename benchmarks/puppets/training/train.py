@@ -1,0 +1,267 @@
+"""Train the small model, stage by stage, going on where it stopped.
+
+python -m animate_rt.benchmarks.puppets.training.train FOLDER [--workers 2]
+
+FOLDER gets the drawn pictures (1.7 MB per scene), `log.jsonl`, a checkpoint of the running stage every few
+minutes, a picture of held-out scenes at each (`<stage>.png`: reference, pose, made, true), the averaged
+weights of each finished stage (`<stage>.pt`) and in the end the checkpoint `puppets` in the public layout,
+and `puppets-few-steps`, which is based on it.
+To do a stage again remove what it and all after it have left: `vae`, `latents`, `frames`, `motion`,
+`few-steps`.
+
+On a GPU an iteration's gradients are computed by a captured graph. On CPUs one process per core with a single
+thread each, averaging gradients, is what stays fast beside other work: threads of one process wait for each
+other whenever one of them is kept off its core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as workers
+from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ....export.networks.vae import VAE
+from ....runtime.media.picture import write_png
+from .autoencoder import Autoencoder, encoder, finished_vae
+from .dataset import SCENES, write_latents, write_pictures
+from .denoising import FewSteps, Motion, SingleFrames
+from .model import SmallModel, write_checkpoint, write_few_steps
+from .stage import Batch, Iteration, Stage, generator, outcome
+
+SEED = 0
+WARM_UP = 100  # iterations
+# Share of a stage in which the rate falls to 0. It is level before, so a stage may be made shorter or longer.
+COOL_DOWN = 0.25
+AVERAGED = 0.997  # weight of what the moving average already holds
+CHECKPOINT_S = 180.0
+LOG_EVERY = 25  # iterations
+WARM_UP_RUNS = 3  # before a capture: libraries choose their kernels
+
+Parameters = Collection[nn.Parameter]
+
+
+class Run:
+    """A stage under way: weights, their moving average, the optimizer's state and the iterations done."""
+
+    def __init__(self, stage: Stage, folder: Path, rank: int = 0, size: int = 1):
+        self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
+        self.pace, self.device = stage.pace, torch.get_default_device().type
+        self.trained = {name: p for name, p in stage.network.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
+        self.average = copy.deepcopy(stage.network).requires_grad_(False)
+        averages = dict(self.average.named_parameters())
+        self.averaged = [averages[name] for name in self.trained]
+        self.captured: dict[Hashable, Captured] = {}
+        self.done = 0
+        self.checkpoint = folder / f"{stage.name}-checkpoint.pt"
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, weights_only=True, map_location=torch.get_default_device())
+            stage.network.load_state_dict(state["network"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.done = state["iteration"]
+
+    def step(self) -> Tensor:
+        """One iteration; returns its loss, which on a GPU may not be there yet."""
+        progress = self.done / self.pace.iterations
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.pace.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
+        shared = np.random.default_rng([SEED, self.done])
+        seeds = np.random.SeedSequence([SEED, self.done, 1 + self.rank]).generate_state(1)
+        loss = self.differentiate(self.stage.batch(Iteration(progress, shared, generator(int(seeds[0])))))
+        if self.size > 1:
+            average_gradients(self.trained.values(), self.size)
+        nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
+        self.optimizer.step()
+        self.done += 1
+        keep = min(AVERAGED, self.done / (self.done + 10))  # less while there is little to hold
+        get_ema_multi_avg_fn(keep)(self.averaged, list(self.trained.values()), self.done)
+        return loss
+
+    def differentiate(self, batch: Batch) -> Tensor:
+        """The loss; gradients are in the parameters."""
+        if self.device == "cpu":
+            self.optimizer.zero_grad()
+            return self.backward(batch.form, batch.tensors)
+        kind = batch.form, *(tensor.shape for tensor in batch.tensors)
+        if kind not in self.captured:
+            work = partial(self.backward, batch.form)
+            self.captured[kind] = Captured(work, batch.tensors, self.trained.values())
+        return self.captured[kind](batch.tensors, self.trained.values())
+
+    def backward(self, form: Hashable, tensors: list[Tensor]) -> Tensor:
+        loss = self.stage.loss(form, *tensors)
+        loss.backward()
+        return loss.detach()
+
+    def save(self) -> None:
+        """The checkpoint, and figures and a picture of where it stands."""
+        state = {
+            "network": self.stage.network.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "iteration": self.done,
+        }
+        write_state(state, self.checkpoint)
+        figures, picture = self.stage.evaluate(self.average)
+        write_png(self.folder / f"{self.stage.name}.png", picture)
+        self.log(**figures)
+
+    def log(self, **figures: float) -> None:
+        line = {"stage": self.stage.name, "iteration": self.done, **figures}
+        with (self.folder / "log.jsonl").open("a") as log:
+            log.write(json.dumps(line) + "\n")
+
+
+class Captured:
+    """The work of an iteration on a GPU, captured as a graph: its thousands of small kernels take the host
+    longer to start than the GPU to run."""
+
+    def __init__(self, work: Callable[[list[Tensor]], Tensor], tensors: list[Tensor], trained: Parameters):
+        self.inputs = [tensor.clone() for tensor in tensors]
+        side, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(now)
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP_RUNS):
+                forget(trained)
+                work(self.inputs)
+        now.wait_stream(side)
+        forget(trained)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.loss = work(self.inputs)
+        self.gradients = [parameter.grad for parameter in trained]  # where each replay leaves them
+
+    def __call__(self, tensors: list[Tensor], trained: Parameters) -> Tensor:
+        for target, source in zip(self.inputs, tensors, strict=True):
+            target.copy_(source)
+        self.graph.replay()
+        for parameter, gradient in zip(trained, self.gradients, strict=True):
+            parameter.grad = gradient
+        return self.loss.clone()
+
+
+def forget(trained: Parameters) -> None:
+    for parameter in trained:
+        parameter.grad = None
+
+
+def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: int | None = None) -> nn.Module:
+    """Train to the end, or to iteration `until`, from the stage's checkpoint if there is one; returns the
+    averaged network. With `size` workers each calls this, inside one process group."""
+    run = Run(stage, folder, rank, size)
+    end = run.pace.iterations if until is None else until
+    saved = logged = time.monotonic()
+    losses = []
+    while run.done < end:
+        losses.append(run.step())
+        if rank > 0:
+            continue
+        if run.done % LOG_EVERY == 0:
+            seconds = (time.monotonic() - logged) / len(losses)
+            run.log(loss=round(float(torch.stack(losses).mean()), 5), seconds=round(seconds, 3))
+            logged, losses = time.monotonic(), []
+        if time.monotonic() - saved > CHECKPOINT_S:
+            run.save()
+            saved = time.monotonic()
+    if rank == 0:
+        run.save()
+    return run.average
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], size: int) -> None:
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    workers.all_reduce(flat)
+    for gradient, mean in zip(gradients, (flat / size).split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
+
+
+def write_state(state: object, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def work(rank: int, size: int, folder: Path) -> None:
+    """One worker's way through all stages; every worker does the same, with other samples."""
+    torch.manual_seed(SEED)  # equal initial weights
+    device = device_type()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    if size > 1:
+        meeting = f"file://{folder.absolute()}/.workers"
+        # One worker may wait for the other's latents, and for evaluations.
+        workers.init_process_group("gloo", meeting, timedelta(hours=12), rank=rank, world_size=size)
+    with torch.device(device):
+        run_stage(partial(Autoencoder, folder), "vae", folder, rank, size)
+        vae = finished_vae(folder)
+        write_latents(folder, encoder(vae), rank, size, partial(meet, size))
+        for stage in (SingleFrames, Motion, FewSteps):
+            run_stage(partial(stage, folder, vae), stage.name, folder, rank, size)
+        if rank == 0:
+            write_checkpoints(folder, vae)
+
+
+def device_type() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def write_checkpoints(folder: Path, vae: VAE) -> None:
+    """Both sets of weights in the public layout, unless they are there."""
+    model = SmallModel()
+    if not (folder / "puppets").exists():
+        model.load_state_dict(outcome(folder, "motion"))
+        write_checkpoint(folder / "puppets", model, vae, scaling_factor=1.0)
+    if not (folder / "puppets-few-steps").exists():
+        model.load_state_dict(outcome(folder, "few-steps"))
+        write_few_steps(folder / "puppets-few-steps", model)
+
+
+def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, size: int) -> None:
+    """Train the stage unless its outcome is there."""
+    if not (folder / f"{name}.pt").exists():
+        trained = train(make(), folder, rank=rank, size=size)
+        if rank == 0:
+            write_state(trained.state_dict(), folder / f"{name}.pt")
+    meet(size)
+
+
+def meet(size: int) -> None:
+    if size > 1:
+        workers.barrier()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each batch's work")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    write_pictures(options.folder / "drawn", SCENES[device_type()])
+    (options.folder / ".workers").unlink(missing_ok=True)  # where a run that was killed met
+    if options.workers == 1:
+        work(0, 1, options.folder)
+    else:
+        spawn(work, (options.workers, options.folder), nprocs=options.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Whether one result is slower than another, and whether that could be chance."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...errors import InputError
+from .result import JSON, OURS, WHOLE, Result
+from .samples import Ratio, ratio_of_medians
+
+
+class Change(NamedTuple):
+    """How one series of samples changed; above 1 is slower."""
+
+    name: str
+    ratio: Ratio
+    num_samples: tuple[int, int]
+    regressed: bool
+
+    def as_json(self) -> JSON:
+        return {**self._asdict(), "ratio": self.ratio._asdict()}
+
+
+def compare(before: Result, after: Result, threshold: float) -> list[Change]:
+    """Every series both have. One of ours has regressed if its median grew by more than `threshold`, a share,
+    and the confidence interval leaves no doubt that it grew at all. Raises InputError where they have none in
+    common, or did not measure the same thing."""
+    if before.kind != after.kind or before.workload != after.workload:
+        raise InputError(
+            f"expected two results of the same benchmark and workload, found {before.kind} {before.workload} "
+            f"and {after.kind} {after.workload}"
+        )
+    names = [name for name in before.samples if before.samples[name] and after.samples.get(name)]
+    if not names:
+        raise InputError("nothing to compare: expected samples of the same name in both, found none")
+    changes = []
+    for name in names:
+        old, new = before.samples[name], after.samples[name]
+        ratio = ratio_of_medians(new, old)
+        regressed = is_ours(before.kind, name) and ratio.ratio > 1 + threshold and ratio.low > 1
+        changes.append(Change(name, ratio, (len(old), len(new)), regressed))
+    return changes
+
+
+def is_ours(kind: str, series: str) -> bool:
+    """Whether a series is of what we make: not of another peer, nor of ours with something taken away."""
+    match kind:
+        case "peers":
+            return series.startswith(OURS)
+        case "ablate":
+            return series.endswith(WHOLE)
+        case _:
+            return True

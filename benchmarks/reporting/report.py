@@ -1,0 +1,68 @@
+"""Results as a page: one HTML file that needs no network, and the tables of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from ...engines.cuda.plan_cache import replacing
+from ...errors import InputError
+from .charts import charts_across, charts_of, svg
+from .result import Result
+from .tables import machine, tables_of
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 58em; margin: 2em auto; padding: 0 1em; color: #222 }
+h2 { margin-top: 2.2em; border-bottom: 1px solid #ddd }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px; font-variant-numeric: tabular-nums }
+td, th { border-bottom: 1px solid #e4e4e4; padding: 3px 12px 3px 0; text-align: left }
+svg { display: block; max-width: 100%; height: auto; margin: 1em 0 }
+svg text { font-family: system-ui, sans-serif !important }
+.note { color: #666; font-size: 13px } .warning { color: #a40 }
+"""
+
+
+def html(results: Sequence[tuple[str, Result]]) -> str:
+    """A page of results, each with the name it goes by. Needs matplotlib."""
+    sections = [section(name, result) for name, result in results]
+    sections += [svg(chart) for chart in charts_across([result for _, result in results])]
+    return (
+        '<!doctype html><html lang="en"><meta charset="utf-8"><title>animate-rt benchmarks</title>'
+        f"<style>{STYLE}</style><h1>animate-rt benchmarks</h1>{''.join(sections)}</html>\n"
+    )
+
+
+def section(name: str, result: Result) -> str:
+    warnings = "".join(f'<p class="warning">Warning: {escape(text)}</p>' for text in result.warnings)
+    tables = "".join(f"<p>{escape(table.title)}</p>{table.html()}" for table in tables_of(result))
+    charts = "".join(map(svg, charts_of(result)))
+    note = f'<p class="note">{escape(machine(result))}</p>'
+    return f"<h2>{escape(result.kind)}: {escape(name)}</h2>{warnings}{tables}{charts}{note}"
+
+
+def write_html(path: Path, results: Sequence[tuple[str, Result]]) -> None:
+    with replacing(path) as file:
+        file.write(html(results).encode())
+
+
+def fill_tables(page: Path, results: Sequence[tuple[str, Result]]) -> None:
+    """Write each result's tables to where a page says they belong; what belongs to others stays as it is.
+    Raises InputError where there is no place for a result."""
+    text = page.read_text(encoding="utf-8")
+    for name, result in results:
+        before, begin, rest = text.partition(f"<!-- table {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not end:
+            raise InputError(
+                f"{page}: expected a line <!-- table {name} --> and <!-- end --> below, found none"
+            )
+        text = f"{before}{begin}\n{markdown(result)}\n{end}{after}"
+    with replacing(page) as file:
+        file.write(text.encode())
+
+
+def markdown(result: Result) -> str:
+    tables = "".join(f"{table.title}\n\n{table.markdown()}\n\n" for table in tables_of(result))
+    warnings = "".join(f"*Warning: {warning}.*\n\n" for warning in result.warnings)
+    return f"{tables}{warnings}*{machine(result)}.*"

@@ -1,0 +1,257 @@
+"""Results as tables: the same rows for a terminal, for Markdown and for HTML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from ..instruments.timeline import RESIDUAL, STAGES
+from .compare import Change
+from .result import JSON, Result
+
+Row = tuple[str, ...]
+UNKNOWN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    head: Row
+    rows: list[Row]
+
+    def text(self) -> str:
+        widths = [max(map(len, column)) for column in zip(self.head, *self.rows, strict=True)]
+        lines = [self.head, *self.rows]
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+
+    def markdown(self) -> str:
+        rule = "|---" * len(self.head) + "|"
+        body = [f"| {' | '.join(line)} |" for line in (self.head, *self.rows)]
+        return "\n".join([body[0], rule, *body[1:]])
+
+    def html(self) -> str:
+        def line(cells: Row, tag: str) -> str:
+            return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+
+        rows = "".join(line(row, "td") for row in self.rows)
+        return f"<table>{line(self.head, 'th')}{rows}</table>"
+
+
+def tables_of(result: Result) -> list[Table]:
+    return TABLES[result.kind](result)
+
+
+def machine(result: Result) -> str:
+    """What it was measured on, in one line."""
+    host, run = result.host, result.run
+    gpu = f", {host['gpu']['name']}" if host["gpu"] else ""
+    return f"{host['cpu']}, {host['cores']} cores{gpu}; commit {run['commit']}, {run['time'][:10]}"
+
+
+def engine_tables(result: Result) -> list[Table]:
+    results, ceilings = result.results, result.results["ceilings"]
+    names = ("n", "min", "mean", "median", "p90", "p95", "p99", "max", "cv")
+    rows = [
+        (part.replace("_", " "), *figures(times, 1e3, names)) for part, times in results["seconds"].items()
+    ]
+    error = results["accuracy"]["relative_error"]
+    title = (
+        f"{result.workload['graph']}, {precision(result)}, milliseconds; loaded in "
+        f"{number(results['load_s'], 3)} s; relative error against ONNX Runtime {error:.1e}"
+    )
+    rates = [
+        (
+            what,
+            f"{results[amount] / 1e9:.4g} {unit}",
+            *(f"{rate / 1e9:.4g} {unit}/s" for rate in (results[speed], ceilings[speed])),
+            f"{100 * results[speed] / ceilings[speed]:.0f} %",
+            number(1e3 * results[amount] / ceilings[speed], 3),
+        )
+        for what, amount, speed, unit in (
+            ("products", "flop", "flops_per_s", "GFLOP"),
+            ("bytes", "bytes", "bytes_per_s", "GB"),
+        )
+    ]
+    head = ("", "of a run", "achieved", "a large product or copy", "share", "floor, ms")
+    return [
+        Table(title, ("", "n", "min", "mean", "median", "p90", "p95", "p99", "max", "CV"), rows),
+        Table("What it achieves of what the machine can do, measured in the same run", head, rates),
+    ]
+
+
+def clip_tables(result: Result) -> list[Table]:
+    results, accuracy = result.results, result.results["accuracy"]
+    cells = {
+        "scenario": result.workload["scenario"],
+        "n": number(results["latency_s"]["n"], 6),
+        **{f"{name} s": number(results["latency_s"][name], 4) for name in ("median", "p90", "p99")},
+        "first frame s": number(results["first_frame_s"]["median"], 3),
+        "frames/s": number(results["frames_per_s"], 3),
+        "real-time factor": number(results["real_time_factor"], 3),
+    }
+    if served := results["server"]:
+        cells |= {
+            "arriving clips/s": number(served["rate"], 3),
+            "deadline s": number(served["deadline_s"], 3),
+            "in time": f"{100 * served['in_time']:.0f} %",
+            "goodput clips/s": number(served["goodput"], 3),
+        }
+    cells |= {
+        "load s": number(results["load_s"], 3),
+        "peak MB": number(scaled(results["memory"]["host_peak"], 1e-6), 4),
+        "PSNR dB": decibels(accuracy),
+        "SSIM": number(accuracy["ssim"], 5),
+    }
+    title = f"{precision(result)}, {size(result)}; accuracy is against {accuracy['oracle']}"
+    return [Table(title, tuple(cells), [tuple(cells.values())]), stages_table(results["stages"])]
+
+
+def stages_table(stages: JSON) -> Table:
+    total = stages["wall_clock"]
+
+    def line(name: str, seconds: float, own: float | None = None) -> Row:
+        return (name, number(own, 3), number(seconds, 3), f"{100 * seconds / total:.1f} %")
+
+    rows = [line(stage, stages["wall"][stage], stages["busy"][stage]) for stage in STAGES]
+    rows += [line("sum of the stages", stages["sum"]), line(RESIDUAL, stages["wall"][RESIDUAL])]
+    rows += [line("wall clock", total), line("while no engine is at work", stages["outside_engines"])]
+    return Table(
+        "Where a clip's time goes, seconds", ("stage", "own time", "of the wall clock", "share"), rows
+    )
+
+
+def peers_tables(result: Result) -> list[Table]:
+    rows = []
+    for peer in result.results["peers"]:
+        speed, accuracy = peer["speedup"], peer["accuracy"]
+        faster = f"{speed['ratio']:.2f} ({speed['low']:.2f} to {speed['high']:.2f})" if speed else UNKNOWN
+        times = figures(peer["clip_s"] or {}, 1, ("n", "median", "cv"))
+        load, peak = number(peer["load_s"], 3), number(scaled(peer["peak_bytes"], 1e-6), 4)
+        similar = number(accuracy and accuracy["ssim"], 5)
+        rows.append(
+            (peer["name"], peer["precision"], *times, faster, decibels(accuracy), similar, load, peak)
+        )
+    names = ("peer", "precision", "n", "median s", "CV", "times faster (95 %)")
+    head = (*names, "PSNR dB", "SSIM", "load s", "peak MB")
+    title = f"Clips in turns, {size(result)}; speed and accuracy are against {result.results['truth']}"
+    return [Table(title, head, rows)]
+
+
+def ablate_tables(result: Result) -> list[Table]:
+    rows = []
+    for entry in result.results["rows"]:
+        worth, whole, without = entry["worth"], entry["with_s"], entry["without_s"]
+        rows.append(
+            (
+                entry["name"],
+                entry["measure"],
+                *figures(whole, 1e3, ("n", "median")),
+                *figures(without, 1e3, ("median",)),
+                f"{worth['ratio']:.3f} ({worth['low']:.3f} to {worth['high']:.3f})",
+                f"{entry['error']:.0e}" if entry["error"] else "none",
+            )
+        )
+    head = ("what", "of one", "n", "with, ms", "without, ms", "times slower without (95 %)", "difference")
+    return [Table(f"Off one at a time, in turns, {precision(result)}; clips of {size(result)}", head, rows)]
+
+
+def size(result: Result) -> str:
+    work = result.workload
+    return (
+        f"{work['width']}x{work['height']}, {work['frames']} frames, {work['steps']} steps, "
+        f"guidance {work['guidance_scale']}"
+    )
+
+
+def quality_tables(result: Result) -> list[Table]:
+    rows = [quality_row(row["name"], row["frames"], row) for row in result.results["rows"]]
+    if len(rows) > 1:
+        rows.append(quality_row("mean", None, result.results["mean"]))
+    head = ("clip", "frames", "PSNR dB", "SSIM", "LPIPS", "flicker")
+    return [Table(f"{result.workload['ours']} against {result.workload['truth']}", head, rows)]
+
+
+def quality_row(name: str, frames: int | None, measures: JSON) -> Row:
+    rest = (number(measures[key], 4) for key in ("ssim", "lpips", "flicker"))
+    return (name, number(frames, 6), decibels(measures), *rest)
+
+
+def puppets_tables(result: Result) -> list[Table]:
+    work = result.workload
+    about = f"{work['scenes']} scenes of {work['frames']} frames, {work['size']}x{work['size']}"
+    return [puppets_table(f"{table['title']}: {about}", table["rows"]) for table in result.results["tables"]]
+
+
+def puppets_table(title: str, rows: list[JSON]) -> Table:
+    head = ["", "PSNR dB", "character dB", "SSIM", "clothes", "limbs", "flicker"]
+    costs = "time_ratio" in rows[0]
+    if costs:
+        head += ["UNet evaluations", "time"]
+    lines = []
+    for row in rows:
+        cells = [row["name"], f"{row['psnr_db']:.2f}", f"{row['character_db']:.2f}", f"{row['ssim']:.3f}"]
+        cells += [f"{row['clothes']:.2f}", f"{100 * row['limbs']:.0f} %", f"{row['flicker']:.2f}"]
+        if costs:
+            cells += [number(row["unet_evaluations"], 6), f"{row['time_ratio']:.2f}"]
+        lines.append(tuple(cells))
+    return Table(title, tuple(head), lines)
+
+
+def changes_table(changes: list[Change]) -> Table:
+    rows = [
+        (
+            change.name,
+            " / ".join(map(str, change.num_samples)),
+            f"{change.ratio.ratio:.3f}",
+            f"{change.ratio.low:.3f} to {change.ratio.high:.3f}",
+            "REGRESSED" if change.regressed else "",
+        )
+        for change in changes
+    ]
+    return Table("After over before", ("samples", "n", "ratio of medians", "95 %", ""), rows)
+
+
+TABLES = {
+    "engine": engine_tables,
+    "clip": clip_tables,
+    "peers": peers_tables,
+    "ablate": ablate_tables,
+    "quality": quality_tables,
+    "puppets": puppets_tables,
+}
+
+
+def figures(times: JSON, scale: float, names: tuple[str, ...]) -> Row:
+    """Seconds times `scale`; n as it is, the coefficient of variation in percent."""
+    shown = []
+    for name in names:
+        value = times.get(name)
+        if name == "n":
+            shown.append(number(value, 6))
+        elif name == "cv":
+            shown.append(UNKNOWN if value is None else f"{100 * value:.1f} %")
+        else:
+            shown.append(number(scaled(value, scale), 4))
+    return tuple(shown)
+
+
+def number(value: float | None, digits: int) -> str:
+    if value is None:
+        return UNKNOWN
+    return f"{value:.{digits}g}" if abs(value) < 10**digits else f"{value:.0f}"
+
+
+def scaled(value: float | None, scale: float) -> float | None:
+    return None if value is None else value * scale
+
+
+def decibels(accuracy: JSON | None) -> str:
+    if accuracy is None:
+        return UNKNOWN
+    return "identical" if accuracy["psnr_db"] is None else f"{accuracy['psnr_db']:.1f}"
+
+
+def precision(result: Result) -> str:
+    found: list[Any] = sorted({f"{engine['backend']} {engine['precision']}" for engine in result.engines})
+    return ", ".join(found)

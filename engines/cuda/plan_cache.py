@@ -1,0 +1,163 @@
+"""What builds leave for later ones in the user's cache folder: plans, and TensorRT's timings of its tactics.
+
+    ~/.cache/animate-rt/plans/<key>                 digest and memory on one line, then the plan
+    ~/.cache/animate-rt/timings/<version, device>   digest, then TensorRT's timing cache
+
+Nothing here is needed: what is absent, damaged or cannot be written costs time and is otherwise no matter.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+from ...errors import ConfigError
+from ..device import Memory
+from ..json_document import from_json
+
+log = logging.getLogger("animate_rt.cache")
+
+PLAN_BYTES = 16 << 30  # of all plans together: two bundles at full size
+CHUNK_BYTES = 1 << 22
+
+
+def cache_folder() -> Path | None:
+    """The user's folder for what can be made again, or None where there is no home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if named.is_absolute():
+        return named / "animate-rt"
+    try:
+        return Path.home() / ".cache" / "animate-rt"
+    except RuntimeError:
+        return None
+
+
+class PlanCache:
+    """Plans by the digest of everything they depend on, least recently used out."""
+
+    def __init__(self, folder: Path | None = None, num_bytes: int = PLAN_BYTES):
+        root = cache_folder()
+        self.folder = folder or (root and root / "plans")
+        self.num_bytes = num_bytes
+
+    def fill(self, key: dict[str, Any], plan: Path, build: Callable[[], Memory | None]) -> Memory | None:
+        """Put a plan at `plan` and return its memory: the one of this key, or what `build` puts there."""
+        if self.folder is None:
+            return build()
+        entry = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        try:
+            memory = read_entry(entry, plan)
+            os.utime(entry)
+            log.info("%s: built before, from %s", plan.name, entry)
+            return memory
+        except (OSError, ValueError, ConfigError) as error:
+            log.debug("%s: not in the cache: %s", plan.name, error)
+        memory = build()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_entry(entry, plan, memory)
+            self.shrink()
+        except OSError as error:
+            log.warning("%s: not kept for later builds: %s", plan.name, error)
+        return memory
+
+    def shrink(self) -> None:
+        """Give up what was not used for the longest time, temporary files of dead builds included."""
+        assert self.folder is not None
+        used = sorted(
+            ((path.stat(), path) for path in self.folder.iterdir()), key=lambda e: -e[0].st_mtime_ns
+        )
+        total = 0
+        for status, path in used:
+            total += status.st_size
+            if total > self.num_bytes:
+                path.unlink(missing_ok=True)
+
+
+def read_entry(entry: Path, plan: Path) -> Memory | None:
+    """Copy an entry's plan to `plan`. Raises an error where there is none or it is damaged."""
+    with entry.open("rb") as source, replacing(plan) as target:
+        head = json.loads(source.readline())
+        if not isinstance(head, dict) or copy(source, target) != head.get("sha256"):
+            raise ValueError("its bytes are not those that were kept")
+        memory: Memory | None = head["memory"] and from_json(Memory, head["memory"], "memory")
+        return memory
+
+
+def write_entry(entry: Path, plan: Path, memory: Memory | None) -> None:
+    with plan.open("rb") as source, replacing(entry) as target:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()
+        head = {"sha256": digest, "memory": memory and dataclasses.asdict(memory)}
+        target.write(json.dumps(head).encode() + b"\n")
+        source.seek(0)
+        copy(source, target)
+
+
+def copy(source: BinaryIO, target: BinaryIO) -> str:
+    """Copy the rest of a file and return its SHA-256."""
+    digest = hashlib.sha256()
+    while chunk := source.read(CHUNK_BYTES):
+        digest.update(chunk)
+        target.write(chunk)
+    return digest.hexdigest()
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A temporary file that takes the place of `path` at the end, if nothing went wrong before."""
+    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
+    try:
+        with temporary.open("xb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class TimingCache:
+    """TensorRT's timing cache of one version and device, attached to a builder's config.
+
+    Builders share the file: each reads it when it begins, and merges into it what it has learned when it
+    ends. Of two that end in the same instant one's timings may be lost; the file is whole at any time.
+    """
+
+    def __init__(self, config: Any, version: str, device: str, folder: Path | None = None):
+        root = cache_folder()
+        folder = folder or (root and root / "timings")
+        name = "".join(c if c.isalnum() or c in "._" else "-" for c in f"{version} {device}")
+        self.path = folder and folder / name
+        self.config = config
+        self.cache = config.create_timing_cache(self.read())
+        if not config.set_timing_cache(self.cache, ignore_mismatch=False):  # of a driver since replaced, say
+            self.cache = config.create_timing_cache(b"")
+            config.set_timing_cache(self.cache, ignore_mismatch=False)
+
+    def read(self) -> bytes:
+        """The file's content; nothing where it is absent or damaged."""
+        try:
+            content = self.path.read_bytes() if self.path else b""
+        except OSError:
+            return b""
+        digest, content = content[:32], content[32:]
+        return content if hashlib.sha256(content).digest() == digest else b""
+
+    def write(self) -> None:
+        if self.path is None:
+            return
+        if others := self.read():
+            self.cache.combine(self.config.create_timing_cache(others), ignore_mismatch=False)
+        content = bytes(self.cache.serialize())
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(self.path) as file:
+                file.write(hashlib.sha256(content).digest() + content)
+        except OSError as error:
+            log.warning("timings are not kept for later builds: %s", error)

@@ -1,0 +1,100 @@
+"""The spatial transformer, and how the denoising UNet's attention reads the reference (SPEC.md 2.4 and 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ...engines.model import UNetConfig
+from .layers import Attention, FeedForward, GroupNorm, LayerNorm, attend
+
+EPS = 1e-6  # of the group normalisation; layer normalisations have torch's 1e-5
+
+
+class SpatialTransformer(nn.Module):
+    """Residual transformer over the positions of one frame (SPEC.md 2.4)."""
+
+    def __init__(self, channels: int, config: UNetConfig, heads: int):
+        super().__init__()
+        self.norm = GroupNorm(config.norm_groups, channels, EPS)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, config, heads)])
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+
+    @property
+    def block(self) -> TransformerBlock:
+        return self.transformer_blocks[0]
+
+    def forward(
+        self, x: Tensor, self_attention: Callable[[Attention, Tensor], Tensor], cross: Tensor
+    ) -> Tensor:
+        """(N, C, h, w) -> (N or 2N, C, h, w).
+
+        `self_attention` gets the block's attention and its normalised input (N, tokens, C) and may answer
+        with twice the rows; `cross` (rows or 1, C) is the answer of the cross-attention.
+        """
+        tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
+        attended = self_attention(self.block.attn1, self.block.norm1(tokens))
+        tokens = with_rows_of(attended, tokens) + attended + cross[:, None]
+        tokens = tokens + self.block.ff(self.block.norm3(tokens))
+        y = self.proj_out(tokens.transpose(1, 2).unflatten(2, x.shape[2:]))
+        return with_rows_of(y, x) + y
+
+
+class TransformerBlock(nn.Module):
+    """The parameters of one block. With one context token norm2, attn2.to_q and attn2.to_k have no effect;
+    they are here because the public weights have them, and do not survive export."""
+
+    def __init__(self, channels: int, config: UNetConfig, heads: int):
+        super().__init__()
+        self.attn1 = Attention(channels, heads)
+        self.norm1 = LayerNorm(channels)
+        self.attn2 = Attention(channels, heads, config.cross_attention_dim)
+        self.norm2 = LayerNorm(channels)
+        self.ff = FeedForward(channels)
+        self.norm3 = LayerNorm(channels)
+
+
+class Reference(NamedTuple):
+    """What one spatial attention block of the denoising UNet reads of the reference image."""
+
+    key: Tensor  # (1, heads, tokens, width)
+    value: Tensor  # (1, heads, tokens, width)
+    cross: Tensor  # (1, C): cross-attention to the image embedding
+
+
+def reading(
+    transformer: SpatialTransformer, reference: Reference, frames: int, guided: bool
+) -> tuple[Callable[[Attention, Tensor], Tensor], Tensor]:
+    """How the denoising UNet's spatial attention and cross-attention read one block's reference."""
+
+    def conditional(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # The frame's own tokens first, the reference's after them (SPEC.md 3.3).
+        key = torch.cat([key, reference.key.expand(frames, -1, -1, -1)], dim=2)
+        value = torch.cat([value, reference.value.expand(frames, -1, -1, -1)], dim=2)
+        return attend(query, key, value)
+
+    def self_attention(attention: Attention, normed: Tensor) -> Tensor:
+        tensors = attention.query(normed), attention.key(normed), attention.value(normed)
+        if not guided:
+            return attention.output(conditional(*tensors))
+        # One half stands for both as long as they are the same. It is copied rather than used twice: two
+        # Attention operators that share a query crash the builder of TensorRT-RTX 1.7.
+        halves = [(x if x.shape[0] > frames else torch.cat([x, x])).chunk(2) for x in tensors]
+        without, with_reference = zip(*halves, strict=True)
+        return attention.output(torch.cat([attend(*without), conditional(*with_reference)]))
+
+    cross = reference.cross.expand(frames, -1)
+    if guided:
+        # The unconditional embedding is zero, which leaves the bias (SPEC.md 3.4).
+        bias = transformer.block.attn2.to_out[0].bias
+        cross = torch.cat([bias[None].expand(frames, -1), cross])
+    return self_attention, cross
+
+
+def with_rows_of(example: Tensor, x: Tensor) -> Tensor:
+    """`x`, for both halves if `example` has come to have two."""
+    return x if x.shape[0] == example.shape[0] else torch.cat([x, x])

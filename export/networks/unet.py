@@ -1,0 +1,244 @@
+"""ReferenceNet and the denoising UNet (SPEC.md 2.3, 2.7 and 3), written for export.
+
+Both are the same U; `UNet.walk` is its one traversal. What a layer does besides the resnet is what makes the
+two different: ReferenceNet notes down the input of every spatial attention, the denoising UNet reads those
+notes (projected to keys and values beforehand) and runs motion modules.
+
+Rows: the denoising UNet has F frames in the batch axis. With guidance there are two halves of F rows,
+unconditional first. They differ from the first spatial attention on, so until then there is one half.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...engines.model import ModelConfig, MotionConfig, UNetConfig
+from .layers import Attention, Downsample, GroupNorm, ResnetBlock, Upsample
+from .motion import MotionModule
+from .transformer import Reference, SpatialTransformer, reading, with_rows_of
+
+HIDDEN = -1e4  # a score that leaves no weight after softmax and is still a float16
+
+
+class Layer(NamedTuple):
+    """What runs between two skips; absent parts are None."""
+
+    resnet: ResnetBlock
+    attention: SpatialTransformer | None
+    motion: MotionModule | None
+
+
+class UNet(nn.Module):
+    """The U of SD 1.5 with, if `motion` is given, motion modules."""
+
+    def __init__(self, config: UNetConfig, motion: MotionConfig | None):
+        super().__init__()
+        widths, last = config.widths, len(config.widths) - 1
+        self.conv_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.time_embedding = TimeEmbedding(widths[0])
+        self.down_blocks = nn.ModuleList()
+        for level, width in enumerate(widths):
+            channels = [widths[max(level - 1, 0)], *[width] * (config.layers_per_block - 1)]
+            block = Block(config, motion, level, channels)
+            if level < last:
+                block.downsamplers = nn.ModuleList([Downsample(width, symmetric=True)])
+            self.down_blocks.append(block)
+        self.mid_block = Block(config, motion, last, [widths[-1]] * 2, middle=True)
+        self.up_blocks = nn.ModuleList()
+        for level in range(last, -1, -1):
+            below, width, skip = widths[min(level + 1, last)], widths[level], widths[max(level - 1, 0)]
+            layers = config.layers_per_block
+            channels = [below + width, *[2 * width] * (layers - 1), width + skip]
+            block = Block(config, motion, level, channels)
+            if level > 0:
+                block.upsamplers = nn.ModuleList([Upsample(width)])
+            self.up_blocks.append(block)
+
+    def walk(self, x: Tensor, run: Callable[[Tensor, Layer], Tensor]) -> Tensor:
+        """Down, through the middle and up again; `run` runs one layer."""
+        skips = [x]
+        for block in self.down_blocks:
+            for layer in block.layers():
+                x = run(x, layer)
+                skips.append(x)
+            for downsample in getattr(block, "downsamplers", ()):
+                x = downsample(x)
+                skips.append(x)
+        for layer in self.mid_block.layers():
+            x = run(x, layer)
+        for block in self.up_blocks:
+            for layer in block.layers():
+                x = run(torch.cat([x, with_rows_of(x, skips.pop())], dim=1), layer)
+            for upsample in getattr(block, "upsamplers", ()):
+                x = upsample(x, tuple(skips[-1].shape[2:]))
+        return x
+
+    def layers(self) -> Iterator[Layer]:
+        """Every layer in the order in which they run."""
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            yield from block.layers()
+
+
+class ReferenceNet(UNet):
+    """Appearance of the reference image, as the input of every spatial attention.
+
+    The public weights lack the output head; nothing after the last attention's input has an effect, and what
+    has none does not survive export.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config.unet, motion=None)
+
+    def forward(self, latents: Tensor, image_embeds: Tensor) -> list[Tensor]:
+        """latents (1, 4, h, w), image_embeds (1, D) -> one (1, tokens, C) per spatial attention."""
+        dtype = self.conv_in.weight.dtype
+        time = self.time_embedding(torch.zeros(1, device=latents.device))  # always timestep 0 (SPEC.md 3.1)
+        features = []
+
+        def note_down(attention: Attention, normed: Tensor) -> Tensor:
+            features.append(normed)
+            return attention(normed)
+
+        def run(x: Tensor, layer: Layer) -> Tensor:
+            x = layer.resnet(x, time_shift(layer.resnet, time).to(dtype))
+            if layer.attention is not None:
+                cross = layer.attention.block.attn2.to_one_token(image_embeds)
+                x = layer.attention(x, note_down, cross)
+            return x
+
+        self.walk(self.conv_in(latents.to(dtype)), run)
+        return features
+
+
+class DenoisingUNet(UNet):
+    """Predicts, from noisy latents of F consecutive frames, the noise or velocity of each."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config.unet, config.motion)
+        widths = config.unet.widths
+        self.resnet_widths = config.resnet_widths()
+        self.conv_norm_out = GroupNorm(config.unet.norm_groups, widths[0], config.unet.norm_eps)
+        self.conv_out = nn.Conv2d(widths[0], config.unet.latent_channels, 3, padding=1)
+
+    def forward(
+        self,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        reference: list[Reference],
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        """One prediction per frame, float32.
+
+        latents (F, 4, h, w) float32; num_frames (1,) int32: frames past that many are padding, which no other
+        frame sees; time_row (1, sum of resnet widths) from `time_row`; pose_features (F, C0, h, w);
+        guidance_scale (1,) float32, or None for the conditional prediction alone.
+        """
+        dtype, frames = pose_features.dtype, latents.shape[0]
+        device = num_frames.device
+        padding = torch.arange(frames, dtype=torch.int32, device=device) >= num_frames
+        mask = torch.zeros(frames, device=device).masked_fill(padding, HIDDEN).to(dtype)
+        shifts = iter(time_row.split(self.resnet_widths, dim=1))
+        references = iter(reference)
+        guided = guidance_scale is not None
+
+        def run(x: Tensor, layer: Layer) -> Tensor:
+            x = layer.resnet(x, next(shifts))
+            if layer.attention is not None:
+                x = layer.attention(x, *reading(layer.attention, next(references), frames, guided))
+            if layer.motion is not None:
+                x = layer.motion(x, mask)
+            return x
+
+        x = self.walk(self.conv_in(latents.to(dtype)) + pose_features, run)
+        prediction = self.conv_out(F.silu(self.conv_norm_out(x))).float()
+        if guidance_scale is None:
+            return prediction
+        unconditional, conditional = prediction.chunk(2)
+        return unconditional + guidance_scale * (conditional - unconditional)
+
+    def project_reference(self, features: list[Tensor], image_embeds: Tensor) -> list[Reference]:
+        """ReferenceNet's features as this network's keys and values, and its cross-attention vectors."""
+        blocks = [layer.attention.block for layer in self.layers() if layer.attention is not None]
+        return [
+            Reference(
+                block.attn1.key(feature),
+                block.attn1.value(feature),
+                block.attn2.to_one_token(image_embeds),
+            )
+            for block, feature in zip(blocks, features, strict=True)
+        ]
+
+    def time_row(self, timestep: Tensor) -> Tensor:
+        """timestep (1,) float32 -> (1, sum of resnet widths): every resnet's time shift, in running order."""
+        time = self.time_embedding(timestep)
+        shifts = torch.cat([time_shift(layer.resnet, time) for layer in self.layers()], dim=1)
+        return shifts.to(self.conv_in.weight.dtype)
+
+
+class Block(nn.Module):
+    """The layers at one level on one side of the U, or in its middle."""
+
+    def __init__(
+        self,
+        config: UNetConfig,
+        motion: MotionConfig | None,
+        level: int,
+        in_channels: list[int],
+        middle: bool = False,
+    ):
+        super().__init__()
+        width, groups = config.widths[level], config.norm_groups
+        time_dim = 4 * config.widths[0]
+        self.resnets = nn.ModuleList(
+            [ResnetBlock(channels, width, groups, config.norm_eps, time_dim) for channels in in_channels]
+        )
+        # In the middle a second resnet follows one layer; elsewhere each resnet begins one.
+        count = 1 if middle else len(in_channels)
+        if middle or config.attention[level]:
+            self.attentions = nn.ModuleList(
+                [SpatialTransformer(width, config, config.heads[level]) for _ in range(count)]
+            )
+        if motion is not None and (motion.mid if middle else motion.levels[level]):
+            self.motion_modules = nn.ModuleList([MotionModule(width, groups, motion) for _ in range(count)])
+
+    def layers(self) -> Iterator[Layer]:
+        attentions = iter(getattr(self, "attentions", ()))
+        motions = iter(getattr(self, "motion_modules", ()))
+        for resnet in self.resnets:
+            yield Layer(resnet, next(attentions, None), next(motions, None))
+
+
+class TimeEmbedding(nn.Module):
+    """Timestep to the vector that every resnet projects; float32 in networks of any dtype, as it is tiny."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.channels = channels
+        self.linear_1 = nn.Linear(channels, 4 * channels)
+        self.linear_2 = nn.Linear(4 * channels, 4 * channels)
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """(1,) float32 -> (1, 4 C0) float32, the activation that precedes each projection included."""
+        half = self.channels // 2
+        index = torch.arange(half, dtype=torch.float32, device=timestep.device)
+        rates = torch.exp(index * (-math.log(10000.0) / half))
+        angles = timestep[:, None] * rates
+        x = torch.cat([angles.cos(), angles.sin()], dim=1)
+        x = linear_float32(self.linear_2, F.silu(linear_float32(self.linear_1, x)))
+        return F.silu(x)
+
+
+def time_shift(resnet: ResnetBlock, time: Tensor) -> Tensor:
+    return linear_float32(resnet.time_emb_proj, time)
+
+
+def linear_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight.float(), layer.bias.float())

@@ -1,0 +1,169 @@
+"""Denoising: a clip's windows on their way through the steps.
+
+What a segment of frames has on the device comes and goes with it: latents, the sum of predictions where
+several windows cover it, pose features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import cycle
+
+from ...engines.contract import Contract, TensorSpec
+from ...engines.device import Array, Buffer, Event, Update
+from ..streams.lane import Lane, Station
+from ..streams.pool import Lease
+from .layout import Layout, Place, Segment
+from .lookahead import Lookahead
+from .order import Task
+from .reference import Reference
+from .sampler import Step
+from .snapshot import Snapshot
+
+Noise = Callable[[range], Array]  # of those frames, float32 (frames, 4, h, w)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A segment on the device."""
+
+    latents: Buffer  # float32 (frames, 4, h, w)
+    pose_features: Buffer  # (frames, C0, h, w)
+    total: Buffer | None = None  # of predictions so far at this step, where several windows cover the frames
+
+    @property
+    def sampled(self) -> list[Buffer]:
+        """What the steps change."""
+        return [self.latents, *([self.total] if self.total else [])]
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What every task of a clip reads besides its frames; on the device."""
+
+    reference: Reference
+    time_rows: Buffer  # (steps, resnet widths)
+    scalars: dict[str, Buffer]  # guidance_scale float32 (1,), num_frames int32 (1,)
+
+
+class Denoiser:
+    """Takes one clip's segments through their steps."""
+
+    def __init__(
+        self,
+        layout: Layout,
+        steps: Sequence[Step],
+        conditions: Conditions,
+        unets: Sequence[Sequence[Station]],  # of each step, one for each denoising stream
+        prepare: Lane,
+        pose_guider: Station,
+        lease: Lease,
+        start: Snapshot,
+    ):
+        self.layout, self.steps, self.conditions = layout, steps, conditions
+        self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
+        self.issuer, self.lease = prepare.issuer, lease
+        self.resumed = dict(start.segments)  # those that no task has asked for yet
+        self.places: dict[int, list[Place]] = {}  # of windows under way
+        self.states: dict[Segment, State] = {}
+
+    def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
+        """Put a window's frames on the device, those that are not there yet."""
+        self.issuer.check_open()
+        if window not in self.places:
+            self.places[window] = self.layout.places(window)
+            for segment, _ in self.places[window]:
+                if segment not in self.states:
+                    self._begin(segment, poses, noise)
+
+    def issue(self, task: Task) -> Event:
+        """Gather, predict, update; the event is the end of the update."""
+        with self.issuer:
+            unets = self.unets[task.step]
+            unet = unets[task.window % len(unets)]
+            self._gather(unet, task)
+            unet.run(bound=self.conditions.reference)
+            return self._update(unet, task)
+
+    def finished(self, task: Task) -> list[tuple[Segment, State]]:
+        """The segments that have taken their last step with this task, and latents of which are done."""
+        if task.step < len(self.steps) - 1:
+            return []
+        segments = [place.segment for place in self.places.pop(task.window)]
+        self.layout.forget(task.window)
+        done = [(s, self.states.pop(s)) for s in segments if s.windows[-1] == task.window]
+        for _, state in done:
+            self.lease.give(state.pose_features, *([state.total] if state.total else []))
+        return done
+
+    def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
+        """The segments under way after all that has been issued; waits for it."""
+        begun = {
+            segment.frames.start: [self.prepare.copy_out(buffer) for buffer in state.sampled]
+            for segment, state in self.states.items()
+        }
+        return Snapshot(num_tasks, first_frame, self.resumed | begun)
+
+    def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
+        specs = segment_specs(segment, self.unets[0][0].contract)
+        state = self.states[segment] = State(*self.lease.take_all(specs))
+        begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
+        for buffer, content in zip(state.sampled, begin, strict=False):  # sums begin with a step, not here
+            self.prepare.copy_in(buffer, content)
+        for row, frame in enumerate(segment.frames):
+            features = state.pose_features.rows(row, row + 1)
+            with self.prepare.staged("uint8", poses.take(frame)) as picture, self.issuer:
+                self.pose_guider.run({"frame": picture}, {"pose_features": features})
+
+    def _gather(self, unet: Station, task: Task) -> None:
+        """Bring a window's frames and the step's conditions to where the UNet reads them.
+
+        A window shorter than the engine's is padded with its own frames: what the padding holds is not seen
+        by them, but it has to be finite, and what was there before need not be.
+        """
+        conditions, places = self.conditions, self.places[task.window]
+        pairs = [(unet["time_row"], conditions.time_rows.rows(task.step, task.step + 1))]
+        pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items() if name in unet.specs]
+        size, row = unet.specs["latents"].shape[0], 0
+        for segment, _ in cycle(places):
+            state, count = self.states[segment], min(len(segment.frames), size - row)
+            for name, source in (("latents", state.latents), ("pose_features", state.pose_features)):
+                pairs.append((unet[name].rows(row, row + count), source.rows(0, count)))
+            row += count
+            if row == size:
+                break
+        sources = [source for _, source in pairs]
+        targets = {target.owner for target, _ in pairs}  # all rows of each, so nothing is left of before
+        self.issuer.issue(
+            "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
+        )
+
+    def _update(self, unet: Station, task: Task) -> Event:
+        step, prediction = self.steps[task.step], unet["prediction"]
+        updates: list[Update] = []
+        reads, writes = [prediction], []
+        for segment, rows in self.places[task.window]:
+            state, windows = self.states[segment], segment.windows
+            first, last = task.window == windows[0], task.window == windows[-1]
+            part = prediction.rows(rows.start, rows.stop)
+            a, b = step.latents, step.prediction / len(windows)
+            updates.append(Update(state.latents, state.total, part, first=first, last=last, a=a, b=b))
+            # Latents that others still gather are left alone until the last window is in.
+            writes += [state.latents] if last else []
+            writes += [state.total] if state.total else []
+            reads += [state.latents] if last else []
+            reads += [state.total] if state.total and not first else []
+        return self.issuer.issue(
+            "update", unet.stream, lambda: unet.stream.update(updates), reads=reads, writes=writes
+        )
+
+
+def segment_specs(segment: Segment, unet: Contract) -> list[TensorSpec]:
+    """What a segment's buffers are: latents, pose features, and a sum where several windows cover it."""
+    rows = {spec.name: spec for spec in unet.inputs}
+    latents, pose_features = (
+        replace(rows[name], shape=(len(segment.frames), *rows[name].shape[1:]))
+        for name in ("latents", "pose_features")
+    )
+    return [latents, pose_features, *([latents] if len(segment.windows) > 1 else [])]
