@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from .benchmarks.commands import add_bench
-from .engines.bundle import PRECISIONS, open_bundle
+from .engines.bundle import open_bundle
 from .engines.cuda.plan import COMPUTE_CAPABILITIES, PlanOptions
 from .engines.inspect import report
 from .engines.model import Schedule
+from .engines.precision import DEFAULT_PRECISION, PRECISIONS
 from .errors import AnimateError, ConfigError
 from .runtime.clip.clip import WHOLE_SCHEDULE
 from .runtime.clip.memory_plan import memory_report
@@ -176,13 +177,13 @@ def parser() -> argparse.ArgumentParser:
     )
     command.add_argument(
         "--backend",
-        choices=PRECISIONS,
+        choices=DEFAULT_PRECISION,
         default="openvino",
         help="what runs it (default: %(default)s)",
     )
     command.add_argument(
         "--precision",
-        choices=sorted({p for ps in PRECISIONS.values() for p in ps}),
+        choices=sorted(PRECISIONS),
         help="fp32 (default) or bf16 with openvino, fp16 (default) or fp32 with tensorrt",
     )
     command.add_argument(

@@ -17,12 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from ..engines.bundle import Bundle, graph_dtype, open_bundle
+from ..engines.backends import load_engine, open_device
+from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
 from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, FORMS, OpenVINOEngine
 from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
-from ..engines.engine import Context, Engine, load_engine, open_device
+from ..engines.engine import Context, Engine
+from ..engines.precision import PRECISIONS
 from ..runtime.animator import Animator
 from .instruments import host
 from .instruments.single_graph import example, single_engine
@@ -38,10 +40,7 @@ GUIDANCE = 3.5
 STEPS = 3  # of a clip here: what is saved once a clip shows, and rounds are short
 LONG = 3  # windows of a clip that is long enough for orders to differ
 DECODER_FORMS = BEFORE_DOUBLING, BY_CHANNEL  # its one attention has many keys
-CALLS = 3  # turns of the calls for one of the clips, which take longer
-# Of results, over the largest value: a level of 255, and what bfloat16 loses over the layers of a network.
-TOLERANCES = {"fp32": 5e-3, "fp16": 3e-2, "bf16": 1e-1}
-
+CALLS = 3
 Progress = Callable[[str], None]
 Once = Callable[[], tuple[dict[str, float], Array]]  # seconds by what they are of, and what came out
 
@@ -131,7 +130,7 @@ def rewrites(
     from ..export import load_checkpoint
     from .baselines import plain_unet as plain
 
-    dtype = getattr(torch, graph_dtype(bundle.manifest.precision))
+    dtype = getattr(torch, PRECISIONS[bundle.manifest.precision].graph_dtype)
     loaded = load_checkpoint(checkpoint, inference_config, dtype)
     device = stack.enter_context(closing(open_device(bundle.manifest.backend, timing=True)))
     device.activate()
@@ -181,7 +180,7 @@ def rewrites(
         for engine in alike:
             engine.fill(same)
     finish = {plain.GUIDANCE_INSIDE: guided, PIXELS: to_pixels}
-    tolerance = TOLERANCES[bundle.manifest.precision]
+    tolerance = PRECISIONS[bundle.manifest.precision].rewrite_tolerance
 
     def comparison(measure: str, whole: TimedEngine, without: dict[str, TimedEngine]) -> Comparison:
         variants = {

@@ -23,9 +23,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from ..atomic import write_text
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET
-from ..engines.cuda.plan_cache import replacing
 from ..export import build_bundle
 from .instruments import host
 from .instruments.multiply_adds import multiply_adds
@@ -162,8 +162,7 @@ def main() -> None:
     arguments.add_argument("--output", type=Path, required=True, metavar="FILE.json")
     options = arguments.parse_args()
     record = measure(options.size, options.width, options.height, options.window)
-    with replacing(options.output) as file:
-        file.write(json.dumps(record, indent=1).encode() + b"\n")
+    write_text(options.output, json.dumps(record, indent=1) + "\n")
     gigabytes, minutes = record["peak_sum_bytes"] / 1e9, record["build_s"] / 60
     print(f"{options.output}: built in {minutes:.1f} minutes with up to {gigabytes:.1f} GB")
 

@@ -24,9 +24,11 @@ from typing import NamedTuple
 import numpy as np
 
 from ..engines import contract
-from ..engines.bundle import Backend, Bundle, open_bundle
+from ..engines.backends import open_device
+from ..engines.bundle import Bundle, open_bundle
 from ..engines.device import Array, Device
-from ..engines.engine import Engine, open_device
+from ..engines.engine import Engine
+from ..engines.precision import Backend
 from ..runtime.animator import Animator
 from ..runtime.media.picture import Frame
 from ..runtime.media.writer import FrameWriter, open_writer

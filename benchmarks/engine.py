@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import Contract
 from ..engines.device import Array
-from ..engines.engine import load_engine, open_device
 from ..errors import ConfigError
 from .baselines.onnx_engine import open_session
 from .instruments import host

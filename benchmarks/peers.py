@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..engines.bundle import Backend, Precision, open_bundle
+from ..engines.bundle import open_bundle
 from ..engines.contract import DENOISING_UNET, ShapeBucket
 from ..engines.device import Array
+from ..engines.precision import Backend, Precision
 from ..runtime.animator import Animator
 from ..runtime.clip.noise import seeded_noise
 from ..runtime.clip.windows import POLICIES, Known

@@ -9,7 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..engines.bundle import Backend, Precision, new_bundle, open_bundle, seal
+from ..atomic import atomic
+from ..engines.bundle import new_bundle, open_bundle, seal
+from ..engines.precision import Backend, Precision
 from .workload import Workload
 
 RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # ships for this
@@ -51,10 +53,8 @@ def checkpoint_of(size: str, folder: Path, progress: Callable[[str], None]) -> t
         from .random_checkpoint import write_random_checkpoint
 
         progress(f"make checkpoint {name}")
-        temporary = path.with_name(path.name + ".partial")
-        shutil.rmtree(temporary, ignore_errors=True)
-        write_random_checkpoint(temporary, name)
-        temporary.rename(path)
+        with atomic(path) as temporary:
+            write_random_checkpoint(temporary, name)
     return path, path / "inference.yaml"
 
 

@@ -11,40 +11,26 @@ there proves nothing.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from ..atomic import atomic
 from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
-from .contract import Contract, DType, ShapeBucket, contracts
-from .device import Memory
+from .contract import Contract, Memory, ShapeBucket, contracts
+from .files import File, canonical, describe, digest_of
 from .json_document import from_json
 from .model import ModelConfig
+from .precision import PRECISIONS, Backend, Precision
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-
-Backend = Literal["openvino", "tensorrt"]
-Precision = Literal["fp32", "bf16", "fp16"]
-# What a backend computes in; the first is its default. bf16 is OpenVINO's own: its graphs stay float32.
-PRECISIONS: dict[Backend, tuple[Precision, ...]] = {
-    "openvino": ("fp32", "bf16"),
-    "tensorrt": ("fp16", "fp32"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    sha256: str
-    num_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +93,7 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
         )
     try:
         manifest: Manifest = from_json(Manifest, document, "manifest")
-        expected = contracts(manifest.model, manifest.bucket, graph_dtype(manifest.precision))
+        expected = contracts(manifest.model, manifest.bucket, PRECISIONS[manifest.precision].graph_dtype)
     except ConfigError as error:
         raise BundleMismatch(f"{path}: this version cannot use it: {error}; build it again") from error
     verify_files(path, manifest.files)
@@ -133,17 +119,11 @@ def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise OutputError(f"{path}: expected a new name or an existing bundle, found something else there")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write here: {error.strerror}") from error
-    try:
-        folder.chmod(0o755)  # mkdtemp's own mode would lock out everyone else
-        yield folder
-        replace_folder(folder, path)
+        with atomic(path, replace=replace_folder) as folder:
+            folder.mkdir()
+            yield folder
     except OSError as error:
         raise OutputError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
@@ -153,11 +133,6 @@ def seal(folder: Path, manifest: Manifest) -> None:
     document = dataclasses.asdict(dataclasses.replace(manifest, files=files))
     document["digest"] = digest_of(document)
     (folder / MANIFEST).write_bytes(canonical(document))
-
-
-def graph_dtype(precision: Precision) -> DType:
-    """What features, keys and values are passed as between the graphs."""
-    return "float16" if precision == "fp16" else "float32"
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
@@ -196,20 +171,6 @@ def verify_files(path: Path, files: dict[str, File]) -> None:
         damaged = [line for line in pool.map(damage, files) if line]
     if damaged:
         raise BundleCorrupt(f"{path}: {'; '.join(damaged)}; build the bundle again, or copy it again")
-
-
-def describe(path: Path) -> File:
-    with path.open("rb") as file:
-        return File(hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno()).st_size)
-
-
-def canonical(document: dict[str, Any]) -> bytes:
-    """The one spelling of a manifest, so that not even its white space can change unnoticed."""
-    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False).encode() + b"\n"
-
-
-def digest_of(document: dict[str, Any]) -> str:
-    return hashlib.sha256(canonical(document)).hexdigest()
 
 
 def replaceable(path: Path) -> bool:

@@ -24,6 +24,9 @@ DENOISING_UNET = "denoising_unet"
 DENOISING_UNET_CONDITIONAL = "denoising_unet_conditional"
 VAE_DECODER = "vae_decoder"
 
+PREPARE = (IMAGE_ENCODER, VAE_ENCODER, REFERENCE_NET, POSE_GUIDER, TIME_EMBEDDING)  # run before denoising
+UNETS = (DENOISING_UNET, DENOISING_UNET_CONDITIONAL)
+
 DType = Literal["float32", "float16", "uint8", "int32"]
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "uint8": 1, "int32": 4}
 
@@ -73,6 +76,14 @@ class Contract:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Device memory that an engine takes, in bytes."""
+
+    weights: int
+    activations: int  # while it runs; engines that never run at the same time share it
 
 
 def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str, Contract]:

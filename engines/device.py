@@ -8,7 +8,6 @@ On the CPU a stream is a worker thread and memory is numpy's (cpu.py); on an NVI
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -167,11 +166,3 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Wait for all streams and give everything back. Buffers of this device are not used afterwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """Device memory that a plan will take, in bytes."""
-
-    weights: int
-    activations: int  # while it runs; engines that never run at the same time share it

@@ -15,16 +15,15 @@ from typing import Any
 import numpy as np
 
 from ..errors import BundleError, ConfigError
-from .bundle import Bundle, Precision
+from .backends import load_engine, open_device
+from .bundle import Bundle
 from .contract import Contract, TensorSpec
 from .device import Array, Device
-from .engine import Engine, load_engine, open_device
+from .engine import Engine
+from .precision import PRECISIONS
 
 SEED = 0
 TIMESTEP, GUIDANCE_SCALE = 500.0, 3.5
-# Largest difference over largest value. Measured on small models: OpenVINO in float32 4e-6, in bfloat16 4e-2;
-# ONNX Runtime's own float16 against its float32 3e-3.
-TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +127,7 @@ def compare(
     from polygraphy.comparator import Comparator, PsnrCompareFunc, SimpleCompareFunc
     from polygraphy.logger import G_LOGGER
 
-    tolerance = TOLERANCES[bundle.manifest.precision]
+    tolerance = PRECISIONS[bundle.manifest.precision].tolerance
     session = SessionFromOnnx(str(bundle.graph(graph)), providers=["CPUExecutionProvider"])
     runners = [
         OnnxrtRunner(session, "onnxruntime"),

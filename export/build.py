@@ -11,13 +11,13 @@ from pathlib import Path
 import onnx
 import torch
 
-from ..engines.bundle import PRECISIONS, Backend, Manifest, Precision, graph_dtype, new_bundle, seal
-from ..engines.contract import ShapeBucket, contracts
+from ..engines.bundle import Manifest, new_bundle, seal
+from ..engines.contract import Memory, ShapeBucket, contracts
 from ..engines.cpu import openvino
 from ..engines.cuda import tensorrt
 from ..engines.cuda.plan import PlanOptions, build_plan, compute_capabilities, plan_key
 from ..engines.cuda.plan_cache import PlanCache
-from ..engines.device import Memory
+from ..engines.precision import DEFAULT_PRECISION, PRECISIONS, Backend, Precision
 from ..errors import ConfigError
 from .checkpoints.checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
@@ -50,13 +50,13 @@ def build_bundle(
     Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then
     holds what it held before.
     """
-    if backend not in PRECISIONS:
-        raise ConfigError(f"backend: expected one of {', '.join(PRECISIONS)}, found {backend}")
-    precision = precision or PRECISIONS[backend][0]
-    if precision not in PRECISIONS[backend]:
+    if backend not in DEFAULT_PRECISION:
+        raise ConfigError(f"backend: expected one of {', '.join(DEFAULT_PRECISION)}, found {backend}")
+    precision = precision or DEFAULT_PRECISION[backend]
+    possible = [name for name, numerics in PRECISIONS.items() if backend in numerics.backends]
+    if precision not in possible:
         raise ConfigError(
-            f"precision: expected one of {', '.join(PRECISIONS[backend])} with backend {backend}, "
-            f"found {precision}"
+            f"precision: expected one of {', '.join(possible)} with backend {backend}, found {precision}"
         )
     if plans and backend != "tensorrt":
         raise ConfigError(
@@ -68,7 +68,7 @@ def build_bundle(
     capabilities = compute_capabilities(plans) if backend == "tensorrt" else ()
     bucket = ShapeBucket(width=width, height=height, window=window)
     progress("load checkpoint")
-    dtype = graph_dtype(precision)
+    dtype = PRECISIONS[precision].graph_dtype
     loaded = load_checkpoint(checkpoint, inference_config, getattr(torch, dtype), base=base)
     model, weights = loaded.config, dict(loaded.weights)
     graphs = contracts(model, bucket, dtype)

@@ -19,17 +19,19 @@ from types import TracebackType
 import numpy as np
 
 from ..engines import contract
+from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
+from ..engines.contract import PREPARE, UNETS
 from ..engines.device import Array, Buffer, Device, Event
-from ..engines.engine import Engine, load_engine, open_device
+from ..engines.engine import Engine
 from ..engines.model import Schedule
 from ..errors import ConfigError, InputError
-from .clip.clip import UNETS, WHOLE_SCHEDULE, Clip, check_options
+from .clip.clip import WHOLE_SCHEDULE, Clip, check_options
 from .clip.decode import Decoder
 from .clip.denoise import Conditions, Denoiser, Noise
 from .clip.layout import Layout
 from .clip.lookahead import Lookahead
-from .clip.memory_plan import PREPARE, activations
+from .clip.memory_plan import activations
 from .clip.noise import read_noise, seeded_noise
 from .clip.order import ORDERS
 from .clip.progress import ProgressCallback, counter

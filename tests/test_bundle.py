@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from animate_rt import Animator, BundleCorrupt, BundleError, BundleMismatch, InputMissing, OutputError
-from animate_rt.engines.bundle import MANIFEST, canonical, digest_of, new_bundle, open_bundle
+from animate_rt.engines.bundle import MANIFEST, new_bundle, open_bundle
+from animate_rt.engines.files import canonical, digest_of
 
 FLIPS_PER_FILE = 12
 

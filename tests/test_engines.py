@@ -12,10 +12,11 @@ import numpy as np
 import onnxruntime
 import pytest
 from animate_rt import ConfigError
+from animate_rt.engines.backends import load_engine
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DType
 from animate_rt.engines.cpu.device import CPUDevice
-from animate_rt.engines.engine import Engine, load_engine
+from animate_rt.engines.engine import Engine
 from animate_rt.runtime.media.picture import read_picture, square
 from numpy.typing import NDArray
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt import Animator, DeviceError, InputError, OutOfMemory, Progress, Rejected
+from animate_rt.engines.backends import load_engine
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DType
 from animate_rt.engines.cpu.device import CPUDevice, CPUStream
 from animate_rt.engines.device import Array, Buffer
-from animate_rt.engines.engine import load_engine
 
 from .arithmetic import ArithmeticEngine
 from .clips import POSES, pictures, render

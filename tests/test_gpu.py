@@ -14,6 +14,7 @@ import onnx
 import pytest
 from animate_rt import Animator, DeviceError
 from animate_rt.engines import contract
+from animate_rt.engines.backends import load_engine
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import Contract, DType
 from animate_rt.engines.cpu import device as cpu
@@ -21,7 +22,6 @@ from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.cuda.plan import build_plan, compute_capabilities
 from animate_rt.engines.cuda.tensorrt import logger, provider
 from animate_rt.engines.device import Buffer, Device, Update
-from animate_rt.engines.engine import load_engine
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 

@@ -18,9 +18,9 @@ from animate_rt.benchmarks.baselines.torch_engine import (
     torch_bundle,
     torch_engines,
 )
-from animate_rt.engines.bundle import Precision
 from animate_rt.engines.contract import Contract, ShapeBucket, TensorSpec
 from animate_rt.engines.cpu.device import CPUDevice
+from animate_rt.engines.precision import Precision
 
 
 @pytest.mark.parametrize(("precision", "decibels"), [("fp32", 45), ("fp16", 30)])

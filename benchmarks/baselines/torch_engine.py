@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...engines.bundle import Bundle, Manifest, Precision, graph_dtype
+from ...engines.bundle import Bundle, Manifest
 from ...engines.contract import Contract, ShapeBucket, contracts
 from ...engines.cpu.device import CPUStream
 from ...engines.cuda.device import CUDADevice, CUDAStream
 from ...engines.device import Buffer, Device, Stream
 from ...engines.engine import check_binding
+from ...engines.precision import PRECISIONS, Precision
 from ...export import load_checkpoint
 from ...export.checkpoints.checkpoint import Checkpoint
 from ...export.graphs import graph_modules
@@ -47,7 +48,9 @@ def engines_of(networks: Callable[[torch.dtype], Checkpoint]) -> Load:
 
     def load(bundle: Bundle, graph: str, device: Device) -> TorchEngine:
         if not modules:
-            modules.update(graph_modules(networks(getattr(torch, graph_dtype(bundle.manifest.precision)))))
+            modules.update(
+                graph_modules(networks(getattr(torch, PRECISIONS[bundle.manifest.precision].graph_dtype)))
+            )
         module = modules[graph]
         if isinstance(device, CUDADevice):
             torch.backends.cudnn.allow_tf32 = False  # what is float32 in a graph is so for a reason
@@ -76,7 +79,7 @@ def bundle_of(networks: Checkpoint, bucket: ShapeBucket, precision: Precision) -
         compute_capabilities=(),
         precision=precision,
         weights=dict(networks.weights),
-        graphs=contracts(networks.config, bucket, graph_dtype(precision)),
+        graphs=contracts(networks.config, bucket, PRECISIONS[precision].graph_dtype),
     )
     return Bundle(Path(), manifest, digest="")
 

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...engines.bundle import Bundle, graph_dtype
+from ...engines.bundle import Bundle
 from ...engines.contract import ITEM_BYTES, Contract, DType, TensorSpec
 from ...engines.device import Device
+from ...engines.precision import PRECISIONS
 from ..reporting.samples import summary
 from .single_graph import example, single_engine
 from .timed_engine import TimedEngine
@@ -35,7 +36,7 @@ class Rulers:
     """The product and the copy, loaded, to be run whenever."""
 
     def __init__(self, bundle: Bundle, device: Device):
-        dtype = graph_dtype(bundle.manifest.precision)
+        dtype = PRECISIONS[bundle.manifest.precision].graph_dtype
         rows, inner, columns = PRODUCT[bundle.manifest.backend]
         values = COPY_BYTES // ITEM_BYTES[dtype]
         self.product_flop = 2 * rows * inner * columns

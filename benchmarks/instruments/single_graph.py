@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from ...engines.backends import load_engine
 from ...engines.bundle import Bundle
 from ...engines.contract import Contract, TensorSpec
 from ...engines.cuda.plan import PlanOptions, build_plan
 from ...engines.device import Array, Device
-from ...engines.engine import Engine, load_engine
+from ...engines.engine import Engine
 
 
 def single_engine(

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...engines.cuda.plan_cache import replacing
+from ...atomic import atomic
 from ..instruments.timeline import RESIDUAL, STAGES
 from .result import JSON, OURS, Result
 from .samples import summary
@@ -94,7 +94,7 @@ def write_pngs(folder: Path, results: Sequence[tuple[str, Result]]) -> list[Path
     written = []
     for name, chart in named:
         path = folder / f"{name}.png"
-        with replacing(path) as file:
+        with atomic(path) as temporary, temporary.open("wb") as file:
             render(chart, file, format="png", dpi=DPI)
         written.append(path)
     return written

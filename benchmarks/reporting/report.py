@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from ...engines.cuda.plan_cache import replacing
+from ...atomic import write_text
 from ...errors import InputError
 from .charts import charts_across, charts_of, svg
 from .result import Result
@@ -42,8 +42,7 @@ def section(name: str, result: Result) -> str:
 
 
 def write_html(path: Path, results: Sequence[tuple[str, Result]]) -> None:
-    with replacing(path) as file:
-        file.write(html(results).encode())
+    write_text(path, html(results))
 
 
 def fill_tables(page: Path, results: Sequence[tuple[str, Result]]) -> None:
@@ -58,8 +57,7 @@ def fill_tables(page: Path, results: Sequence[tuple[str, Result]]) -> None:
                 f"{page}: expected a line <!-- table {name} --> and <!-- end --> below, found none"
             )
         text = f"{before}{begin}\n{markdown(result)}\n{end}{after}"
-    with replacing(page) as file:
-        file.write(text.encode())
+    write_text(page, text)
 
 
 def markdown(result: Result) -> str:

@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ...atomic import write_text
 from ...engines.bundle import Bundle
-from ...engines.cuda.plan_cache import replacing
 from ...errors import InputError, InputMissing
 from ..instruments import host
 
@@ -44,8 +44,7 @@ class Result:
     def write(self, path: Path) -> None:
         text = json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(text.encode() + b"\n")
+        write_text(path, f"{text}\n")
 
     def line(self) -> str:
         """All but the samples, on one line."""

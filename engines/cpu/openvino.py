@@ -12,10 +12,11 @@ from threading import Lock
 from typing import Any
 
 from ...errors import DeviceError, OutOfMemory
-from ..bundle import Bundle, Precision
+from ..bundle import Bundle
 from ..contract import TIME_EMBEDDING, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
+from ..precision import Precision
 from .device import CPUStream
 from .forms.attention import keys_first
 from .forms.convolution import without_idle_strides

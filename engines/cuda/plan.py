@@ -28,8 +28,9 @@ from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import IO, Any
 
+from ...atomic import atomic
 from ...errors import BuildError, ConfigError, DeviceError
-from ..device import Memory
+from ..contract import Memory
 from .plan_cache import TimingCache
 from .tensorrt import provider, version
 
@@ -116,28 +117,22 @@ def build_plan(
 
     Raises BuildError with the end of TensorRT's log, ConfigError and DeviceError as `compute_capabilities`.
     """
-    job = {
-        "graph": os.fspath(graph),
-        "plan": os.fspath(plan),
-        "options": dataclasses.asdict(options) | {"compute_capabilities": compute_capabilities(options)},
-    }
-    # -P: what lies in the current folder is not to be taken for a package.
-    command = [sys.executable, "-P", "-m", __name__, json.dumps(job)]
+    described = dataclasses.asdict(options) | {"compute_capabilities": compute_capabilities(options)}
     pipe = subprocess.PIPE
     told: dict[str, Any] = {}
-    with (
-        tempfile.TemporaryFile("w+", errors="replace") as log,
-        subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process,
-    ):
-        reader = Reader(process)
-        try:
-            while reader.update(told):
-                progress(told.get("progress", ""))
-            process.wait()
-        finally:
-            stop(process)
-            reader.join()
-            partial(plan).unlink(missing_ok=True)
+    with atomic(plan) as temporary, tempfile.TemporaryFile("w+", errors="replace") as log:
+        job = {"graph": os.fspath(graph), "plan": os.fspath(temporary), "options": described}
+        # -P: what lies in the current folder is not to be taken for a package.
+        command = [sys.executable, "-P", "-m", __name__, json.dumps(job)]
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
+            reader = Reader(process)
+            try:
+                while reader.update(told):
+                    progress(told.get("progress", ""))
+                process.wait()
+            finally:
+                stop(process)
+                reader.join()
         if process.returncode != 0:
             log.seek(0)
             raise BuildError(f"{graph.name}: {why(process.returncode, log)}")
@@ -205,10 +200,6 @@ def gpu() -> tuple[str, str]:
         ) from error
 
 
-def partial(plan: Path) -> Path:
-    return plan.with_name(f"{plan.name}.partial")
-
-
 def compile_plan(
     graph: Path, plan: Path, options: PlanOptions, tell: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -243,8 +234,7 @@ def compile_plan(
         sys.exit(1)
     if timings:
         timings.write()
-    partial(plan).write_bytes(memoryview(built))
-    os.replace(partial(plan), plan)
+    plan.write_bytes(memoryview(built))
     if logger.memory.keys() == {"weights", "activations"}:
         tell({"memory": logger.memory})
     del monitor  # TensorRT does not keep it alive

@@ -13,14 +13,13 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-from uuid import uuid4
 
-from ...errors import ConfigError
-from ..device import Memory
+from ...atomic import atomic
+from ...errors import ConfigError, OutputError
+from ..contract import Memory
 from ..json_document import from_json
 
 log = logging.getLogger("animate_rt.cache")
@@ -58,14 +57,14 @@ class PlanCache:
             os.utime(entry)
             log.info("%s: built before, from %s", plan.name, entry)
             return memory
-        except (OSError, ValueError, ConfigError) as error:
+        except (OSError, OutputError, ValueError, ConfigError) as error:
             log.debug("%s: not in the cache: %s", plan.name, error)
         memory = build()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_entry(entry, plan, memory)
             self.shrink()
-        except OSError as error:
+        except (OSError, OutputError) as error:
             log.warning("%s: not kept for later builds: %s", plan.name, error)
         return memory
 
@@ -84,7 +83,7 @@ class PlanCache:
 
 def read_entry(entry: Path, plan: Path) -> Memory | None:
     """Copy an entry's plan to `plan`. Raises an error where there is none or it is damaged."""
-    with entry.open("rb") as source, replacing(plan) as target:
+    with entry.open("rb") as source, atomic(plan) as temporary, temporary.open("xb") as target:
         head = json.loads(source.readline())
         if not isinstance(head, dict) or copy(source, target) != head.get("sha256"):
             raise ValueError("its bytes are not those that were kept")
@@ -93,7 +92,7 @@ def read_entry(entry: Path, plan: Path) -> Memory | None:
 
 
 def write_entry(entry: Path, plan: Path, memory: Memory | None) -> None:
-    with plan.open("rb") as source, replacing(entry) as target:
+    with plan.open("rb") as source, atomic(entry) as temporary, temporary.open("xb") as target:
         digest = hashlib.file_digest(source, "sha256").hexdigest()
         head = {"sha256": digest, "memory": memory and dataclasses.asdict(memory)}
         target.write(json.dumps(head).encode() + b"\n")
@@ -108,18 +107,6 @@ def copy(source: BinaryIO, target: BinaryIO) -> str:
         digest.update(chunk)
         target.write(chunk)
     return digest.hexdigest()
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A temporary file that takes the place of `path` at the end, if nothing went wrong before."""
-    temporary = path.with_name(f".{path.name}.{uuid4().hex}.partial")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class TimingCache:
@@ -157,7 +144,7 @@ class TimingCache:
         content = bytes(self.cache.serialize())
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(self.path) as file:
-                file.write(hashlib.sha256(content).digest() + content)
-        except OSError as error:
+            with atomic(self.path) as temporary:
+                temporary.write_bytes(hashlib.sha256(content).digest() + content)
+        except (OSError, OutputError) as error:
             log.warning("timings are not kept for later builds: %s", error)

@@ -16,7 +16,6 @@ from .windows import DEFAULT_OVERLAP, POLICIES, Policy
 
 WHOLE_SCHEDULE = (0.0, 1.0)
 MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
-UNETS = (contract.DENOISING_UNET, contract.DENOISING_UNET_CONDITIONAL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,23 +6,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...engines import contract
+from ...engines.backends import open_device
 from ...engines.bundle import Bundle
-from ...engines.device import Memory
-from ...engines.engine import open_device
+from ...engines.contract import Memory
 from ...errors import ConfigError, DeviceError
 from .denoise import segment_specs
 from .layout import Layout, Segment
 from .order import ORDERS
 from .windows import DEFAULT_OVERLAP, POLICIES, Known
 
-PREPARE = (
-    contract.IMAGE_ENCODER,
-    contract.VAE_ENCODER,
-    contract.REFERENCE_NET,
-    contract.POSE_GUIDER,
-    contract.TIME_EMBEDDING,
-)
-LANES = (PREPARE, (contract.DENOISING_UNET,), (contract.VAE_DECODER,))  # engines that share activations
+LANES = (
+    contract.PREPARE,
+    (contract.DENOISING_UNET,),
+    (contract.VAE_DECODER,),
+)  # engines that share activations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

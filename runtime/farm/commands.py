@@ -10,9 +10,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from time import monotonic
 
+from ...atomic import write_text
 from ...errors import InputError, OutputError, ShotsFailed
 from ..animator import Animator
-from ..media.picture import atomic, unwritable
 from ..shots.job_list import read_jobs
 from ..shots.monitor import Monitor
 from ..shots.shot import Shot, check_inputs, is_done, make
@@ -181,11 +181,3 @@ def checked_jobs(options: argparse.Namespace, only: str | None = None) -> list[S
             f"{options.jobs}: expected good lines only, found {len(errors)} bad; nothing was started"
         )
     return shots
-
-
-def write_text(path: Path, text: str) -> None:
-    try:
-        with atomic(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error

@@ -6,7 +6,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from ..media.picture import atomic, unwritable
+from ...atomic import write_text
 from ..shots.shot import Shot
 from .report import FarmReport, ShotReport
 
@@ -34,11 +34,7 @@ def write_gallery(path: Path, shots: list[Shot], report: FarmReport) -> None:
     summary = ", ".join(f"{count} {state}" for state, count in report.states.items())
     sections = "\n".join(section(shot, made, path.parent) for shot, made in pairs)
     page = PAGE.format(title=escape(path.parent.resolve().name), summary=escape(summary), shots=sections)
-    try:
-        with atomic(path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(path, error) from error
+    write_text(path, page)
 
 
 def section(shot: Shot, made: ShotReport, folder: Path) -> str:

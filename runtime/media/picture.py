@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
-from ...errors import InputError, InputMissing, OutputError
+from ...atomic import atomic, unwritable
+from ...errors import InputError, InputMissing
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -44,7 +42,9 @@ def read_picture(source: Picture) -> Image.Image:
     except FileNotFoundError as error:
         raise InputMissing(f"there is no picture {name}: check the path") from error
     except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
-        raise InputError(f"cannot read {name} as a picture: {_reason(error)}") from error
+        raise InputError(
+            f"cannot read {name} as a picture: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if min(picture.size) < MIN_SIDE:
         raise InputError(
             f"{name} is {picture.width}x{picture.height}: both sides of a picture must be at least {MIN_SIDE}"
@@ -96,29 +96,6 @@ def save_png16(path: Path, frame: Frame) -> None:
     path.write_bytes(b"".join(bytes(packet) for packet in (*encoder.encode(picture), *encoder.encode(None))))
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Yield a hidden name beside `path`; what stands there becomes `path`, or goes if the block fails."""
-    # A name of its own for each attempt: two processes that were sent the same job must not share one.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield temporary
-        try:
-            os.replace(temporary, path)
-        except OSError as error:
-            raise unwritable(path, error) from error
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def unwritable(path: str | os.PathLike[str], error: Exception) -> OutputError:
-    """What to raise when `error` kept `path` from being written."""
-    return OutputError(f"cannot write {os.fspath(path)}: {_reason(error)}")
-
-
 def _opened(source: Picture) -> AbstractContextManager[Image.Image]:
     from PIL import Image
 
@@ -138,7 +115,3 @@ def _name(source: Picture) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return f"the given {type(source).__name__}"
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -15,8 +15,9 @@ from typing import Self, TypeAlias
 
 import numpy as np
 
+from ...atomic import atomic, unwritable
 from ...errors import ConfigError, OutputError
-from .picture import Frame, atomic, save_png, unwritable
+from .picture import Frame, save_png
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
 MAX_RATE = Fraction(1000)  # frames per second of an mp4; the least is its inverse

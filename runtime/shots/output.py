@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...engines.bundle import canonical, describe
+from ...atomic import atomic, unwritable
+from ...engines.files import canonical, describe
 from ...errors import ConfigError, OutputError
-from ..media.picture import Frame, atomic, save_png, save_png16, unwritable
+from ..media.picture import Frame, save_png, save_png16
 from ..media.writer import place, resolve
 
 PATTERN = re.compile(r"([^#]*)(#+)([^#]*\.png)", re.IGNORECASE)

@@ -9,7 +9,6 @@ read, and made again. Two processes that were sent the same clip may share the f
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
 import shutil
@@ -22,10 +21,11 @@ from typing import Any, Self
 
 import numpy as np
 
+from ...atomic import atomic, unwritable
 from ...engines.device import Array
 from ...errors import ConfigError, InputError
 from ..clip.snapshot import Snapshot
-from ..media.picture import Frame, unwritable
+from ..media.picture import Frame
 from ..media.writer import FrameWriter
 from .output import CLAIMED, Output
 
@@ -102,13 +102,13 @@ class Kept:
             for kind, array in zip(("latents", "total"), kinds, strict=False)
         }
         position = np.array([snapshot.num_tasks, snapshot.first_frame])
-        temporary = self._temporary()
         try:
-            with temporary.open("wb") as file:
+            with (
+                atomic(self.path / SNAPSHOT, self._temporary()) as temporary,
+                temporary.open("wb") as file,
+            ):
                 np.savez(file, position=position, **arrays)
-            os.replace(temporary, self.path / SNAPSHOT)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise unwritable(self.target, error) from error
         self.began = monotonic()
         self.cost_s = self.began - begin
@@ -125,13 +125,8 @@ class Kept:
 
     def _save(self, frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):
-            temporary = self._temporary()
-            try:
+            with atomic(self.frame(index), self._temporary()) as temporary:
                 self.output.save(temporary, frame)
-                os.replace(temporary, self.frame(index))
-            except OSError:
-                temporary.unlink(missing_ok=True)
-                raise
 
     def _temporary(self) -> Path:
         # Not in the folder of frames, which may become the result of another process meanwhile.

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...engines.bundle import MANIFEST, describe, digest_of, read_manifest
+from ...engines.bundle import MANIFEST, read_manifest
+from ...engines.files import describe, digest_of
 from ...engines.model import Schedule
 from ...errors import AnimateError, ConfigError, InputError, InputMissing
 from ..animator import Animator

@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ....engines import contract
+from ....engines.backends import load_engine
 from ....engines.bundle import Bundle, Manifest, open_bundle
 from ....engines.contract import ShapeBucket, contracts
 from ....engines.cpu.device import CPUDevice
 from ....engines.device import Buffer, Device, Stream
-from ....engines.engine import Context, Engine, load_engine
+from ....engines.engine import Context, Engine
 from ....export import build_bundle, load_checkpoint
 from ....export.onnx_graphs import export_graphs
 from ....runtime.animator import Animator

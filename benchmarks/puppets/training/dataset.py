@@ -6,7 +6,6 @@ A field is one file, complete or absent. Files are mapped: a CPU reads what it i
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ....atomic import atomic
 from ....runtime.media.picture import square
 from ..world.scene import Picture, Scene, Split
 from .model import IMAGE_ENCODER_CONFIG, LATENT_CHANNELS, SIZE
@@ -63,17 +63,13 @@ def write_pictures(folder: Path, scenes: int) -> None:
     """Draw scenes 0, 1, ... of the training split, unless they are there."""
     if folder.exists():
         return
-    partial_folder = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial_folder.mkdir(parents=True)
-    try:
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
         for name, shape in zip(Drawn._fields, SHAPES, strict=True):
-            open_memmap(partial_folder / f"{name}.npy", "w+", np.uint8, (scenes, *shape))
+            open_memmap(temporary / f"{name}.npy", "w+", np.uint8, (scenes, *shape))
         parts = [range(first, min(first + PART, scenes)) for first in range(0, scenes, PART)]
         with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-            list(pool.map(partial(write_part, partial_folder), parts))
-        os.replace(partial_folder, folder)
-    finally:
-        shutil.rmtree(partial_folder, ignore_errors=True)
+            list(pool.map(partial(write_part, temporary), parts))
 
 
 def write_part(folder: Path, seeds: range) -> None:

@@ -7,7 +7,6 @@ timesteps at once, where a clip at run time has one of each.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ....atomic import atomic
 from ....engines.model import ModelConfig
 from ....export.checkpoints.checkpoint import UNET
 from ....export.checkpoints.settings import (
@@ -177,15 +177,11 @@ def alone(attention: Attention, normed: Tensor) -> Tensor:
 
 def write_checkpoint(folder: Path, model: SmallModel, autoencoder: VAE, scaling_factor: float) -> None:
     """The public layout in float16; `folder` appears when it is complete."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
     configs: dict[str, dict[str, Any]] = {
         UNET[0]: UNET_CONFIG,
         "sd-vae-ft-mse": {**VAE_CONFIG, "scaling_factor": scaling_factor},
         "image_encoder": IMAGE_ENCODER_CONFIG,
     }
-    for place, config in configs.items():
-        (temporary / place).mkdir(parents=True, exist_ok=True)
-        (temporary / place / "config.json").write_text(json.dumps(config, indent=1))
     spatial, motion = halves(model)
     files = {
         "denoising_unet": spatial,
@@ -195,17 +191,19 @@ def write_checkpoint(folder: Path, model: SmallModel, autoencoder: VAE, scaling_
         "image_encoder/model": model.image_encoder.state_dict(),
         "sd-vae-ft-mse/diffusion_pytorch_model": autoencoder.state_dict(),
     }
-    write_files(temporary, files, {**INFERENCE_CONFIG, "sampling": SAMPLING})
-    os.replace(temporary, folder)
+    with atomic(folder) as temporary:
+        for place, config in configs.items():
+            (temporary / place).mkdir(parents=True, exist_ok=True)
+            (temporary / place / "config.json").write_text(json.dumps(config, indent=1))
+        write_files(temporary, files, {**INFERENCE_CONFIG, "sampling": SAMPLING})
 
 
 def write_few_steps(folder: Path, model: SmallModel) -> None:
     """What the few-step set has of its own: its base, the other one, has the rest."""
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
     spatial, _ = halves(model)
-    write_files(temporary, {"denoising_unet": spatial}, {"sampling": FEW_STEPS_SAMPLING})
-    os.replace(temporary, folder)
+    with atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        write_files(temporary, {"denoising_unet": spatial}, {"sampling": FEW_STEPS_SAMPLING})
 
 
 def halves(model: SmallModel) -> tuple[State, State]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import time
 from collections.abc import Callable, Collection, Hashable, Iterable
 from datetime import timedelta
@@ -33,6 +32,7 @@ from torch import Tensor, nn
 from torch.multiprocessing.spawn import spawn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from ....atomic import atomic
 from ....export.networks.vae import VAE
 from ....runtime.media.picture import write_png
 from .autoencoder import Autoencoder, encoder, finished_vae
@@ -193,9 +193,8 @@ def average_gradients(parameters: Iterable[nn.Parameter], size: int) -> None:
 
 
 def write_state(state: object, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
 
 
 def work(rank: int, size: int, folder: Path) -> None:
