@@ -28,7 +28,7 @@ from .runtime.clip.sampler import num_steps
 from .runtime.clip.windows import POLICIES
 from .runtime.farm.commands import add_again, add_command, add_farm, make_one
 from .runtime.shots.job_list import frame_rate
-from .runtime.shots.monitor import INTERNAL, Monitor, Stop, failure_of
+from .runtime.shots.monitor import INTERNAL, Monitor, SignalGuard, failure_of
 from .runtime.shots.output import Output
 from .runtime.shots.shot import Shot
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that a locale cannot spell stops nothing
     options = parser().parse_args(arguments)
-    with Stop() as stop:
+    with SignalGuard() as stop:
         monitor = Monitor(stop)
         try:
             with monitor:

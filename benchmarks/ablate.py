@@ -20,7 +20,7 @@ import numpy as np
 from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
-from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, FORMS, OpenVINOEngine
+from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, PASSES, OpenVINOEngine
 from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine
@@ -147,8 +147,8 @@ def rewrites(
     def plainer(graph: str, form: str) -> TimedEngine:
         """Given to the CPU as the graph says it, in one respect."""
         progress(f"build: {form}")
-        forms = [name for name in FORMS if name != form]
-        return TimedEngine(OpenVINOEngine(bundle, graph, forms), device)
+        passes = [name for name in PASSES if name != form]
+        return TimedEngine(OpenVINOEngine(bundle, graph, passes), device)
 
     context_dim = bundle.manifest.model.image_encoder.projection_dim
     inputs = consistent_inputs(loaded, contracts[DENOISING_UNET], bundle.manifest.bucket.window)
@@ -160,7 +160,7 @@ def rewrites(
         )
         unets[undone].fill(inputs)
     on_cpu = bundle.manifest.backend == "openvino"
-    unet_forms = {form: plainer(DENOISING_UNET, form) for form in (FORMS if on_cpu else ())}
+    unet_forms = {form: plainer(DENOISING_UNET, form) for form in (PASSES if on_cpu else ())}
     for engine in unet_forms.values():
         engine.fill({spec.name: inputs[spec.name] for spec in engine.contract.inputs})
     reference = (

@@ -37,12 +37,12 @@ from .clip.order import ORDERS
 from .clip.progress import ProgressCallback, counter
 from .clip.reference import Reference, ReferenceCache, image_key
 from .clip.sampler import Step, ddim
-from .clip.snapshot import KEEP_NOTHING, Keeper
+from .clip.snapshot import NO_SNAPSHOTS, SnapshotSink
 from .clip.windows import POLICIES, Known
 from .media.picture import Picture, fit, read_picture, square
 from .media.pose_sequence import PoseSource, open_pose
-from .streams.lane import Lane, Station
-from .streams.operations import Issuer, Observer
+from .streams.engine_stream import BoundEngine, EngineStream
+from .streams.operations import Observer, StreamScheduler
 from .streams.pool import Lease, Pool
 
 REFERENCE_CACHE_BYTES = 1 << 30
@@ -70,15 +70,15 @@ class Animator:
         self.model, self.bucket = bundle.manifest.model, bundle.manifest.bucket
         self.device = device or open_device(bundle.manifest.backend, timing=observe is not None)
         self.device.activate()
-        self.issuer, self.pool = Issuer(self.device, observe), Pool(self.device)
+        self.scheduler, self.pool = StreamScheduler(self.device, observe), Pool(self.device)
         self.references = ReferenceCache(
             reference_cache_bytes, lambda reference: self.pool.give(*reference.values())
         )
         self.engines: dict[str, Engine] = {}
         self.loading = Lock()
-        self.prepare = self._lane("prepare", PREPARE)
-        self.denoise = [self._lane(f"denoise {i}", UNETS) for i in range(denoise_streams)]
-        self.decode = self._lane("decode", (contract.VAE_DECODER,))
+        self.prepare = self._engine_stream("prepare", PREPARE)
+        self.denoise = [self._engine_stream(f"denoise {i}", UNETS) for i in range(denoise_streams)]
+        self.decode = self._engine_stream("decode", (contract.VAE_DECODER,))
         self.copy_out = self.device.stream("copy out")
         for graph in bundle.manifest.graphs:
             if graph not in UNETS:
@@ -125,7 +125,7 @@ class Animator:
         frames: int | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
-        keeper: Keeper = KEEP_NOTHING,
+        snapshots: SnapshotSink = NO_SNAPSHOTS,
     ) -> Frames:
         """Yield the clip's frames, uint8 (H, W, 3) RGB, one per pose frame, as they are ready.
 
@@ -153,7 +153,7 @@ class Animator:
         InputError, DeviceError or Rejected. Closing the iterator abandons the clip.
         """
         bucket, sampling = self.bucket, self.model.sampling
-        self.issuer.check_open()
+        self.scheduler.check_open()
         if guidance_scale is None:
             guidance_scale = sampling.guidance_scale
         overlap, order = check_options(
@@ -179,23 +179,23 @@ class Animator:
             overlap=overlap,
             order=ORDERS[order],
             progress=progress,
-            keeper=keeper,
+            snapshots=snapshots,
         )
         return self._render(clip)
 
     def close(self) -> None:
         """Let go of engines, references and all memory. What needs them later, a clip that is being made
         included, is Rejected."""
-        with self.issuer.lock:
-            if self.issuer.closed:
+        with self.scheduler.lock:
+            if self.scheduler.closed:
                 return
-            self.issuer.closed = True
+            self.scheduler.closed = True
             try:
                 self.device.activate()
             finally:
                 self.device.close()
-            for lane in (self.prepare, self.decode, *self.denoise):
-                lane.stations.clear()
+            for engine_stream in (self.prepare, self.decode, *self.denoise):
+                engine_stream.bound_engines.clear()
         self.references.clear()
         self.pool.close()
         with self.loading:
@@ -211,7 +211,7 @@ class Animator:
 
     def _render(self, clip: Clip) -> Frames:
         key, num_steps = image_key(clip.image, clip.embedded_image), len(clip.steps)
-        keeper, start = clip.keeper, clip.keeper.start
+        snapshots, start = clip.snapshots, clip.snapshots.start
         with (
             self.references.borrow(key, partial(self._encode_reference, clip)) as reference,
             closing(Lease(self.pool)) as lease,
@@ -231,11 +231,11 @@ class Animator:
                 decoder.put(denoiser.finished(task))
                 yield from decoder.frames(wait=False)
                 # Frames that are finished out of order are in no snapshot: it waits until they are out.
-                due = not decoder.finished and keeper.due()
+                due = not decoder.finished and snapshots.due()
                 catch_up(ahead, 0 if due else RUN_AHEAD, denoised)  # what is issued cannot be taken back
                 if due:
                     yield from decoder.frames(wait=True)
-                    keeper.keep(partial(denoiser.snapshot, num_tasks, decoder.next_frame))
+                    snapshots.keep(partial(denoiser.snapshot, num_tasks, decoder.next_frame))
             catch_up(ahead, 0, denoised)  # for the progress alone
             yield from decoder.frames(wait=True)
 
@@ -247,10 +247,10 @@ class Animator:
             with (
                 prepare.staged("uint8", clip.embedded_image) as embedded,
                 prepare.staged("uint8", clip.image) as image,
-                self.issuer,
+                self.scheduler,
             ):
                 encoder, vae, net = (
-                    self._station(prepare, graph)
+                    self._bound_engine(prepare, graph)
                     for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
                 )
                 encoder.run({"image": embedded})
@@ -265,7 +265,7 @@ class Animator:
 
     def _poses(self, clip: Clip) -> Lookahead:
         progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
-        first_frame = clip.keeper.start.first_frame
+        first_frame = clip.snapshots.start.first_frame
         return Lookahead(clip.pose, self.bucket.width, self.bucket.height, progress, first_frame)
 
     def _noise(self, clip: Clip, poses: Lookahead) -> Noise:
@@ -288,9 +288,12 @@ class Animator:
         graphs = clip.unet_graphs()
         for graph in set(graphs):
             self.engine(graph)  # may take long to load, so not with the issuer held
-        with self.issuer:
-            stations = {graph: [self._station(lane, graph) for lane in self.denoise] for graph in graphs}
-            pose_guider = self._station(self.prepare, contract.POSE_GUIDER)
+        with self.scheduler:
+            bound_engines = {
+                graph: [self._bound_engine(engine_stream, graph) for engine_stream in self.denoise]
+                for graph in graphs
+            }
+            pose_guider = self._bound_engine(self.prepare, contract.POSE_GUIDER)
         scalars: dict[str, Array] = {
             "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
             "guidance_scale": np.array([clip.guidance_scale], np.float32),
@@ -299,13 +302,13 @@ class Animator:
         for name, scalar in scalars.items():
             conditions.scalars[name] = lease.take("int32" if scalar.dtype == np.int32 else "float32", (1,))
             self.prepare.copy_in(conditions.scalars[name], scalar)
-        unets, start = [stations[graph] for graph in graphs], clip.keeper.start
+        unets, start = [bound_engines[graph] for graph in graphs], clip.snapshots.start
         return Denoiser(layout, clip.steps, conditions, unets, self.prepare, pose_guider, lease, start)
 
     def _time_rows(self, steps: list[Step], lease: Lease) -> Buffer:
         timesteps = np.array([step.timestep for step in steps], np.float32)
-        with self.prepare.staged("float32", timesteps) as staged, self.issuer:
-            embedding = self._station(self.prepare, contract.TIME_EMBEDDING)
+        with self.prepare.staged("float32", timesteps) as staged, self.scheduler:
+            embedding = self._bound_engine(self.prepare, contract.TIME_EMBEDDING)
             (row,) = embedding.contract.outputs
             rows = lease.take(row.dtype, (len(steps), *row.shape[1:]))
             for i in range(len(steps)):
@@ -313,18 +316,18 @@ class Animator:
         return rows
 
     def _decoder(self, clip: Clip, poses: Lookahead, lease: Lease) -> Decoder:
-        with self.issuer:
-            vae_decoder = self._station(self.decode, contract.VAE_DECODER)
-        keeper = clip.keeper
-        progress = counter(clip.progress, "decode", lambda: poses.length, keeper.num_frames)
+        with self.scheduler:
+            vae_decoder = self._bound_engine(self.decode, contract.VAE_DECODER)
+        snapshots = clip.snapshots
+        progress = counter(clip.progress, "decode", lambda: poses.length, snapshots.num_frames)
         return Decoder(
             vae_decoder,
             self.copy_out,
             lease,
-            room=self.bucket.window,
+            max_in_flight=self.bucket.window,
             progress=progress,
-            next_frame=keeper.start.first_frame,
-            num_kept=keeper.num_frames,
+            next_frame=snapshots.start.first_frame,
+            num_kept=snapshots.num_frames,
         )
 
     def _num_tasks(self, clip: Clip, poses: Lookahead) -> int | None:
@@ -334,19 +337,19 @@ class Animator:
         windows = clip.policy(Known(poses.length), self.bucket.window, clip.overlap)
         return sum(1 for _ in windows) * len(clip.steps)
 
-    def _lane(self, name: str, graphs: Sequence[str]) -> Lane:
-        room = activations(self.bundle.manifest.memory, graphs)
-        return Lane(name, self.device, self.issuer, self.pool, room)
+    def _engine_stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
+        max_in_flight = activations(self.bundle.manifest.memory, graphs)
+        return EngineStream(name, self.device, self.scheduler, self.pool, max_in_flight)
 
-    def _station(self, lane: Lane, graph: str) -> Station:
+    def _bound_engine(self, engine_stream: EngineStream, graph: str) -> BoundEngine:
         """With the issuer held, and the graph's engine loaded."""
-        return lane.station(graph, self.engines[graph])
+        return engine_stream.bound_engine(graph, self.engines[graph])
 
     def engine(self, graph: str) -> Engine:
         """The loaded engine of a graph, for the contract's name of it."""
         if graph not in self.engines:
             with self.loading:
-                self.issuer.check_open()
+                self.scheduler.check_open()
                 if graph not in self.engines:
                     self.bundle.verify()
                     self.device.activate()  # any thread's clip may be the first to need it

@@ -22,7 +22,7 @@ from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision
 from animate_rt.benchmarks.workload import Workload
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DENOISING_UNET, REFERENCE_NET, ShapeBucket, contracts
-from animate_rt.engines.cpu.openvino import FORMS
+from animate_rt.engines.cpu.openvino import PASSES
 from animate_rt.export import load_checkpoint
 from animate_rt.export.graphs import ReferenceNetGraph, VAEDecoderGraph
 from torch import Tensor
@@ -197,7 +197,7 @@ def test_all_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "ablate", "--rounds", "1", "--folder", str(tmp_path)]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["results"]["rows"]
-    assert {row["name"] for row in rows} >= {*plain_unet.REWRITES, *FORMS, "reference cache", "streams"}
+    assert {row["name"] for row in rows} >= {*plain_unet.REWRITES, *PASSES, "reference cache", "streams"}
     assert not [row for row in rows if row["wrong"]]
     assert all(row["error"] == 0 for row in rows if not row["measure"].endswith("call"))
 

@@ -26,9 +26,9 @@ from animate_rt.engines.contract import REFERENCE_NET
 from animate_rt.errors import DeviceError
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.farm import farm as farm_module
-from animate_rt.runtime.farm.farm import Farm, Job, Lost, Slot, choose, connected, share_of
+from animate_rt.runtime.farm.farm import Farm, Job, LostAttempt, Slot, choose, connected, share_of
 from animate_rt.runtime.farm.report import FarmReport, ShotReport
-from animate_rt.runtime.farm.worker import Standing, Where, Worker
+from animate_rt.runtime.farm.worker import ShotProgress, Worker, WorkerProcess
 from animate_rt.runtime.shots.shot import Shot
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 
@@ -99,10 +99,10 @@ def test_workers_fit_their_hosts_and_have_cpus_of_their_own(inputs: Path, tmp_pa
     farm = Farm(shots(inputs, tmp_path / "out", [job("a")]))
     farm.slots = [Slot(i) for i in range(3)]
     for index, host in ((2, "x"), (0, "x"), (1, "y")):
-        farm._arrived(farm.slots[index], Where(host, 1))
+        farm._arrived(farm.slots[index], WorkerProcess(host, 1))
     assert [slot.rank for slot in farm.slots] == [1, 0, 0]
     farm.slots[2].where = None  # it died
-    farm._arrived(farm.slots[2], Where("x", 2))
+    farm._arrived(farm.slots[2], WorkerProcess("x", 2))
     assert [slot.rank for slot in farm.slots] == [1, 0, 0]
 
     seen = []
@@ -135,14 +135,14 @@ def test_what_is_reported() -> None:
 @pytest.mark.parametrize(
     ("lost", "resumed", "expected"),
     [
-        (Lost(Standing(0.0, 0.5), 10.0, 10.0), 0.5, 0.0),
-        (Lost(Standing(0.0, 0.5), 10.0, 10.0), 0.25, 5.0),
-        (Lost(Standing(0.0, 0.5), 10.0, 11.0), 0.55, 0.0),  # it was asked a second before it died
-        (Lost(Standing(0.5, 0.9), 10.0, 11.0), 0.6, 8.5),
-        (Lost(Standing(0.5, 0.5), 0.0, 10.0), 0.5, 10.0),  # it died before it had come further
+        (LostAttempt(ShotProgress(0.0, 0.5), 10.0, 10.0), 0.5, 0.0),
+        (LostAttempt(ShotProgress(0.0, 0.5), 10.0, 10.0), 0.25, 5.0),
+        (LostAttempt(ShotProgress(0.0, 0.5), 10.0, 11.0), 0.55, 0.0),  # it was asked a second before it died
+        (LostAttempt(ShotProgress(0.5, 0.9), 10.0, 11.0), 0.6, 8.5),
+        (LostAttempt(ShotProgress(0.5, 0.5), 0.0, 10.0), 0.5, 10.0),  # it died before it had come further
     ],
 )
-def test_how_much_of_an_attempt_was_for_nothing(lost: Lost, resumed: float, expected: float) -> None:
+def test_how_much_of_an_attempt_was_for_nothing(lost: LostAttempt, resumed: float, expected: float) -> None:
     assert lost.wasted_s(resumed) == pytest.approx(expected)
 
 
@@ -261,19 +261,19 @@ def test_a_cluster_that_was_started_somewhere_else(ray: Any, inputs: Path, tmp_p
 def test_what_is_done_is_left_alone(inputs: Path, tmp_path: Path) -> None:
     made = shots(inputs, tmp_path / "out", [job("a"), job("b", format="png", first_number=1001)])
     worker = Worker(fixed_cost.open_animator)  # in this process
-    assert [worker.make(shot).standing.num_frames for shot in made] == [NUM_POSES] * 2
+    assert [worker.make(shot).shot_progress.num_frames for shot in made] == [NUM_POSES] * 2
     assert worker.animator.engines[REFERENCE_NET].runs == 1
-    assert worker.standing("b") == Standing(0.0, 1.0, 0, NUM_POSES)
-    assert worker.standing("of another shot") == Standing()
+    assert worker.shot_progress("b") == ShotProgress(0.0, 1.0, 0, NUM_POSES)
+    assert worker.shot_progress("of another shot") == ShotProgress()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}
     for shot in made:
         assert worker.make(shot).already
-        assert worker.make(shot).standing.num_frames == NUM_POSES
+        assert worker.make(shot).shot_progress.num_frames == NUM_POSES
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")} == before
     assert (tmp_path / "out" / "b" / "01001.png").is_file()
     (tmp_path / "out" / "a.mp4").write_bytes(b"broken")
     assert [worker.make(shot).already for shot in made] == [False, True]
-    assert [worker.make(shot, force=True).standing.num_frames for shot in made] == [NUM_POSES] * 2
+    assert [worker.make(shot, force=True).shot_progress.num_frames for shot in made] == [NUM_POSES] * 2
     assert before.keys() == set((tmp_path / "out").rglob("*"))
 
 

@@ -317,7 +317,7 @@ def test_a_clip_is_the_public_implementation_s(
     with engines.animator() as animator:
         clips = [clip(animator, small) for _ in range(2)]
         runs = {graph: engine.runs for graph, engine in animator.engines.items()}
-        (unet,) = animator.denoise[0].stations.values()
+        (unet,) = animator.denoise[0].bound_engines.values()
         assert unet.context.graphs_enabled
         assert None not in unet.context.graphs.values()
     decibels = -10 * math.log10(np.mean((clips[0] / 255 - truth) ** 2))

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.cpu.forms.group_norm import by_channel
 from animate_rt.engines.cpu.openvino import import_openvino
+from animate_rt.engines.cpu.passes.group_norm import group_norm_by_channel
 from numpy.typing import NDArray
 
 EPS = 1e-5
@@ -49,7 +49,7 @@ def test_channels_make_up_their_groups(rows: int, channels: int, groups: int, me
     offset, spread = generator.standard_normal((2, 1, channels, 1, 1)) * 3
     x = (generator.standard_normal((rows, channels, 6, 10)) * spread + offset + mean).astype(np.float32)
     expected = defined(np.maximum(defined(x.astype(np.float64), groups), 0), groups)
-    model = by_channel(network(rows, channels, groups))
+    model = group_norm_by_channel(network(rows, channels, groups))
     assert "GroupNormalization" not in {node.get_type_name() for node in model.get_ops()}
     exact = {ov.properties.hint.inference_precision: ov.Type.f32}
     (found,) = ov.Core().compile_model(model, "CPU", exact)(x).values()

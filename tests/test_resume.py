@@ -20,7 +20,7 @@ from animate_rt.errors import InputError, InputMissing, OutputError
 from animate_rt.runtime.clip.snapshot import Snapshot
 from animate_rt.runtime.shots import output as output_module
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.resume import SNAPSHOT, Kept
+from animate_rt.runtime.shots.resume import SNAPSHOT, PartialClip
 from animate_rt.runtime.shots.shot import Shot, is_done, make
 
 from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
@@ -74,7 +74,7 @@ SHAPES = [
 def test_stopped_at_every_moment_it_tells_of(
     inputs: Path, tmp_path: Path, options: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Kept, "due", lambda _kept: True)  # a snapshot after every task
+    monkeypatch.setattr(PartialClip, "due", lambda _kept: True)  # a snapshot after every task
     (tmp_path / "quiet").mkdir()
     (tmp_path / "stopped").mkdir()
     assert make_until(example(inputs, tmp_path / "quiet" / name, steps=3, **options), 10**9)
@@ -91,7 +91,7 @@ def test_stopped_at_every_moment_it_tells_of(
 
 
 def test_nothing_that_is_kept_is_made_again(inputs: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Kept, "due", lambda _kept: True)
+    monkeypatch.setattr(PartialClip, "due", lambda _kept: True)
     shot = example(inputs, tmp_path / "frames", steps=3, windows="open", order="time-skewed")
     seen = []
 
@@ -113,7 +113,7 @@ def test_nothing_that_is_kept_is_made_again(inputs: Path, tmp_path: Path, monkey
 
 @pytest.mark.parametrize("damage", ["snapshot", "frame", "both", "cut"])
 def test_what_is_damaged_is_made_again(inputs: Path, tmp_path: Path, damage: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(Kept, "due", lambda _kept: True)
+    monkeypatch.setattr(PartialClip, "due", lambda _kept: True)
     (tmp_path / "quiet").mkdir()
     (tmp_path / "damaged").mkdir()
     options: dict[str, Any] = {"steps": 3, "windows": "open", "order": "time-skewed"}
@@ -192,7 +192,7 @@ def test_two_processes_with_the_same_frames_publish_them_once(
         shot.output.publish(kept.frames, digest, {})
         return found
 
-    with Kept(shot.output, digest) as kept:
+    with PartialClip(shot.output, digest) as kept:
         shot.output.save(kept.frame(0), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
         monkeypatch.setattr(output_module, "hashes", hashes)
         with pytest.raises(OutputError):
@@ -220,7 +220,7 @@ def made_by_another(shot: Shot, kill_at: int = -1, count: Path | None = None) ->
 
     status = 1
     try:
-        Kept.due = lambda _kept: True  # type: ignore[method-assign]
+        PartialClip.due = lambda _kept: True  # type: ignore[method-assign]
         sys.addaudithook(note)
         if is_done(shot, shot.digest()) or make_until(shot, 10**9):
             status = 0
@@ -269,11 +269,11 @@ def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
         time.sleep(0.05)
         return Snapshot(7, 1, segments)
 
-    with Kept(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
+    with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         for _ in kept.write(iter([np.zeros((8, 8, 3), np.uint8)]), (8, 8, 3)):
             kept.keep(take)
             assert kept.cost_s > 0.05  # taking it is part of what it costs
-    with Kept(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
+    with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         assert (kept.start.num_tasks, kept.start.first_frame, kept.num_frames) == (7, 1, 1)
         assert [len(arrays) for arrays in kept.start.segments.values()] == [1, 2]
         assert np.array_equal(kept.start.segments[3][0], segments[3][0])

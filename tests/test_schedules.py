@@ -18,7 +18,7 @@ import pytest
 from animate_rt import Animator, Progress
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.device import Array, Event
-from animate_rt.runtime.streams.operations import Issuer, Operation
+from animate_rt.runtime.streams.operations import Operation, StreamScheduler
 
 from .arithmetic import FreeEngine
 from .clips import pictures, render
@@ -123,9 +123,9 @@ def test_an_event_that_is_missing_is_found(
 def test_a_mistake_that_is_really_made_is_found(
     arithmetic: Callable[..., Animator], monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
-    issue, wait = Issuer.issue, NotingStream.wait
+    issue, wait = StreamScheduler.issue, NotingStream.wait
 
-    def careless(self: Issuer, name: str, *arguments: Any, **named: Any) -> Event:
+    def careless(self: StreamScheduler, name: str, *arguments: Any, **named: Any) -> Event:
         if mistake == "readers forgotten" and name == "vae_decoder":
             for buffer in named["writes"]:
                 buffer.owner.readers.clear()
@@ -139,7 +139,7 @@ def test_a_mistake_that_is_really_made_is_found(
 
     device = NotingDevice()
     with arithmetic(device=device, observe=device.note_host, denoise_streams=2) as animator:
-        monkeypatch.setattr(Issuer, "issue", careless)
+        monkeypatch.setattr(StreamScheduler, "issue", careless)
         monkeypatch.setattr(NotingStream, "wait", idle)
         render(animator)
     assert hazards(device.calls)

@@ -22,7 +22,7 @@ from animate_rt.errors import ConfigError, InputError, OutputError
 from animate_rt.runtime.clip.progress import Progress
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.shot import frame_range, is_done, make, open_frames
-from animate_rt.runtime.shots.status import Course, StatusLines
+from animate_rt.runtime.shots.status import OverallProgress, StatusLines
 from PIL import Image
 
 from . import fixed_cost
@@ -281,7 +281,7 @@ def test_no_lines(animate: Callable[..., int], capsys: pytest.CaptureFixture[str
 
 
 def test_progress_never_falls() -> None:
-    course, shares = Course(), []
+    overall, shares = OverallProgress(), []
     for stage, done, total in (
         ("denoise", 5, 10),
         ("denoise", 3, 10),
@@ -290,10 +290,10 @@ def test_progress_never_falls() -> None:
         ("decode", 1, 2),
         ("decode", 2, None),
     ):
-        course.add(Progress(stage, done, total))
-        shares.append(course.share)
+        overall.add(Progress(stage, done, total))
+        shares.append(overall.share)
     assert shares == pytest.approx([0.45, 0.45, 0.45, 0.45, 0.5, 0.5])
-    assert course.num_frames == 2
+    assert overall.num_frames == 2
 
 
 def test_a_line_per_second_and_none_that_could_be_taken_for_another(capsys: Any) -> None:

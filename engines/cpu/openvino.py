@@ -18,10 +18,10 @@ from ..device import Buffer, Stream
 from ..engine import check_binding
 from ..precision import Precision
 from .device import CPUStream
-from .forms.attention import keys_first
-from .forms.convolution import without_idle_strides
-from .forms.group_norm import by_channel
-from .forms.upsampling import at_half_size
+from .passes.attention import attention_keys_first
+from .passes.convolution import convolution_without_idle_strides
+from .passes.group_norm import group_norm_by_channel
+from .passes.upsampling import convolution_before_upsampling
 
 CONVERTER = "openvino.tools.ovc"
 # Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -29,10 +29,10 @@ EXACT: dict[str, Precision] = {TIME_EMBEDDING: "fp32"}
 # What the CPU is given for what the graph says: the same results, sooner.
 BEFORE_DOUBLING, BY_CHANNEL = "convolutions before doubling", "group normalisation by channel"
 KEYS_FIRST = "keys first where they are few"
-FORMS: dict[str, Callable[[Any], Any]] = {
-    BEFORE_DOUBLING: at_half_size,
-    BY_CHANNEL: by_channel,
-    KEYS_FIRST: keys_first,
+PASSES: dict[str, Callable[[Any], Any]] = {
+    BEFORE_DOUBLING: convolution_before_upsampling,
+    BY_CHANNEL: group_norm_by_channel,
+    KEYS_FIRST: attention_keys_first,
 }
 IMPORTING = Lock()
 INSTALL = "pip install 'animate-rt[cpu]'"
@@ -61,7 +61,7 @@ def import_openvino() -> Any:
 class OpenVINOEngine:
     """One compiled graph. Inputs and outputs are float32 even where it computes in bfloat16."""
 
-    def __init__(self, bundle: Bundle, graph: str, forms: Collection[str] = tuple(FORMS)):
+    def __init__(self, bundle: Bundle, graph: str, passes: Collection[str] = tuple(PASSES)):
         version()
         ov = import_openvino()
         self.tensor = ov.Tensor
@@ -70,7 +70,7 @@ class OpenVINOEngine:
         self.runs = 0
         try:
             precision = EXACT.get(graph, bundle.manifest.precision)
-            self.compiled = compile_graph(bundle.graph(graph), precision, forms)
+            self.compiled = compile_graph(bundle.graph(graph), precision, passes)
         except MemoryError as error:
             raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
         except RuntimeError as error:
@@ -119,17 +119,19 @@ class OpenVINOContext:
         self.engine.runs += 1
 
 
-def compile_graph(path: Path, precision: Precision, forms: Collection[str] = tuple(FORMS)) -> Any:
+def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
     """An ONNX file as the CPU computes it, here and wherever its bits are compared with others'."""
     core = import_openvino().Core()
-    return compile_model(core, core.read_model(path), precision, forms)
+    return compile_model(core, core.read_model(path), precision, passes)
 
 
-def compile_model(core: Any, model: Any, precision: Precision, forms: Collection[str] = tuple(FORMS)) -> Any:
-    for name in forms:
-        model = FORMS[name](model)
+def compile_model(
+    core: Any, model: Any, precision: Precision, passes: Collection[str] = tuple(PASSES)
+) -> Any:
+    for name in passes:
+        model = PASSES[name](model)
     if precision == "bf16":  # of which a kernel is wrong
-        model = without_idle_strides(model)
+        model = convolution_without_idle_strides(model)
     return core.compile_model(model, "CPU", options(core, precision))
 
 

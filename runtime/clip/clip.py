@@ -11,7 +11,7 @@ from ..media.pose_sequence import PoseSequence
 from .order import ORDERS, Order
 from .progress import ProgressCallback
 from .sampler import Step
-from .snapshot import Keeper
+from .snapshot import SnapshotSink
 from .windows import DEFAULT_OVERLAP, POLICIES, Policy
 
 WHOLE_SCHEDULE = (0.0, 1.0)
@@ -34,7 +34,7 @@ class Clip:
     overlap: int
     order: Order
     progress: ProgressCallback
-    keeper: Keeper
+    snapshots: SnapshotSink
 
     def unet_graphs(self) -> list[str]:
         """Which form of the denoising UNet each step runs."""

@@ -10,13 +10,13 @@ import numpy as np
 
 from ...engines.device import Array, Buffer, Event, Stream
 from ...errors import DeviceError
-from ..streams.lane import Station
+from ..streams.engine_stream import BoundEngine
 from ..streams.pool import Lease
 from .denoise import State
 from .layout import Segment
 
 
-class Arriving(NamedTuple):
+class PendingFrame(NamedTuple):
     """A frame on its way to the host."""
 
     frame: Buffer  # uint8 (1, H, W, 3), of the host's
@@ -29,22 +29,22 @@ class Decoder:
 
     def __init__(
         self,
-        vae_decoder: Station,
+        vae_decoder: BoundEngine,
         copy_out: Stream,
         lease: Lease,
-        room: int,
+        max_in_flight: int,
         progress: Callable[[], None],
         next_frame: int = 0,
         num_kept: int = 0,
     ):
         self.decoder, self.copy_out = vae_decoder, copy_out
-        self.issuer, self.lease = vae_decoder.issuer, lease
-        self.room = room  # frames on their way before one is waited for
+        self.scheduler, self.lease = vae_decoder.scheduler, lease
+        self.max_in_flight = max_in_flight  # frames on their way before one is waited for
         self.progress = progress
         self.finished: dict[int, tuple[Segment, State]] = {}  # by first frame
         self.next_frame = next_frame  # all before it have been decoded
         self.num_kept = num_kept  # frames that the caller has already
-        self.arriving: deque[Arriving] = deque()
+        self.pending: deque[PendingFrame] = deque()
 
     def put(self, segments: list[tuple[Segment, State]]) -> None:
         """Take over finished segments; they may come in any order."""
@@ -57,32 +57,32 @@ class Decoder:
             for row, frame in enumerate(segment.frames):
                 if frame < self.num_kept:
                     continue
-                while len(self.arriving) >= self.room:
-                    yield self._arrive()
+                while len(self.pending) >= self.max_in_flight:
+                    yield self._next_pending()
                 self._decode(state.latents.rows(row, row + 1))
             del self.finished[self.next_frame]
             self.lease.give(state.latents)
             self.next_frame = segment.frames.stop
-        while self.arriving and (wait or self.arriving[0].copied.done):
-            yield self._arrive()
+        while self.pending and (wait or self.pending[0].copied.done):
+            yield self._next_pending()
 
     def _decode(self, latents: Buffer) -> None:
         decoder, stream = self.decoder, self.copy_out
-        with self.issuer:
+        with self.scheduler:
             sources = [decoder["frame"], decoder["latents"]]
             frame, finals = targets = [self.lease.take_host(s.dtype, s.shape) for s in sources]
             pairs = list(zip(targets, sources, strict=True))
             decoder.run({"latents": latents})
-            copied = self.issuer.issue(
+            copied = self.scheduler.issue(
                 "copy out", stream, lambda: stream.copy(*pairs), reads=sources, writes=targets
             )
-        self.arriving.append(Arriving(frame, finals, copied))
+        self.pending.append(PendingFrame(frame, finals, copied))
 
-    def _arrive(self) -> Array:
-        arriving = self.arriving.popleft()
-        frame: Array = self.issuer.host_reads(arriving.frame)[0]
-        finite = np.isfinite(self.issuer.host_reads(arriving.latents)).all()
-        self.lease.give(arriving.frame, arriving.latents)
+    def _next_pending(self) -> Array:
+        pending = self.pending.popleft()
+        frame: Array = self.scheduler.host_reads(pending.frame)[0]
+        finite = np.isfinite(self.scheduler.host_reads(pending.latents)).all()
+        self.lease.give(pending.frame, pending.latents)
         if not finite:
             raise DeviceError(
                 "denoising: expected finite latents, found NaN or infinity; check the weights, or build the "

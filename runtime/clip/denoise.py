@@ -12,7 +12,7 @@ from itertools import cycle
 
 from ...engines.contract import Contract, TensorSpec
 from ...engines.device import Array, Buffer, Event, Update
-from ..streams.lane import Lane, Station
+from ..streams.engine_stream import BoundEngine, EngineStream
 from ..streams.pool import Lease
 from .layout import Layout, Place, Segment
 from .lookahead import Lookahead
@@ -55,22 +55,22 @@ class Denoiser:
         layout: Layout,
         steps: Sequence[Step],
         conditions: Conditions,
-        unets: Sequence[Sequence[Station]],  # of each step, one for each denoising stream
-        prepare: Lane,
-        pose_guider: Station,
+        unets: Sequence[Sequence[BoundEngine]],  # of each step, one for each denoising stream
+        prepare: EngineStream,
+        pose_guider: BoundEngine,
         lease: Lease,
         start: Snapshot,
     ):
         self.layout, self.steps, self.conditions = layout, steps, conditions
         self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
-        self.issuer, self.lease = prepare.issuer, lease
+        self.scheduler, self.lease = prepare.scheduler, lease
         self.resumed = dict(start.segments)  # those that no task has asked for yet
         self.places: dict[int, list[Place]] = {}  # of windows under way
         self.states: dict[Segment, State] = {}
 
     def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
         """Put a window's frames on the device, those that are not there yet."""
-        self.issuer.check_open()
+        self.scheduler.check_open()
         if window not in self.places:
             self.places[window] = self.layout.places(window)
             for segment, _ in self.places[window]:
@@ -79,7 +79,7 @@ class Denoiser:
 
     def issue(self, task: Task) -> Event:
         """Gather, predict, update; the event is the end of the update."""
-        with self.issuer:
+        with self.scheduler:
             unets = self.unets[task.step]
             unet = unets[task.window % len(unets)]
             self._gather(unet, task)
@@ -113,10 +113,10 @@ class Denoiser:
             self.prepare.copy_in(buffer, content)
         for row, frame in enumerate(segment.frames):
             features = state.pose_features.rows(row, row + 1)
-            with self.prepare.staged("uint8", poses.take(frame)) as picture, self.issuer:
+            with self.prepare.staged("uint8", poses.take(frame)) as picture, self.scheduler:
                 self.pose_guider.run({"frame": picture}, {"pose_features": features})
 
-    def _gather(self, unet: Station, task: Task) -> None:
+    def _gather(self, unet: BoundEngine, task: Task) -> None:
         """Bring a window's frames and the step's conditions to where the UNet reads them.
 
         A window shorter than the engine's is padded with its own frames: what the padding holds is not seen
@@ -135,11 +135,11 @@ class Denoiser:
                 break
         sources = [source for _, source in pairs]
         targets = {target.owner for target, _ in pairs}  # all rows of each, so nothing is left of before
-        self.issuer.issue(
+        self.scheduler.issue(
             "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
         )
 
-    def _update(self, unet: Station, task: Task) -> Event:
+    def _update(self, unet: BoundEngine, task: Task) -> Event:
         step, prediction = self.steps[task.step], unet["prediction"]
         updates: list[Update] = []
         reads, writes = [prediction], []
@@ -154,7 +154,7 @@ class Denoiser:
             writes += [state.total] if state.total else []
             reads += [state.latents] if last else []
             reads += [state.total] if state.total and not first else []
-        return self.issuer.issue(
+        return self.scheduler.issue(
             "update", unet.stream, lambda: unet.stream.update(updates), reads=reads, writes=writes
         )
 

@@ -21,7 +21,7 @@ class Lookahead:
         first_frame: int = 0,
     ):
         self.pictures = iter(pose)
-        self.said = pose.num_frames
+        self.estimated_length = pose.num_frames
         self.width, self.height = width, height
         self.progress = progress  # called after each picture
         self.first_frame = first_frame  # those before it are read, as others follow them, and not kept
@@ -51,8 +51,8 @@ class Lookahead:
         """How many there are, once all are read; before that what the sequence said, unless it was wrong."""
         if self.ended:
             return self.num_read
-        said = self.said
-        return None if said is None or said < self.num_read else said
+        estimated_length = self.estimated_length
+        return None if estimated_length is None or estimated_length < self.num_read else estimated_length
 
     def take(self, frame: int) -> Array:
         return self.waiting.pop(frame)

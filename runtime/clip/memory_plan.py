@@ -47,15 +47,20 @@ def plan_memory(
     manifest = bundle.manifest
     graphs, memory = manifest.graphs, manifest.memory
     own = (
-        spec for lane in LANES for graph in lane for spec in (*graphs[graph].inputs, *graphs[graph].outputs)
+        spec
+        for engine_stream in LANES
+        for graph in engine_stream
+        for spec in (*graphs[graph].inputs, *graphs[graph].outputs)
     )
     reference = {spec.name: spec.num_bytes for spec in graphs[contract.REFERENCE_NET].outputs}
     policy = POLICIES[windows](Known(num_frames), manifest.bucket.window, overlap)
     clip, peak_frames = peak(bundle, Layout(policy), num_steps, order)
     time_rows = num_steps * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
-        weights=sum(memory[graph].weights for lane in LANES for graph in lane) if memory else None,
-        activations=sum(activations(memory, lane) for lane in LANES) if memory else None,
+        weights=sum(memory[graph].weights for engine_stream in LANES for graph in engine_stream)
+        if memory
+        else None,
+        activations=sum(activations(memory, engine_stream) for engine_stream in LANES) if memory else None,
         inputs_and_outputs=sum(spec.num_bytes for spec in own if spec.name not in reference),
         reference=sum(reference.values()),
         clip=clip + time_rows,

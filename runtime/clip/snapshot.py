@@ -23,7 +23,7 @@ class Snapshot:
     segments: dict[int, list[Array]] = field(default_factory=dict)
 
 
-class Keeper(Protocol):
+class SnapshotSink(Protocol):
     """Told by a clip under way where it stands, and where it shall begin."""
 
     start: Snapshot
@@ -37,7 +37,7 @@ class Keeper(Protocol):
         `take` takes is part of what the snapshot costs."""
 
 
-class _KeepNothing:
+class _NoSnapshots:
     start, num_frames = Snapshot(), 0
 
     def due(self) -> bool:
@@ -47,4 +47,4 @@ class _KeepNothing:
         pass
 
 
-KEEP_NOTHING: Keeper = _KeepNothing()
+NO_SNAPSHOTS: SnapshotSink = _NoSnapshots()

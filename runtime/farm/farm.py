@@ -27,35 +27,35 @@ from ...errors import ConfigError, DeviceError
 from ..animator import Animator
 from ..shots.shot import Shot
 from .report import FarmReport, ShotReport
-from .worker import Result, Standing, Where, Worker
+from .worker import Result, ShotProgress, Worker, WorkerProcess
 
 POLL_S = 0.25
 TRIES = 5  # chance alone does not kill a shot so often at one place
 BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # before what failed is tried again; doubles each time
 CPUS_PER_WORKER = 4
 MAX_STARTS = 5  # of a worker that dies each time before it is there
-OF_THE_HOST = ("device", "bundle_mismatch")  # codes of what another worker may not fail of
+HOST_ERRORS = ("device", "bundle_mismatch")  # codes of what another worker may not fail of
 MAX_TEMPORARY = 24  # bytes of a folder's path: Ray's sockets lie 78 below, and may have 107
 INSTALL = "pip install 'animate-rt[farm]'"
 
-BEGINNING = Standing()
+BEGINNING = ShotProgress()
 
 Key = tuple[Path, Path]  # bundle and reference: shots that share both belong to one worker
 
 
-class Lost(NamedTuple):
+class LostAttempt(NamedTuple):
     """An attempt whose worker died: where it stood when last asked, how long after its beginning, its end."""
 
-    standing: Standing
-    standing_s: float
+    shot_progress: ShotProgress
+    shot_progress_s: float
     ended_s: float
 
     def wasted_s(self, resumed: float) -> float:
         """About how much of it is done again, by the share of the shot where the next attempt resumed."""
-        began, reached = self.standing.began, self.standing.share
+        began, reached = self.shot_progress.began, self.shot_progress.share
         if reached <= began:
             return self.ended_s
-        useful_s = self.standing_s * (resumed - began) / (reached - began)
+        useful_s = self.shot_progress_s * (resumed - began) / (reached - began)
         return min(max(self.ended_s - useful_s, 0.0), self.ended_s)
 
 
@@ -68,8 +68,8 @@ class Job:
     tries: int = 0  # in a row that came no further than those before
     reached: float = 0.0  # share of the shot, at best
     not_before: float = 0.0
-    lost: Lost | None = None  # the last attempt, if it died
-    shuns: set[int] = field(default_factory=set)  # slots where it failed for reasons of the host
+    lost: LostAttempt | None = None  # the last attempt, if it died
+    excluded_slots: set[int] = field(default_factory=set)  # slots where it failed for reasons of the host
 
     @property
     def key(self) -> Key:
@@ -82,14 +82,14 @@ class Slot:
 
     index: int
     worker: Any = None  # Ray's handle
-    where: Where | None = None  # once it is there
+    where: WorkerProcess | None = None  # once it is there
     rank: int = 0  # among those of its host: no two have the same
     asked: Any = None  # Ray's promise of what it is doing
     polled: Any = None  # of how far it is
     polled_s: float = 0.0  # how long after the shot's beginning it was asked that
     job: Job | None = None
-    standing: Standing = BEGINNING
-    standing_s: float = 0.0  # how long after its beginning the shot stood there
+    shot_progress: ShotProgress = BEGINNING
+    shot_progress_s: float = 0.0  # how long after its beginning the shot stood there
     key: Key | None = None  # of its last shot
     failures: int = 0  # in a row, to start or for reasons of its host
     not_before: float = 0.0
@@ -185,11 +185,11 @@ class Farm:
         taken = {other.key for other in self.slots if other is not slot and other.worker is not None}
         others = {other.index for other in self.slots if other.where} - {slot.index}
         ready = [job for job in self.waiting if job.not_before <= now_s]
-        ready = [job for job in ready if slot.index not in job.shuns or others <= job.shuns]
+        ready = [job for job in ready if slot.index not in job.excluded_slots or others <= job.excluded_slots]
         if job := choose(ready, slot.key, taken):
             self.waiting.remove(job)
             slot.job, slot.key, slot.polled = job, job.key, None
-            slot.standing, slot.standing_s = BEGINNING, 0.0
+            slot.shot_progress, slot.shot_progress_s = BEGINNING, 0.0
             cpus = range(slot.rank * self.cpus_each, (slot.rank + 1) * self.cpus_each)
             slot.asked = slot.worker.make.remote(job.shot, self.force and not job.report.attempts, cpus)
             job.report.state, job.report.worker, job.report.began_s = "making", slot.index, now_s
@@ -210,7 +210,7 @@ class Farm:
                 self._died(slot, error)
                 continue
             slot.asked = None
-            if isinstance(answer, Where):
+            if isinstance(answer, WorkerProcess):
                 self._arrived(slot, answer)
             else:
                 self._answered(slot, answer)
@@ -219,33 +219,33 @@ class Farm:
         """How far the shots are, as of the last time it was asked."""
         for slot in self.slots:
             if slot.job and slot.polled is None:
-                slot.polled = slot.worker.standing.remote(slot.job.shot.name)
+                slot.polled = slot.worker.shot_progress.remote(slot.job.shot.name)
                 slot.polled_s = self.now_s - slot.job.report.began_s
             elif slot.job and self.ray.wait([slot.polled], timeout=0)[0]:
                 with suppress(self.ray.exceptions.RayError):  # heard where it was asked for the shot
-                    slot.standing = self.ray.get(slot.polled)
-                    slot.standing_s = slot.polled_s
-                    slot.job.report.stands(*slot.standing[1:])
+                    slot.shot_progress = self.ray.get(slot.polled)
+                    slot.shot_progress_s = slot.polled_s
+                    slot.job.report.stands(*slot.shot_progress[1:])
                 slot.polled = None
 
-    def _arrived(self, slot: Slot, where: Where) -> None:
+    def _arrived(self, slot: Slot, where: WorkerProcess) -> None:
         taken = {other.rank for other in self.slots if other.where and other.where.host == where.host}
         slot.rank = min(set(range(len(taken) + 1)) - taken)
         slot.where, self.report.missing = where, ""
 
     def _answered(self, slot: Slot, result: Result) -> None:
-        job = self._leave(slot, result.standing)
-        job.report.stands(*result.standing[1:])
-        if result.code in OF_THE_HOST:
+        job = self._leave(slot, result.shot_progress)
+        job.report.stands(*result.shot_progress[1:])
+        if result.code in HOST_ERRORS:
             # A broken device fails at once, and would soon have had the whole list.
-            job.shuns.add(slot.index)
+            job.excluded_slots.add(slot.index)
             slot.failures += 1
             self._let_go(slot)
         else:
             slot.failures = 0
         if result.error:
-            retryable = result.retryable or result.code in OF_THE_HOST
-            self._failed(job, result.error, result.code, retryable, result.standing)
+            retryable = result.retryable or result.code in HOST_ERRORS
+            self._failed(job, result.error, result.code, retryable, result.shot_progress)
             return
         report = job.report
         report.state, report.error, report.code = "done", "", ""
@@ -253,7 +253,7 @@ class Farm:
 
     def _died(self, slot: Slot, error: Exception) -> None:
         """A worker is gone: its place is filled again, and its shot tried again."""
-        where, job, standing = slot.where, slot.job, slot.standing
+        where, job, shot_progress = slot.where, slot.job, slot.shot_progress
         slot.failures += job is None
         self._let_go(slot)
         if job is None:
@@ -263,13 +263,13 @@ class Farm:
                 reason = shorten(str(error), 300)  # Ray's may be a page
                 raise DeviceError(f"farm: expected workers to start, they died: {reason}")
             return
-        lost = Lost(standing, slot.standing_s, self.now_s - job.report.began_s)
-        self._leave(slot, standing)
+        lost = LostAttempt(shot_progress, slot.shot_progress_s, self.now_s - job.report.began_s)
+        self._leave(slot, shot_progress)
         job.lost = lost
         job.report.deaths += 1
         process = f"process {where.pid} on {where.host}" if where else "its process"
         self._failed(
-            job, f"worker {slot.index}, {process}, died while making it", "worker_died", True, standing
+            job, f"worker {slot.index}, {process}, died while making it", "worker_died", True, shot_progress
         )
 
     def _let_go(self, slot: Slot) -> None:
@@ -279,20 +279,20 @@ class Farm:
         slot.worker, slot.where, slot.asked = None, None, None
         slot.not_before = self.now_s + backoff(max(slot.failures, 1))
 
-    def _leave(self, slot: Slot, standing: Standing) -> Job:
+    def _leave(self, slot: Slot, shot_progress: ShotProgress) -> Job:
         """Note the end of an attempt."""
         job, slot.job = slot.job, None
         assert job is not None
         job.report.ended_s = self.now_s
         job.report.busy_s += job.report.ended_s - job.report.began_s
         if job.lost:
-            job.report.wasted_s += job.lost.wasted_s(standing.began)
+            job.report.wasted_s += job.lost.wasted_s(shot_progress.began)
             job.lost = None
         return job
 
-    def _failed(self, job: Job, error: str, code: str, retryable: bool, standing: Standing) -> None:
-        further = standing.share > job.reached
-        job.reached = max(job.reached, standing.share)
+    def _failed(self, job: Job, error: str, code: str, retryable: bool, shot_progress: ShotProgress) -> None:
+        further = shot_progress.share > job.reached
+        job.reached = max(job.reached, shot_progress.share)
         job.tries = 1 if further else job.tries + 1
         job.report.error, job.report.code, job.report.retryable = error, code, retryable
         if retryable and job.tries < self.tries:

@@ -13,17 +13,17 @@ from ...errors import AnimateError
 from ..animator import Animator
 from ..clip.progress import Progress
 from ..shots.shot import Shot, is_done, make
-from ..shots.status import Course
+from ..shots.status import OverallProgress
 
 
-class Where(NamedTuple):
+class WorkerProcess(NamedTuple):
     """A worker's process."""
 
     host: str
     pid: int
 
 
-class Standing(NamedTuple):
+class ShotProgress(NamedTuple):
     """How far a worker's shot is."""
 
     began: float = 0.0  # share of the shot that earlier attempts had left behind
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 class Result(NamedTuple):
     """What came of an attempt at a shot; it failed if there is an error."""
 
-    standing: Standing = Standing()
+    shot_progress: ShotProgress = ShotProgress()
     already: bool = False  # nothing had to be done
     error: str = ""
     code: str = ""
@@ -50,11 +50,11 @@ class Worker:
         self.cpus = sorted(os.sched_getaffinity(0))
         self.bundle: Path | None = None
         self.animator: Animator | None = None
-        self.shot, self.course = "", Course()
-        self.began: Standing | None = None
+        self.shot, self.overall = "", OverallProgress()
+        self.began: ShotProgress | None = None
 
-    def where(self) -> Where:
-        return Where(platform.node(), os.getpid())
+    def where(self) -> WorkerProcess:
+        return WorkerProcess(platform.node(), os.getpid())
 
     def make(self, shot: Shot, force: bool = False, cpus: range = range(0)) -> Result:
         """Failures come back as a result; only a worker that dies says nothing.
@@ -64,32 +64,32 @@ class Worker:
         own = self.cpus[cpus.start : cpus.stop]
         if own and len(own) == len(cpus):
             os.sched_setaffinity(0, own)  # of this thread, and of those that it will start
-        self.shot, self.course, self.began = shot.name, Course(), None
+        self.shot, self.overall, self.began = shot.name, OverallProgress(), None
         try:
             digest = shot.digest()
             if not force and is_done(shot, digest):
                 num_frames = shot.output.num_frames
-                return Result(Standing(1.0, 1.0, num_frames, num_frames), already=True)
+                return Result(ShotProgress(1.0, 1.0, num_frames, num_frames), already=True)
             made = make(shot, self.load(shot.bundle), digest, force=force, progress=self.progress)
         except AnimateError as error:
-            return Result(self.standing(shot.name), False, str(error), error.code, error.retryable)
+            return Result(self.shot_progress(shot.name), False, str(error), error.code, error.retryable)
         except Exception as error:  # no room on a disk, no memory, a mistake of ours
             reason = " ".join("".join(traceback.format_exception_only(error)).split())
-            return Result(self.standing(shot.name), False, reason, "internal", True)
-        return Result(Standing(self.standing(shot.name).began, 1.0, *made))
+            return Result(self.shot_progress(shot.name), False, reason, "internal", True)
+        return Result(ShotProgress(self.shot_progress(shot.name).began, 1.0, *made))
 
-    def standing(self, shot: str) -> Standing:
+    def shot_progress(self, shot: str) -> ShotProgress:
         """Of that shot, which may not have reached this worker yet."""
         if shot != self.shot or self.began is None:
-            return Standing()
+            return ShotProgress()
         began, _, num_kept, _ = self.began
-        return Standing(began, self.course.share, num_kept, self.course.num_frames)
+        return ShotProgress(began, self.overall.share, num_kept, self.overall.num_frames)
 
     def progress(self, progress: Progress) -> None:
-        self.course.add(progress)
+        self.overall.add(progress)
         if self.began is None and progress.stage == "denoise" and progress.total:
-            num_frames = self.course.num_frames
-            self.began = Standing(self.course.share, self.course.share, num_frames, num_frames)
+            num_frames = self.overall.num_frames
+            self.began = ShotProgress(self.overall.share, self.overall.share, num_frames, num_frames)
 
     def load(self, bundle: Path) -> Animator:
         """A bundle's animator; that of the one before is let go."""

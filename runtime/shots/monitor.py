@@ -23,7 +23,7 @@ INTERNAL, IO_ERROR, TRY_AGAIN, SIGNALLED = 70, 74, 75, 128  # a signal's number 
 class Monitor:
     """What a running command tells of itself, and where it stops when it has been asked to."""
 
-    def __init__(self, stop: Stop):
+    def __init__(self, stop: SignalGuard):
         self.stop = stop
         self.bar = ProgressBar(sys.stderr)
         self.lines: StatusLines | None = None  # of a shot that a program follows
@@ -121,7 +121,7 @@ class Monitor:
         self.bar.close()
 
 
-class Stop:
+class SignalGuard:
     """SIGINT and SIGTERM, turned into SystemExit where it is safe: at the next `check`.
 
     Raised at once it could strike inside an import and leave that module's lock held for ever. Whoever cannot
@@ -135,7 +135,7 @@ class Stop:
         if self.status:
             raise SystemExit(self.status)
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> SignalGuard:
         numbers = (signal.SIGINT, signal.SIGTERM)
         self.before = {number: signal.signal(number, self.note) for number in numbers}
         return self
@@ -158,7 +158,7 @@ class Failure(NamedTuple):
     retryable: bool
 
 
-def failure_of(error: BaseException, stop: Stop) -> Failure:
+def failure_of(error: BaseException, stop: SignalGuard) -> Failure:
     if stop.status:
         message = "stopped; nothing was left under the output's name, and a clip goes on from here next time"
         return Failure(message, stop.status, "stopped", True)

@@ -34,7 +34,7 @@ SNAPSHOT = "snapshot.npz"
 FRAMES = "frames"
 
 
-class Kept:
+class PartialClip:
     """The folder of one clip. In a `with`; what is in it then stays until `clear` says that the result is
     there. Only of inputs that were at fault from the beginning nothing stays."""
 

@@ -32,7 +32,7 @@ from ..media.picture import Frame, fit, read_picture, write_png
 from ..media.pose_sequence import PICTURE_SUFFIXES, PoseSequence, open_pose
 from ..media.writer import open_writer
 from .output import Output
-from .resume import Kept, read_png
+from .resume import PartialClip, read_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -96,7 +96,7 @@ class Shot:
 OPTIONS = ("steps", "guidance_scale", "guidance_interval", "seed", "windows", "overlap", "order")
 
 
-class Made(NamedTuple):
+class ShotResult(NamedTuple):
     """What became of a shot."""
 
     num_kept: int  # frames that an earlier process had finished
@@ -114,12 +114,12 @@ def is_done(shot: Shot, digest: str) -> bool:
     sheet = shot.contact_sheet
     done = shot.output.holds(digest) and (sheet is None or sheet.is_file())
     if done:
-        kept_of(shot, digest).clear()
+        partial_clip_of(shot, digest).clear()
     return done
 
 
-def kept_of(shot: Shot, digest: str) -> Kept:
-    return Kept(shot.output, digest, shot.contact_sheet)
+def partial_clip_of(shot: Shot, digest: str) -> PartialClip:
+    return PartialClip(shot.output, digest, shot.contact_sheet)
 
 
 def make(
@@ -129,16 +129,16 @@ def make(
     *,
     force: bool = False,
     progress: Callable[[Progress], None] = lambda _progress: None,
-) -> Made:
+) -> ShotResult:
     """Make a shot with its bundle's animator, from where an earlier process left it; with `force` anew."""
     if force:
         shot.output.revoke()  # first: whoever goes on after a kill is not told to force it
-        kept_of(shot, digest).clear()
+        partial_clip_of(shot, digest).clear()
     pose = open_frames(shot.pose, shot.frames)
     output, bucket = shot.output, animator.bucket
     try:
-        with kept_of(shot, digest) as kept:
-            frames = animator.animate(shot.reference, pose, progress=progress, keeper=kept, **shot.options)
+        with partial_clip_of(shot, digest) as kept:
+            frames = animator.animate(shot.reference, pose, progress=progress, snapshots=kept, **shot.options)
             with closing(kept.write(frames, (bucket.height, bucket.width, 3))) as new:
                 if output.video:
                     made = kept.path / "result.mp4"
@@ -154,9 +154,9 @@ def make(
             kept.clear()
     except (AnimateError, OSError):
         if is_done(shot, digest):  # by another process that was sent the same
-            return Made(output.num_frames, output.num_frames)
+            return ShotResult(output.num_frames, output.num_frames)
         raise
-    return Made(kept.num_frames, num_frames)
+    return ShotResult(kept.num_frames, num_frames)
 
 
 def encode(path: Path, width: int, height: int, rate: Fraction, frames: Iterator[Frame]) -> int:
@@ -166,7 +166,9 @@ def encode(path: Path, width: int, height: int, rate: Fraction, frames: Iterator
     return writer.num_frames
 
 
-def sheet(shot: Shot, pose: PoseSequence, kept: Kept, num_frames: int, width: int, height: int) -> Frame:
+def sheet(
+    shot: Shot, pose: PoseSequence, kept: PartialClip, num_frames: int, width: int, height: int
+) -> Frame:
     """The contact sheet of a shot whose frames are all kept; only what is shown is read."""
     shown = np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round().astype(int).tolist()
     poses = [fit(picture, width, height) for i, picture in enumerate(pose) if i in set(shown)]

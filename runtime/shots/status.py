@@ -26,7 +26,7 @@ def resolve_form(form: str) -> str:
     return "openjd" if form == "auto" and "OPENJD_SESSION_WORKING_DIR" in os.environ else form
 
 
-class Course:
+class OverallProgress:
     """How far a clip has come, as one number."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class StatusLines:
 
     def __init__(self, form: str, shot: str, stream: TextIO):
         self.form, self.shot, self.stream = form, shot, stream
-        self.course = Course()
+        self.overall = OverallProgress()
         self.shown = -LINE_S
 
     def begin(self, **about: Any) -> None:
@@ -58,11 +58,11 @@ class StatusLines:
         )
 
     def progress(self, progress: Progress) -> None:
-        self.course.add(progress)
+        self.overall.add(progress)
         stage, done, total = progress
-        frames = self.course.num_frames
+        frames = self.overall.num_frames
         line = f"{stage} {done}/{total or '?'}, {frames} frames finished"
-        self.show(self.course.share, line, stage=stage, done=done, total=total, frames=frames)
+        self.show(self.overall.share, line, stage=stage, done=done, total=total, frames=frames)
 
     def show(self, share: float, line: str, **fields: Any) -> None:
         if monotonic() - self.shown < LINE_S:

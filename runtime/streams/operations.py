@@ -32,7 +32,7 @@ class Operation(NamedTuple):
 Observer = Callable[[Operation], None]
 
 
-class Issuer:
+class StreamScheduler:
     """Issues operations on one device. Used in a `with`, which keeps other threads from issuing in between:
     several operations on buffers that clips share belong together."""
 

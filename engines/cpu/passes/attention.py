@@ -20,7 +20,7 @@ import numpy as np
 FEW = 24
 
 
-def keys_first(model: Any) -> Any:
+def attention_keys_first(model: Any) -> Any:
     """Exchange keys and queries in each softmax(query key^T + mask) value of an openvino.Model that gains by
     it or would be wrong; returns the model. The mask, if there is one, is (keys,)."""
     from openvino import opset13 as ops

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 
-def by_channel(model: Any) -> Any:
+def group_norm_by_channel(model: Any) -> Any:
     """Replace every GroupNormalization of an openvino.Model; returns the model. float32, (N, C, h, w)."""
     from openvino import opset13 as ops
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 
-def without_idle_strides(model: Any) -> Any:
+def convolution_without_idle_strides(model: Any) -> Any:
     """Replace every Convolution of an openvino.Model that strides across and has one column; returns it.
 
     Those of pictures, (N, C, h, w); the results are the same bits in float32.

@@ -17,7 +17,7 @@ import numpy as np
 SUMS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
-def at_half_size(model: Any) -> Any:
+def convolution_before_upsampling(model: Any) -> Any:
     """Replace every 3 x 3 Convolution of a doubled picture in an openvino.Model; returns the model. float32,
     (N, C, h, w)."""
     from openvino import opset13 as ops

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.cpu.forms.attention import keys_first
-from animate_rt.engines.cpu.forms.convolution import without_idle_strides
-from animate_rt.engines.cpu.forms.upsampling import at_half_size
 from animate_rt.engines.cpu.openvino import import_openvino, options
+from animate_rt.engines.cpu.passes.attention import attention_keys_first
+from animate_rt.engines.cpu.passes.convolution import convolution_without_idle_strides
+from animate_rt.engines.cpu.passes.upsampling import convolution_before_upsampling
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
@@ -70,20 +70,20 @@ def convolution(
 def test_downsampling(width: int, height: int, pads: tuple[int, int]) -> None:
     for rows, channels in ((12, 64), (1, 320)):
         x = (rows, channels, height, width)
-        check(convolution(x, *pads), without_idle_strides, normal(x), exact=True)
+        check(convolution(x, *pads), convolution_without_idle_strides, normal(x), exact=True)
 
 
 @pytest.mark.parametrize(("kernel", "width", "pads"), [(3, 3, (1, 0)), (3, 4, (0, 0)), (1, 2, (0, 0))])
 def test_columns_that_no_kernel_reaches(kernel: int, width: int, pads: tuple[int, int]) -> None:
     x = (12, 64, 6, width)
-    check(convolution(x, *pads, kernel=kernel), without_idle_strides, normal(x), exact=True)
+    check(convolution(x, *pads, kernel=kernel), convolution_without_idle_strides, normal(x), exact=True)
 
 
 def test_other_convolutions_stay() -> None:
     for x, stride in (((12, 64, 3, 4), 2), ((12, 64, 3, 1), 1)):
         model = convolution(x, 1, 1, stride=stride)()
         before = nodes(model)
-        assert nodes(without_idle_strides(model)) == before
+        assert nodes(convolution_without_idle_strides(model)) == before
 
 
 def attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> Callable[[], Any]:
@@ -126,12 +126,12 @@ def test_attention(rows: int, heads: int, queries: int, keys: int, width: int, m
     inputs = normal((rows, queries, size), (rows, keys, size), (rows, keys, size))
     if masked:
         inputs.append(np.where(np.arange(keys) < keys - 1, 0, -1e4).astype(np.float32))
-    check(attention(rows, heads, queries, keys, width, masked), keys_first, inputs, exact=False)
+    check(attention(rows, heads, queries, keys, width, masked), attention_keys_first, inputs, exact=False)
 
 
 def test_attention_to_many_keys_stays() -> None:
     for keys, axis in ((24, 2), (25, -1)):  # of the softmax: keys come first, or last as they were
-        model = keys_first(attention(2, 4, 12, keys, 16, masked=False)())
+        model = attention_keys_first(attention(2, 4, 12, keys, 16, masked=False)())
         (softmax,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
         assert softmax.get_attributes()["axis"] % 4 == axis % 4
 
@@ -165,13 +165,13 @@ def enlarging(x: tuple[int, ...], kernel: int = 3, pad: int = 1, scale: int = 2)
 @pytest.mark.parametrize("rows", [1, 3])
 def test_doubled_pictures(rows: int, size: tuple[int, int]) -> None:
     x = (rows, 8, *size)
-    kinds = {node.get_type_name() for node in at_half_size(enlarging(x)()).get_ordered_ops()}
+    kinds = {node.get_type_name() for node in convolution_before_upsampling(enlarging(x)()).get_ordered_ops()}
     assert "Interpolate" not in kinds
-    check(enlarging(x), at_half_size, normal(x), exact=False)
+    check(enlarging(x), convolution_before_upsampling, normal(x), exact=False)
 
 
 @pytest.mark.parametrize(("kernel", "pad", "scale"), [(3, 0, 2), (3, 2, 2), (5, 2, 2), (1, 0, 2), (3, 1, 3)])
 def test_other_enlargements_stay(kernel: int, pad: int, scale: int) -> None:
     model = enlarging((1, 4, 5, 6), kernel, pad, scale)()
     before = nodes(model)
-    assert nodes(at_half_size(model)) == before
+    assert nodes(convolution_before_upsampling(model)) == before
