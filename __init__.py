@@ -26,7 +26,9 @@ from .errors import (
     Rejected,
 )
 from .runtime.animator import Animator
+from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
+from .runtime.media.writer import open_writer
 
 __all__ = [
     "AnimateError",
@@ -37,6 +39,7 @@ __all__ = [
     "BundleMismatch",
     "Cancelled",
     "CheckpointError",
+    "ClipOptions",
     "ConfigError",
     "DeviceError",
     "InputError",
@@ -45,4 +48,5 @@ __all__ = [
     "OutputError",
     "Progress",
     "Rejected",
+    "open_writer",
 ]

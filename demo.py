@@ -1,37 +1,61 @@
-"""The demo: a bundle from the weights that ship with the package, a clip, and a contact sheet of it."""
+"""The demo: a bundle from the weights that ship with the package, a clip of shipped inputs, and its contact
+sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
 from fractions import Fraction
 from pathlib import Path
 
-from .benchmarks.puppets.training.dataset import FRAMES
-from .benchmarks.puppets.training.model import SAMPLING, SIZE, WEIGHTS
-from .benchmarks.puppets.world.scene import Scene
-from .export import build_bundle
+import numpy as np
+
+from .console import Commands, Console, add_command, need_packages
 from .runtime.animator import Animator
-from .runtime.clip.progress import ProgressCallback
+from .runtime.clip.sampler import num_steps
 from .runtime.media.contact_sheet import contact_sheet
-from .runtime.media.picture import write_png
+from .runtime.media.picture import read_picture, write_png
+from .runtime.media.pose_sequence import open_pose
 from .runtime.media.writer import open_writer
+from .runtime.shots.monitor import clip_bar
 
-SEED = 1007  # of a held-out scene: nothing of it was seen in training
-NUM_FRAMES, FRAME_RATE = 24, Fraction(12)
-NUM_STEPS = int(SAMPLING["steps"])
-ABOUT_WEIGHTS = "a small model of drawn puppets made it; how good it is: weights/puppets/README.md"
+WEIGHTS = Path(__file__).parent / "weights"
+CHECKPOINT, INPUTS = WEIGHTS / "puppets", WEIGHTS / "demo"
+WINDOW = 16  # frames that the shipped weights were trained with
+FRAME_RATE = Fraction(12)
+ABOUT = "made by a small model of drawn puppets; its quality is measured in weights/puppets/README.md"
 
 
-def run_demo(folder: Path, building: Callable[[str], None], animating: ProgressCallback) -> tuple[Path, Path]:
-    """Write `bundle/`, `demo.mp4` and `contact-sheet.png` into `folder`; returns the last two."""
+def add_commands(commands: Commands) -> None:
+    command = add_command(commands, demo, "build a small bundle and animate a picture that comes along")
+    command.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="folder to fill (default: %(default)s)",
+    )
+
+
+def demo(options: argparse.Namespace, console: Console) -> None:
+    """Write `bundle/`, `demo.mp4` and `contact-sheet.png` into the folder."""
+    from .export.commands import MODULES
+
+    need_packages("export", *MODULES)
+    from .export import build_bundle
+
+    folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
     bundle, video, sheet = folder / "bundle", folder / "demo.mp4", folder / "contact-sheet.png"
-    build_bundle(WEIGHTS, bundle, width=SIZE, height=SIZE, window=FRAMES, progress=building)
-    scene = Scene("held-out", SEED, SIZE)
-    reference, poses, frames = scene.reference(), [scene.pose(i) for i in range(NUM_FRAMES)], []
-    with Animator.load(bundle) as animator, open_writer(video, SIZE, SIZE, FRAME_RATE) as writer:
-        for frame in animator.animate(reference, poses, progress=animating):
+    reference = read_picture(INPUTS / "reference.png")
+    poses = list(open_pose(INPUTS / "pose", None))
+    width, height = reference.size
+    build_bundle(CHECKPOINT, bundle, width=width, height=height, window=WINDOW, progress=console.step)
+    frames = []
+    with Animator.load(bundle) as animator, open_writer(video, width, height, FRAME_RATE) as writer:
+        steps = num_steps(animator.bundle.manifest.model.sampling.schedule)
+        for frame in animator.animate(reference, poses, progress=clip_bar(console, steps)):
             writer.write(frame)
             frames.append(frame)
-    write_png(sheet, contact_sheet(reference, poses, frames))
-    return video, sheet
+    write_png(sheet, contact_sheet(np.array(reference), list(map(np.array, poses)), frames))
+    console.bar.close()
+    print(f"video: {video}\ncontact sheet: {sheet}\n{ABOUT}")

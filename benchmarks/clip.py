@@ -88,7 +88,7 @@ def bench_clip(
     with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
         with Animator(opened, device=device, observe=log) as animator:
             graph = "" if workload.guidance_scale > 1 else "_conditional"
-            animator.engine(f"{contract.DENOISING_UNET}{graph}")
+            animator.session.engine(f"{contract.DENOISING_UNET}{graph}")
             load_s = perf_counter() - began
             pictures = [workload.pictures(clip) for clip in range(demand.clips + 1)]
             maker = Maker(animator, workload, pictures, Path(folder))

@@ -9,17 +9,15 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..console import Commands, Console, Run, add_command, need_packages
 from ..errors import ConfigError, Regressed
-from ..runtime.farm.commands import add_command
-from ..runtime.shots.monitor import Monitor
 
 if TYPE_CHECKING:
     from .reporting.result import Result
@@ -28,7 +26,7 @@ SIZES = ("small", "mid", "full-512", "full-768")
 SCENARIOS = ("single-stream", "offline", "server")
 
 
-def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_commands(commands: Commands) -> None:
     """Add `bench` and what it can measure to the command line."""
     purpose = "measure latency and quality, by itself and beside others"
     bench = commands.add_parser("bench", help=purpose, description=purpose)
@@ -130,17 +128,15 @@ def add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
     )
 
 
-def engine(options: argparse.Namespace, monitor: Monitor) -> None:
-    needs("onnx", "onnxruntime")
+def engine(options: argparse.Namespace, console: Console) -> None:
+    need_packages("bench", "onnx", "onnxruntime")
     from .engine import bench_engine
 
-    finish(
-        bench_engine(options.bundle, options.graph, options.iterations, monitor.building), options, monitor
-    )
+    finish(bench_engine(options.bundle, options.graph, options.iterations, console.step), options, console)
 
 
-def clip(options: argparse.Namespace, monitor: Monitor) -> None:
-    needs("torch" if options.checkpoint else "onnxruntime")
+def clip(options: argparse.Namespace, console: Console) -> None:
+    need_packages("bench", "torch" if options.checkpoint else "onnxruntime")
     from ..engines.bundle import open_bundle
     from ..runtime.clip.windows import DEFAULT_OVERLAP
     from .clip import Demand, bench_clip, onnx_runtime, pytorch
@@ -163,11 +159,11 @@ def clip(options: argparse.Namespace, monitor: Monitor) -> None:
     )
     given = options.checkpoint
     oracle = pytorch(given, options.inference_config) if given else onnx_runtime()
-    finish(bench_clip(options.bundle, workload, demand, oracle, monitor.building), options, monitor)
+    finish(bench_clip(options.bundle, workload, demand, oracle, console.step), options, console)
 
 
-def peers(options: argparse.Namespace, monitor: Monitor) -> None:
-    needs("torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "yaml")
+def peers(options: argparse.Namespace, console: Console) -> None:
+    need_packages("bench", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "yaml")
     from .peers import bench_peers, drawn, from_files
     from .sizes import RECORDED_CHECKPOINT, bundles_of, checkpoint_of
     from .sizes import SIZES as KNOWN
@@ -179,52 +175,50 @@ def peers(options: argparse.Namespace, monitor: Monitor) -> None:
             given = size.checkpoint
             networks = partial(drawn, given) if given else partial(from_files, *RECORDED_CHECKPOINT)
         else:
-            networks = partial(from_files, *checkpoint_of(options.size, folder, monitor.building))
+            networks = partial(from_files, *checkpoint_of(options.size, folder, console.step))
         result = bench_peers(
             networks,
-            [] if options.quick else bundles_of(options.size, folder, monitor.building),
+            [] if options.quick else bundles_of(options.size, folder, console.step),
             workload,
             options.rounds,
             options.limit,
-            monitor.building,
+            console.step,
             without=options.without,
             quick=options.quick,
         )
-    finish(result, options, monitor)
+    finish(result, options, console)
 
 
-def ablate(options: argparse.Namespace, monitor: Monitor) -> None:
-    needs("torch", "onnx", "onnxscript", "safetensors", "yaml")
+def ablate(options: argparse.Namespace, console: Console) -> None:
+    need_packages("bench", "torch", "onnx", "onnxscript", "safetensors", "yaml")
     from ..engines.bundle import open_bundle
     from .ablate import bench_ablate
     from .sizes import SIZES as KNOWN
     from .sizes import bundles_of, checkpoint_of
 
     with folder_of(options) as folder:
-        bundles = bundles_of(options.size, folder, monitor.building)
+        bundles = bundles_of(options.size, folder, console.step)
         found = {open_bundle(path).manifest.precision: path for path in bundles}
         bundle = found.get(options.precision or next(iter(found)))
         if bundle is None:
             raise ConfigError(
                 f"precision: expected one of {', '.join(found)} on this machine, found {options.precision}"
             )
-        checkpoint, inference_config = checkpoint_of(options.size, folder, monitor.building)
+        checkpoint, inference_config = checkpoint_of(options.size, folder, console.step)
         workload = KNOWN[options.size].workload
-        result = bench_ablate(
-            checkpoint, inference_config, bundle, workload, options.rounds, monitor.building
-        )
-    finish(result, options, monitor)
+        result = bench_ablate(checkpoint, inference_config, bundle, workload, options.rounds, console.step)
+    finish(result, options, console)
 
 
-def quality(options: argparse.Namespace, monitor: Monitor) -> None:
+def quality(options: argparse.Namespace, console: Console) -> None:
     if options.lpips:
-        needs("torch")
+        need_packages("bench", "torch")
     from .quality import bench_quality
 
-    finish(bench_quality(options.ours, options.truth, options.lpips), options, monitor)
+    finish(bench_quality(options.ours, options.truth, options.lpips), options, console)
 
 
-def compare(options: argparse.Namespace, _monitor: Monitor) -> None:
+def compare(options: argparse.Namespace, _console: Console) -> None:
     from .reporting.compare import compare as changes_between
     from .reporting.result import read_result
     from .reporting.tables import changes_table
@@ -252,7 +246,7 @@ def compare(options: argparse.Namespace, _monitor: Monitor) -> None:
         )
 
 
-def report(options: argparse.Namespace, _monitor: Monitor) -> None:
+def report(options: argparse.Namespace, _console: Console) -> None:
     from .reporting.charts import write_pngs
     from .reporting.report import fill_tables, write_html
     from .reporting.result import read_result
@@ -261,7 +255,7 @@ def report(options: argparse.Namespace, _monitor: Monitor) -> None:
     for name, result in results:
         print(f"{name}\n\n{text_of(result)}\n")
     if options.html or options.plots:
-        needs("matplotlib")
+        need_packages("bench", "matplotlib")
     if options.html:
         write_html(options.html, results)
     if options.plots:
@@ -270,9 +264,9 @@ def report(options: argparse.Namespace, _monitor: Monitor) -> None:
         fill_tables(options.page, results)
 
 
-def finish(result: Result, options: argparse.Namespace, monitor: Monitor) -> None:
+def finish(result: Result, options: argparse.Namespace, console: Console) -> None:
     """Keep the result where it was asked for, and show it."""
-    monitor.bar.close()
+    console.bar.close()
     if options.output:
         result.write(options.output)
     print(text_of(result), file=sys.stderr)
@@ -288,8 +282,8 @@ def text_of(result: Result) -> str:
 
 
 def add_measurement(
-    kinds: argparse._SubParsersAction[argparse.ArgumentParser],
-    run: Callable[[argparse.Namespace, Monitor], None],
+    kinds: Commands,
+    run: Run,
     purpose: str,
 ) -> argparse.ArgumentParser:
     command = add_command(kinds, run, purpose)
@@ -321,15 +315,6 @@ def folder_of(options: argparse.Namespace) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
         yield Path(folder)
-
-
-def needs(*packages: str) -> None:
-    """Say what to install before an import says it in many lines."""
-    if missing := [name for name in packages if not find_spec(name)]:
-        raise ConfigError(
-            f"benchmarks: expected the packages of animate-rt[bench], found no {', '.join(missing)}; "
-            "pip install torch==2.13.0 'animate-rt[bench]'"
-        )
 
 
 def count(text: str) -> int:

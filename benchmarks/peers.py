@@ -236,7 +236,7 @@ def ours_in_pytorch(networks: Networks, precision: Precision, workload: Workload
 
 def rendering(animator: Animator, workload: Workload) -> Render:
     """The reference is computed for every clip, as by everyone else."""
-    animator.engine(DENOISING_UNET)  # or the first clip would load it
+    animator.session.engine(DENOISING_UNET)  # or the first clip would load it
 
     def render(clip: int, pictures: Pictures, steps: int) -> Array:
         animator.references.clear()

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..engines.device import Array
-from ..runtime.animator import Animator, Frames
+from ..runtime.animator import Animator
+from ..runtime.clip.frames import Frames
 
 
 class Pictures(NamedTuple):

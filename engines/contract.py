@@ -8,6 +8,7 @@ network without the unconditional half, for guidance_scale = 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -84,6 +85,11 @@ class Memory:
 
     weights: int
     activations: int  # while it runs; engines that never run at the same time share it
+
+
+def shared_activations(memory: dict[str, Memory], graphs: Sequence[str]) -> int:
+    """Bytes of the one block that these engines share, as they never run at the same time."""
+    return max((memory[graph].activations for graph in graphs if graph in memory), default=0)
 
 
 def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str, Contract]:

@@ -1,6 +1,22 @@
 """Trained PyTorch networks to ONNX graphs and bundles. Needs torch, which the runtime does not."""
 
-from .build import build_bundle
-from .checkpoints.checkpoint import Checkpoint, load_checkpoint
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .build import build_bundle
+    from .checkpoints.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["Checkpoint", "build_bundle", "load_checkpoint"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is first used: the command line works without torch."""
+    from . import build
+    from .checkpoints import checkpoint
+
+    for module in (build, checkpoint):
+        if name in __all__ and hasattr(module, name):
+            return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

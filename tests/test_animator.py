@@ -116,13 +116,15 @@ def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_b
     with Animator.load(small_bundle) as animator:
         options = {"pose": pictures(14), "steps": 3}
         render(animator, **options)
-        passes = [animator.engine(name).runs for name in ("reference_net", "vae_encoder", "image_encoder")]
+        passes = [
+            animator.session.engine(name).runs for name in ("reference_net", "vae_encoder", "image_encoder")
+        ]
         assert passes == [1, 1, 1]
-        assert animator.engine("denoising_unet").runs == 3 * len(uniform(14, 6, 4))
+        assert animator.session.engine("denoising_unet").runs == 3 * len(uniform(14, 6, 4))
         render(animator, **options)
-        assert animator.engine("reference_net").runs == 1
+        assert animator.session.engine("reference_net").runs == 1
         render(animator, reference=pictures(1, 10)[0], **options)
-        assert animator.engine("reference_net").runs == 2
+        assert animator.session.engine("reference_net").runs == 2
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -136,7 +138,7 @@ def test_a_clip_shorter_than_the_window_is_exact(
 
     chance = np.random.default_rng(0)
     graph = "denoising_unet" if guided else "denoising_unet_conditional"
-    engine = small_animator.engine(graph)
+    engine = small_animator.session.engine(graph)
     inputs = {spec.name: chance.standard_normal(spec.shape, np.float32) for spec in engine.contract.inputs}
     inputs |= {"num_frames": np.array([3], np.int32), "guidance_scale": np.array([3.5], np.float32)}
     arguments = {spec.name: inputs[spec.name] for spec in engine.contract.inputs}
@@ -157,7 +159,7 @@ def test_guidance_1_is_the_conditional_prediction_and_averages_overlaps(small_an
     conditional = render(small_animator, guidance_scale=1.0, **options)
     guided = render(small_animator, guidance_scale=1.0 + 1e-6, **options)
     assert np.abs(conditional.astype(int) - guided).max() <= 1
-    assert small_animator.engine("denoising_unet_conditional").runs > 0
+    assert small_animator.session.engine("denoising_unet_conditional").runs > 0
 
 
 def test_guidance_in_part_of_the_schedule(small_bundle: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_bundle_knows_how_its_weights_are_sampled(small_bundle: Path) -> None:
     manifest = dataclasses.replace(opened.manifest, model=model)
     with Animator(dataclasses.replace(opened, manifest=manifest)) as animator:
         frames = render(animator, steps=None)
-        assert "denoising_unet" not in animator.engines
+        assert "denoising_unet" not in animator.session.engines
         assert np.array_equal(frames, render(animator, steps=(999, 600), guidance_scale=1))
         assert not np.array_equal(frames, render(animator, steps=2))
         assert not np.array_equal(frames, render(animator, steps=None, guidance_scale=3.5))
@@ -214,7 +216,7 @@ def test_two_clips_at_once_do_not_mix(small_animator: Animator) -> None:
 
 
 def test_frames_arrive_one_by_one_and_a_clip_can_be_abandoned(small_animator: Animator) -> None:
-    decoder = small_animator.engine("vae_decoder")
+    decoder = small_animator.session.engine("vae_decoder")
     before = decoder.runs
     clip = small_animator.animate(pictures(1)[0], pictures(8), steps=1)
     frame = next(clip)
@@ -305,7 +307,7 @@ def test_a_closed_animator_says_so_and_holds_nothing(small_bundle: Path) -> None
     with Animator.load(small_bundle) as animator:
         running = animator.animate(pictures(1)[0], pictures(2), steps=1)
         next(running)
-    assert not animator.engines
+    assert not animator.session.engines
     with pytest.raises(Rejected, match="found it closed"):
         animator.animate(pictures(1)[0], pictures(2))
     abandoned = Animator.load(small_bundle)

@@ -21,6 +21,8 @@ from animate_rt import demo
 from animate_rt.__main__ import main, parser
 from animate_rt.benchmarks.instruments.accuracy import compare_frames
 from animate_rt.benchmarks.puppets.world.scene import Scene
+from animate_rt.runtime.media.picture import read_picture
+from animate_rt.runtime.media.pose_sequence import open_pose
 from PIL import Image
 
 PROGRESS = re.compile(r"(load|export|compile|seal|pose|denoise|decode)\b.* \d\d:\d\d")
@@ -304,8 +306,12 @@ def test_the_demo(run: Run, tmp_path: Path) -> None:
         made = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:
         assert sheet.size == (7 * 128 + 8 * 4, 2 * 128 + 3 * 4)
-    scene = Scene("held-out", demo.SEED, 128)
-    true = [scene.frame(i) for i in range(demo.NUM_FRAMES)]
+    scene = Scene("held-out", 1007, 128)
+    assert np.array_equal(read_picture(demo.INPUTS / "reference.png"), scene.reference())
+    for i, pose in enumerate(open_pose(demo.INPUTS / "pose", None)):
+        assert np.array_equal(pose, scene.pose(i))
+    true = [scene.frame(i) for i in range(len(made))]
+    assert len(true) == 24
     made_db, copied_db = (
         compare_frames(frames, true)["psnr_db"] for frames in (made, [scene.reference()] * len(true))
     )
@@ -316,7 +322,7 @@ def test_building_without_torch_says_what_to_install(
     run: Run, small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an environment of `pip install .[cpu]`."""
-    monkeypatch.setattr("animate_rt.__main__.find_spec", lambda name: name != "torch")
+    monkeypatch.setattr("animate_rt.console.find_spec", lambda name: name != "torch")
     size = ["--width", "64", "--height", "96", "--window", "6"]
     refused(run("build", small.checkpoint, tmp_path / "bundle", *size), 64, "found no torch", "pip install")
 

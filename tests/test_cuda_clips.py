@@ -100,7 +100,7 @@ def test_two_clips_at_once_and_both_forms_of_the_unet(
 def test_an_abandoned_clip_leaves_others_alone(small: Any, small_plans: Path) -> None:
     with installed(3), Animator.load(small_plans) as animator:
         expected = render(animator, small)
-        allocated = animator.pool.allocated_bytes
+        allocated = animator.session.pool.allocated_bytes
         for pictures, taken in product((0, 4), (0, 1, 3)):
             chance = np.random.default_rng(pictures)
             reference, *pose = chance.integers(0, 256, (15, small.height, small.width, 3), np.uint8)
@@ -109,7 +109,7 @@ def test_an_abandoned_clip_leaves_others_alone(small: Any, small_plans: Path) ->
                 next(clip)
             clip.close()
             assert np.array_equal(render(animator, small), expected)
-        assert animator.pool.allocated_bytes < 2 * allocated
+        assert animator.session.pool.allocated_bytes < 2 * allocated
 
 
 def test_no_room_on_the_device_is_said_and_leaves_nothing_taken(small: Any, small_plans: Path) -> None:

@@ -26,7 +26,7 @@ def test_an_abandoned_clip_gives_everything_back_and_leaves_others_alone(
 ) -> None:
     with arithmetic(device=DelayedDevice(0, 0.002)) as animator:
         truth = render(animator)
-        allocated = animator.pool.allocated_bytes
+        allocated = animator.session.pool.allocated_bytes
         for taken in (0, 1, 3):
             clip = animator.animate(pictures(1, 9)[0], pictures(17, 8), steps=4)
             other = animator.animate(pictures(1, 9)[0], pictures(17), steps=4)
@@ -34,7 +34,7 @@ def test_an_abandoned_clip_gives_everything_back_and_leaves_others_alone(
                 next(clip)
             clip.close()
             assert np.array_equal(np.stack(list(other)), truth)
-        assert animator.pool.allocated_bytes == allocated
+        assert animator.session.pool.allocated_bytes == allocated
         assert not any(entry.borrowers for entry in animator.references.entries.values())
 
 
@@ -127,7 +127,7 @@ def test_frames_that_wait_to_be_taken_go_with_the_animator(arithmetic: Callable[
     animator.close()
     with pytest.raises(Rejected, match="found it closed"):
         next(clip)
-    assert not animator.pool.free
+    assert not animator.session.pool.free
 
 
 class SmallDevice(CPUDevice):
@@ -157,7 +157,7 @@ def test_memory_of_other_shapes_gives_way(arithmetic: Callable[..., Animator]) -
     for options in clips:
         with arithmetic() as animator:
             render(animator, **options)
-            needed = max(needed, animator.pool.allocated_bytes)
+            needed = max(needed, animator.session.pool.allocated_bytes)
     with arithmetic(device=SmallDevice(needed)) as animator:
         for options in clips * 2:
             assert len(render(animator, **options)) == 40
@@ -174,7 +174,7 @@ def test_nothing_is_lost_where_a_clip_fails(arithmetic: Callable[..., Animator])
         device = SmallDevice(10**7)
         with arithmetic(device=device) as animator:
             render(animator, windows=windows)
-            allocated = animator.pool.allocated_bytes
+            allocated = animator.session.pool.allocated_bytes
             for count in (0, 1, 5, 6, 7, 16):
                 with pytest.raises(InputError, match="a broken picture"):
                     render(animator, windows=windows, pose=broken(count))
@@ -183,7 +183,7 @@ def test_nothing_is_lost_where_a_clip_fails(arithmetic: Callable[..., Animator])
                 render(animator, reference=pictures(1, 77)[0], pose=pictures(4000), windows="uniform")
             device.room += room
             assert np.array_equal(render(animator, windows=windows), render(animator, windows=windows))
-            assert animator.pool.allocated_bytes <= allocated * 2
+            assert animator.session.pool.allocated_bytes <= allocated * 2
 
 
 def test_a_collector_that_closes_clips_anywhere(arithmetic: Callable[..., Animator]) -> None:

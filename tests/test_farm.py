@@ -262,7 +262,7 @@ def test_what_is_done_is_left_alone(inputs: Path, tmp_path: Path) -> None:
     made = shots(inputs, tmp_path / "out", [job("a"), job("b", format="png", first_number=1001)])
     worker = Worker(fixed_cost.open_animator)  # in this process
     assert [worker.make(shot).shot_progress.num_frames for shot in made] == [NUM_POSES] * 2
-    assert worker.animator.engines[REFERENCE_NET].runs == 1
+    assert worker.animator.session.engines[REFERENCE_NET].runs == 1
     assert worker.shot_progress("b") == ShotProgress(0.0, 1.0, 0, NUM_POSES)
     assert worker.shot_progress("of another shot") == ShotProgress()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*")}

@@ -316,8 +316,8 @@ def test_a_clip_is_the_public_implementation_s(
     truth = small.io["video"][0].transpose(1, 2, 3, 0)
     with engines.animator() as animator:
         clips = [clip(animator, small) for _ in range(2)]
-        runs = {graph: engine.runs for graph, engine in animator.engines.items()}
-        (unet,) = animator.denoise[0].bound_engines.values()
+        runs = {graph: engine.runs for graph, engine in animator.session.engines.items()}
+        (unet,) = animator.session.denoise[0].bound_engines.values()
         assert unet.context.graphs_enabled
         assert None not in unet.context.graphs.values()
     decibels = -10 * math.log10(np.mean((clips[0] / 255 - truth) ** 2))

@@ -22,7 +22,7 @@ def test_the_plan_is_what_is_allocated(small_bundle: Path, windows: str, order: 
     with Animator(bundle, load=ArithmeticEngine) as animator:
         clip = animator.animate(pose[0], pose, steps=4, overlap=2, windows=windows, order=order)
         assert sum(1 for _ in clip) == num_frames
-        taken = animator.pool.allocated_bytes
+        taken = animator.session.pool.allocated_bytes
     assert plan.weights is None
     assert plan.activations is None
     # Segments at the end of a clip are of other lengths, for which no buffer is left over.

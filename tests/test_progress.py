@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from animate_rt.console import ProgressBar
 from animate_rt.runtime.clip import progress
-from animate_rt.runtime.clip.progress import ProgressBar
 from animate_rt.runtime.media.contact_sheet import COLUMNS, GAP, contact_sheet
 
 

@@ -271,7 +271,7 @@ def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
 
     with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         for _ in kept.write(iter([np.zeros((8, 8, 3), np.uint8)]), (8, 8, 3)):
-            kept.keep(take)
+            kept.save(take)
             assert kept.cost_s > 0.05  # taking it is part of what it costs
     with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         assert (kept.start.num_tasks, kept.start.first_frame, kept.num_frames) == (7, 1, 1)

@@ -219,9 +219,9 @@ def test_a_second_clip_allocates_nothing(arithmetic: Callable[..., Animator]) ->
     for windows, order in SHAPES:
         with arithmetic(denoise_streams=2) as animator:
             render(animator, windows=windows, order=order)
-            allocated = animator.pool.allocated_bytes
+            allocated = animator.session.pool.allocated_bytes
             render(animator, windows=windows, order=order, pose=pictures(17, 5), seed=3)
-            assert animator.pool.allocated_bytes == allocated > 0
+            assert animator.session.pool.allocated_bytes == allocated > 0
 
 
 def test_poses_may_come_from_an_endless_stream(arithmetic: Callable[..., Animator]) -> None:

@@ -41,7 +41,7 @@ def inputs(tmp_path: Path) -> Path:
 @pytest.fixture
 def animate(inputs: Path, tmp_path: Path, monkeypatch: Any) -> Callable[..., int]:
     """`animate-rt animate`, in this process, with engines of arithmetic."""
-    monkeypatch.setattr("animate_rt.runtime.farm.commands.Animator.load", open_animator)
+    monkeypatch.setattr("animate_rt.runtime.shots.commands.Animator.load", open_animator)
 
     def call(output: str, *options: str) -> int:
         named = ["--reference", str(inputs / "reference.png"), "--pose", str(inputs / "pose")]
@@ -202,7 +202,7 @@ def test_out_of_memory_may_pass(
     animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
 ) -> None:
     opened = partial(fixed_cost.open_troubled_animator, folder=tmp_path)
-    monkeypatch.setattr("animate_rt.runtime.farm.commands.Animator.load", opened)
+    monkeypatch.setattr("animate_rt.runtime.shots.commands.Animator.load", opened)
     tired = ["out.mp4", "--seed", str(fixed_cost.TIRED_SEED), "--progress", "none"]
     assert animate(*tired) == 75
     last = capsys.readouterr().err.splitlines()[-1]

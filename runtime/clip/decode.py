@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from ...engines.device import Array, Buffer, Event, Stream
+from ...engines import contract
+from ...engines.device import Array, Buffer, Event
 from ...errors import DeviceError
-from ..streams.engine_stream import BoundEngine
 from ..streams.pool import Lease
+from ..streams.session import Session
+from .clip import Clip
 from .denoise import State
 from .layout import Segment
+from .lookahead import Lookahead
+from .progress import counter
 
 
 class PendingFrame(NamedTuple):
@@ -27,40 +31,32 @@ class PendingFrame(NamedTuple):
 class Decoder:
     """Turns one clip's finished segments into frames."""
 
-    def __init__(
-        self,
-        vae_decoder: BoundEngine,
-        copy_out: Stream,
-        lease: Lease,
-        max_in_flight: int,
-        progress: Callable[[], None],
-        next_frame: int = 0,
-        num_kept: int = 0,
-    ):
-        self.decoder, self.copy_out = vae_decoder, copy_out
-        self.scheduler, self.lease = vae_decoder.scheduler, lease
-        self.max_in_flight = max_in_flight  # frames on their way before one is waited for
-        self.progress = progress
-        self.finished: dict[int, tuple[Segment, State]] = {}  # by first frame
-        self.next_frame = next_frame  # all before it have been decoded
-        self.num_kept = num_kept  # frames that the caller has already
+    def __init__(self, session: Session, clip: Clip, poses: Lookahead, lease: Lease):
+        with session.scheduler:
+            self.decoder = session.bound(session.decode, contract.VAE_DECODER)
+        self.scheduler, self.copy_out, self.lease = session.scheduler, session.copy_out, lease
+        self.max_in_flight = clip.settings.window  # frames on their way to the host before one is waited for
+        self.num_kept = clip.snapshots.num_frames  # frames that the caller has already
+        self.progress = counter(clip.progress, "decode", lambda: poses.length, self.num_kept)
+        self.waiting: dict[int, tuple[Segment, State]] = {}  # finished segments, by first frame
+        self.next_frame = clip.snapshots.start.first_frame  # all before it have been decoded
         self.pending: deque[PendingFrame] = deque()
 
     def put(self, segments: list[tuple[Segment, State]]) -> None:
         """Take over finished segments; they may come in any order."""
-        self.finished |= {segment.frames.start: (segment, state) for segment, state in segments}
+        self.waiting |= {segment.frames.start: (segment, state) for segment, state in segments}
 
     def frames(self, *, wait: bool) -> Iterator[Array]:
         """uint8 (H, W, 3): those that are ready, and with `wait` all that have been put."""
-        while self.next_frame in self.finished:
-            segment, state = self.finished[self.next_frame]
+        while self.next_frame in self.waiting:
+            segment, state = self.waiting[self.next_frame]
             for row, frame in enumerate(segment.frames):
                 if frame < self.num_kept:
                     continue
                 while len(self.pending) >= self.max_in_flight:
                     yield self._next_pending()
                 self._decode(state.latents.rows(row, row + 1))
-            del self.finished[self.next_frame]
+            del self.waiting[self.next_frame]
             self.lease.give(state.latents)
             self.next_frame = segment.frames.stop
         while self.pending and (wait or self.pending[0].copied.done):

@@ -6,22 +6,23 @@ several windows cover it, pose features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import cycle
 
+from ...engines import contract
 from ...engines.contract import Contract, TensorSpec
-from ...engines.device import Array, Buffer, Event, Update
-from ..streams.engine_stream import BoundEngine, EngineStream
+from ...engines.device import Buffer, Event, Update
+from ..streams.engine_stream import BoundEngine
 from ..streams.pool import Lease
+from ..streams.session import Session
+from .clip import Clip
+from .conditions import prepare_conditions
 from .layout import Layout, Place, Segment
 from .lookahead import Lookahead
+from .noise import Noise
 from .order import Task
 from .reference import Reference
-from .sampler import Step
 from .snapshot import Snapshot
-
-Noise = Callable[[range], Array]  # of those frames, float32 (frames, 4, h, w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,33 +39,21 @@ class State:
         return [self.latents, *([self.total] if self.total else [])]
 
 
-@dataclass(frozen=True, slots=True)
-class Conditions:
-    """What every task of a clip reads besides its frames; on the device."""
-
-    reference: Reference
-    time_rows: Buffer  # (steps, resnet widths)
-    scalars: dict[str, Buffer]  # guidance_scale float32 (1,), num_frames int32 (1,)
-
-
 class Denoiser:
     """Takes one clip's segments through their steps."""
 
-    def __init__(
-        self,
-        layout: Layout,
-        steps: Sequence[Step],
-        conditions: Conditions,
-        unets: Sequence[Sequence[BoundEngine]],  # of each step, one for each denoising stream
-        prepare: EngineStream,
-        pose_guider: BoundEngine,
-        lease: Lease,
-        start: Snapshot,
-    ):
-        self.layout, self.steps, self.conditions = layout, steps, conditions
-        self.unets, self.prepare, self.pose_guider = unets, prepare, pose_guider
-        self.scheduler, self.lease = prepare.scheduler, lease
-        self.resumed = dict(start.segments)  # those that no task has asked for yet
+    def __init__(self, session: Session, clip: Clip, layout: Layout, reference: Reference, lease: Lease):
+        graphs = clip.settings.unet_graphs
+        for graph in set(graphs):
+            session.engine(graph)  # may take long to load, so without the scheduler held
+        with session.scheduler:
+            unets = {graph: [session.bound(stream, graph) for stream in session.denoise] for graph in graphs}
+            self.pose_guider = session.bound(session.prepare, contract.POSE_GUIDER)
+        self.unets = [unets[graph] for graph in graphs]  # of each step, one for each denoising stream
+        self.conditions = prepare_conditions(session, clip.settings, layout, reference, lease)
+        self.layout, self.steps, self.prepare = layout, clip.settings.steps, session.prepare
+        self.scheduler, self.lease = session.scheduler, lease
+        self.resumed = dict(clip.snapshots.start.segments)  # those that no task has asked for yet
         self.places: dict[int, list[Place]] = {}  # of windows under way
         self.states: dict[Segment, State] = {}
 
@@ -86,7 +75,7 @@ class Denoiser:
             unet.run(bound=self.conditions.reference)
             return self._update(unet, task)
 
-    def finished(self, task: Task) -> list[tuple[Segment, State]]:
+    def take_finished(self, task: Task) -> list[tuple[Segment, State]]:
         """The segments that have taken their last step with this task, and latents of which are done."""
         if task.step < len(self.steps) - 1:
             return []

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ...engines.device import Array
 from ..media.picture import fit
-from ..media.pose_sequence import PoseSequence
+from .clip import Clip
+from .progress import counter
 
 
 class Lookahead:
     """The pictures of a pose sequence, uint8 (1, height, width, 3), each kept from reading until taken."""
 
-    def __init__(
-        self,
-        pose: PoseSequence,
-        width: int,
-        height: int,
-        progress: Callable[[], None],
-        first_frame: int = 0,
-    ):
-        self.pictures = iter(pose)
-        self.estimated_length = pose.num_frames
-        self.width, self.height = width, height
-        self.progress = progress  # called after each picture
-        self.first_frame = first_frame  # those before it are read, as others follow them, and not kept
+    def __init__(self, clip: Clip):
+        self.pictures = iter(clip.pose)
+        self.estimated_length = clip.pose.num_frames
+        self.bucket = clip.manifest.bucket
+        self.progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
+        self.first_frame = clip.snapshots.start.first_frame  # earlier frames are read, but not kept
         self.waiting: dict[int, Array] = {}
         self.num_read = 0
         self.ended = False
@@ -36,7 +28,7 @@ class Lookahead:
                 self.ended = True
             else:
                 if self.num_read >= self.first_frame:
-                    self.waiting[self.num_read] = fit(picture, self.width, self.height)[None]
+                    self.waiting[self.num_read] = fit(picture, self.bucket.width, self.bucket.height)[None]
                 self.num_read += 1
                 self.progress()
         return self.num_read >= num_frames

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...engines import contract
 from ...engines.backends import open_device
 from ...engines.bundle import Bundle
-from ...engines.contract import Memory
 from ...errors import ConfigError, DeviceError
 from .denoise import segment_specs
 from .layout import Layout, Segment
@@ -60,7 +58,9 @@ def plan_memory(
         weights=sum(memory[graph].weights for engine_stream in LANES for graph in engine_stream)
         if memory
         else None,
-        activations=sum(activations(memory, engine_stream) for engine_stream in LANES) if memory else None,
+        activations=sum(contract.shared_activations(memory, engine_stream) for engine_stream in LANES)
+        if memory
+        else None,
         inputs_and_outputs=sum(spec.num_bytes for spec in own if spec.name not in reference),
         reference=sum(reference.values()),
         clip=clip + time_rows,
@@ -110,11 +110,6 @@ def free(bundle: Bundle) -> str:
         return f"free: {device.free_bytes() / 1e6:.1f} MB on {device.description}"
     finally:
         device.close()
-
-
-def activations(memory: dict[str, Memory], graphs: Sequence[str]) -> int:
-    """Of the block that these engines share, as they never run at the same time."""
-    return max((memory[graph].activations for graph in graphs if graph in memory), default=0)
 
 
 def peak(bundle: Bundle, layout: Layout, num_steps: int, order: str) -> tuple[int, int]:

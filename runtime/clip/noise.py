@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError, InputMissing
+from .windows import Length
 
 Shape = tuple[int, ...]  # (4, h, w)
+Noise = Callable[[range], NDArray[Any]]  # of those frames, float32 (frames, 4, h, w)
+
+
+def noise_of(given: NDArray[Any] | None, seed: int, shape: Shape, poses: Length) -> Noise:
+    """The given noise, which has to be as long as the clip, or else noise from the seed."""
+    if given is None:
+        return lambda frames: seeded_noise(seed, frames, shape)
+    longer = poses.at_least(len(given) + 1)
+    if longer or not poses.at_least(len(given)):
+        found = f"more than {len(given)}" if longer else poses.total()
+        raise InputError(f"initial noise: expected as many frames as poses, found {len(given)} for {found}")
+    return lambda frames: given[frames.start : frames.stop]
 
 
 def seeded_noise(seed: int, frames: range, shape: Shape) -> NDArray[Any]:

@@ -10,7 +10,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import RLock
 
+from ...engines import contract
 from ...engines.device import Array, Buffer
+from ..streams.pool import Lease
+from ..streams.session import Session
+from .clip import Clip
 
 Reference = dict[str, Buffer]  # key_i, value_i, cross_i of every spatial attention block
 
@@ -122,6 +126,32 @@ def size(entry: Entry) -> int:
     if not entry.future.done() or entry.future.cancelled() or entry.future.exception() is not None:
         return 0
     return sum(buffer.num_bytes for buffer in entry.future.result().values())
+
+
+def encode_reference(session: Session, clip: Clip) -> Reference:
+    """Compute a clip's reference, in buffers of the pool."""
+    prepare, lease = session.prepare, Lease(session.pool)
+    specs = clip.manifest.graphs[contract.REFERENCE_NET].outputs
+    try:
+        reference = dict(zip((spec.name for spec in specs), lease.take_all(specs), strict=True))
+        with (
+            prepare.staged("uint8", clip.embedded_image) as embedded,
+            prepare.staged("uint8", clip.image) as image,
+            session.scheduler,
+        ):
+            encoder, vae, net = (
+                session.bound(prepare, graph)
+                for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
+            )
+            encoder.run({"image": embedded})
+            vae.run({"image": image})
+            found = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
+            done = net.run(found, bound=reference)
+        done.synchronize()  # a reference that failed must not be kept
+    except BaseException:
+        lease.close()
+        raise
+    return reference
 
 
 def image_key(*images: Array) -> bytes:

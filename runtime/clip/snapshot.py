@@ -32,7 +32,7 @@ class SnapshotSink(Protocol):
     def due(self) -> bool:
         """Whether to take a snapshot now."""
 
-    def keep(self, take: Callable[[], Snapshot]) -> None:
+    def save(self, take: Callable[[], Snapshot]) -> None:
         """All frames before its `first_frame` have been yielded, and what was done with them is done. What
         `take` takes is part of what the snapshot costs."""
 
@@ -43,7 +43,7 @@ class _NoSnapshots:
     def due(self) -> bool:
         return False
 
-    def keep(self, take: Callable[[], Snapshot]) -> None:
+    def save(self, take: Callable[[], Snapshot]) -> None:
         pass
 
 

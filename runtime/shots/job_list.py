@@ -2,22 +2,22 @@
 
     {"name": "s010", "bundle": "bundle", "reference": "hero.png", "pose": "s010.mp4", "steps": 20}
 
-`name`, `bundle`, `reference` and `pose` are required, the other keys are those of OPTIONAL. Relative paths
-start at the folder of the job list.
+`name`, `bundle`, `reference` and `pose` are required; the other keys are those of OPTIONAL and the fields of
+ClipOptions. Relative paths start at the folder of the job list.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ...engines.bundle import Bundle, open_bundle
 from ...errors import AnimateError, ConfigError, InputError, InputMissing
-from ..clip.clip import check_options
-from ..clip.sampler import ddim
+from ..clip.options import ClipOptions, options_of
 from .output import Output
 from .shot import Shot
 
@@ -27,19 +27,13 @@ PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or 
 REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "format": (str,),  # "mp4" (default) or "png"
-    "steps": (int, list),
-    "guidance_scale": (int, float),
-    "guidance_interval": (list,),
-    "seed": (int,),
-    "windows": (str,),
-    "overlap": (int,),
-    "order": (str,),
     "frames": (int, str),
     "fps": (int, float, str),
     "initial_noise": (str,),
     "first_number": (int,),
     "bits": (int,),  # per channel of PNGs: 8 (default) or 16
 }
+OPTIONS = {option.name for option in fields(ClipOptions)}
 MIN_RATE, MAX_RATE = Fraction(1, 1000), Fraction(1000)
 
 
@@ -87,8 +81,8 @@ class JobReader:
         for key, file in paths.items():
             if not file.exists():
                 raise InputMissing(f"{key}: expected {PATHS.get(key, 'a .npy file')}, found no {file}")
-        self.check(self.bundle(paths["bundle"]), job)
-        self.shots.append(self.shot(job | paths))
+        options = self.options(self.bundle(paths["bundle"]), job)
+        self.shots.append(self.shot(job | paths, options))
 
     def take(self, number: int, name: str, form: str) -> None:
         """The names of a shot's result, sidecar and contact sheet."""
@@ -102,12 +96,16 @@ class JobReader:
                 )
         self.taken |= dict.fromkeys((result, f"{result}.json", f"{name}.sheet.png"), f"line {number}")
 
-    def shot(self, job: dict[str, Any]) -> Shot:
+    def shot(self, job: dict[str, Any], options: ClipOptions) -> Shot:
+        if "fps" in job:
+            job["fps"] = frame_rate(str(job["fps"]))
+        if "frames" in job:
+            job["frames"] = str(job["frames"])
         name, form = job.pop("name"), job.pop("format", "mp4")
         target = self.output / (f"{name}.mp4" if form == "mp4" else f"{name}/#####.png")
         output = Output.at(str(target), job.pop("first_number", 0), job.pop("bits", 8))
         sheet = self.output / f"{name}.sheet.png"
-        return Shot(name=name, output=output, contact_sheet=sheet, **job)
+        return Shot(name=name, output=output, contact_sheet=sheet, options=options, **job)
 
     def bundle(self, path: Path) -> Bundle:
         """Opened once; what is wrong with it is told for each line."""
@@ -121,19 +119,13 @@ class JobReader:
             raise found
         return found
 
-    def check(self, bundle: Bundle, job: dict[str, Any]) -> None:
-        for key in ("steps", "guidance_interval"):
-            if isinstance(job.get(key), list):
-                job[key] = tuple(job[key])
-        names = ("guidance_scale", "guidance_interval", "windows", "overlap", "order", "seed")
-        check_options(bundle.manifest.bucket, **{name: job[name] for name in names if name in job})
-        if "steps" in job:
-            ddim(bundle.manifest.model.noise, job["steps"])
-        if "fps" in job:
-            job["fps"] = frame_rate(str(job["fps"]))
-        for key, kind in (("frames", str), ("guidance_scale", float)):
-            if key in job:
-                job[key] = kind(job[key])
+    def options(self, bundle: Bundle, job: dict[str, Any]) -> ClipOptions:
+        """The clip options of a job, which its bundle can use; takes them out of `job`."""
+        options = options_of(job)
+        options.resolve(bundle.manifest)
+        for name in OPTIONS & job.keys():
+            del job[name]
+        return options
 
 
 def parse(line: bytes) -> dict[str, Any]:
@@ -149,10 +141,11 @@ def parse(line: bytes) -> dict[str, Any]:
     if missing := [key for key in REQUIRED if key not in job]:
         raise ConfigError(f"missing {', '.join(missing)}")
     kinds = REQUIRED | OPTIONAL
-    if unknown := [key for key in job if key not in kinds]:
-        raise ConfigError(f"unknown {', '.join(unknown)}; expected some of {', '.join(OPTIONAL)}")
+    if unknown := [key for key in job if key not in kinds and key not in OPTIONS]:
+        known = ", ".join((*OPTIONAL, *sorted(OPTIONS)))
+        raise ConfigError(f"unknown {', '.join(unknown)}; expected some of {known}")
     for key, value in job.items():
-        if type(value) not in kinds[key]:
+        if key not in OPTIONS and type(value) not in kinds[key]:
             expected = " or ".join(kind.__name__ for kind in kinds[key])
             raise ConfigError(f"{key}: expected {expected}, found {json.dumps(value)}")
     if not NAME.fullmatch(job["name"]):

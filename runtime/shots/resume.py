@@ -92,7 +92,7 @@ class PartialClip:
     def due(self) -> bool:
         return (monotonic() - self.began) * SHARE >= self.cost_s
 
-    def keep(self, take: Callable[[], Snapshot]) -> None:
+    def save(self, take: Callable[[], Snapshot]) -> None:
         begin = monotonic()
         snapshot = take()
         self.writer.flush()

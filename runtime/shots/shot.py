@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 from importlib import metadata
 from itertools import chain
@@ -22,10 +22,9 @@ import numpy as np
 
 from ...engines.bundle import MANIFEST, read_manifest
 from ...engines.files import describe, digest_of
-from ...engines.model import Schedule
 from ...errors import AnimateError, ConfigError, InputError, InputMissing
 from ..animator import Animator
-from ..clip.clip import WHOLE_SCHEDULE
+from ..clip.options import ClipOptions
 from ..clip.progress import Progress
 from ..media.contact_sheet import COLUMNS, contact_sheet
 from ..media.picture import Frame, fit, read_picture, write_png
@@ -51,13 +50,7 @@ class Shot:
     reference: Path
     pose: Path
     output: Output
-    steps: Schedule | None = None  # None: the bundle's, as for guidance
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] = WHOLE_SCHEDULE
-    seed: int = 42
-    windows: str = "uniform"
-    overlap: int | None = None
-    order: str | None = None
+    options: ClipOptions = field(default_factory=ClipOptions)
     frames: str | None = None  # "48": the first 48 pose frames; "25-72": those, counted from 1
     fps: Fraction | None = None  # default: the pose sequence's
     initial_noise: Path | None = None
@@ -84,16 +77,9 @@ class Shot:
             "initial_noise": content(noise, "noise file") if noise else None,
             "fps": self.fps and str(self.fps),
             "pngs": None if self.output.video else [self.output.frame_name(0), self.output.bits],
-            **{name: str(getattr(self, name)) for name in ("frames", *OPTIONS)},
+            "frames": str(self.frames),
+            **{name: str(value) for name, value in asdict(self.options).items()},
         }
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """Of `Animator.animate`."""
-        return {name: getattr(self, name) for name in (*OPTIONS, "initial_noise")}
-
-
-OPTIONS = ("steps", "guidance_scale", "guidance_interval", "seed", "windows", "overlap", "order")
 
 
 class ShotResult(NamedTuple):
@@ -135,10 +121,17 @@ def make(
         shot.output.revoke()  # first: whoever goes on after a kill is not told to force it
         partial_clip_of(shot, digest).clear()
     pose = open_frames(shot.pose, shot.frames)
-    output, bucket = shot.output, animator.bucket
+    output, bucket = shot.output, animator.bundle.manifest.bucket
     try:
         with partial_clip_of(shot, digest) as kept:
-            frames = animator.animate(shot.reference, pose, progress=progress, snapshots=kept, **shot.options)
+            frames = animator.animate(
+                shot.reference,
+                pose,
+                shot.options,
+                initial_noise=shot.initial_noise,
+                progress=progress,
+                snapshots=kept,
+            )
             with closing(kept.write(frames, (bucket.height, bucket.width, 3))) as new:
                 if output.video:
                     made = kept.path / "result.mp4"

@@ -119,7 +119,7 @@ def precision_of(animator: Animator) -> str:
 
 def unet_evaluations(animator: Animator) -> int:
     """Windows that the UNet has seen so far; those with guidance count twice."""
-    runs = {graph: engine.runs for graph, engine in animator.engines.items()}
+    runs = {graph: engine.runs for graph, engine in animator.session.engines.items()}
     return 2 * runs.get(DENOISING_UNET, 0) + runs.get(DENOISING_UNET_CONDITIONAL, 0)
 
 

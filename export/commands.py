@@ -1,0 +1,110 @@
+"""Commands that need torch: `build`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..console import Commands, Console, add_command, need_packages
+from ..engines.cuda.plan import COMPUTE_CAPABILITIES, PlanOptions
+from ..engines.precision import DEFAULT_PRECISION, PRECISIONS
+
+MODULES = ("torch", "onnx", "onnxscript", "safetensors", "yaml")
+
+
+def add_commands(commands: Commands) -> None:
+    command = add_command(commands, build, "make a bundle of engines from a checkpoint")
+    command.add_argument(
+        "checkpoint", type=Path, help="directory in the public layout (denoising_unet.pth, ...)"
+    )
+    command.add_argument(
+        "bundle", type=Path, help="directory to write; an existing bundle of that name is replaced"
+    )
+    command.add_argument(
+        "--base",
+        type=Path,
+        metavar="DIR",
+        help="checkpoint for everything that the first one lacks: few-step weights are often only a "
+        "denoising UNet",
+    )
+    command.add_argument(
+        "--width", type=int, required=True, help="width of the video in pixels, a multiple of 8"
+    )
+    command.add_argument(
+        "--height", type=int, required=True, help="height of the video in pixels, a multiple of 8"
+    )
+    command.add_argument(
+        "--window",
+        type=int,
+        required=True,
+        help="frames denoised together; the public weights were trained with 24",
+    )
+    command.add_argument(
+        "--backend",
+        choices=DEFAULT_PRECISION,
+        default="openvino",
+        help="runs the engines (default: %(default)s)",
+    )
+    command.add_argument(
+        "--precision",
+        choices=sorted(PRECISIONS),
+        help="fp32 (default) or bf16 with openvino, fp16 (default) or fp32 with tensorrt",
+    )
+    command.add_argument(
+        "--inference-config",
+        type=Path,
+        metavar="FILE",
+        help="inference.yaml (default: the checkpoint's own, or else public v2)",
+    )
+    command.add_argument(
+        "--compute-capability",
+        nargs="+",
+        metavar="SM",
+        help=f"GPUs to build for, with tensorrt-rtx (default: {' '.join(COMPUTE_CAPABILITIES)}); "
+        "tensorrt builds for the GPU of this machine",
+    )
+    command.add_argument(
+        "--optimization-level",
+        type=int,
+        metavar="N",
+        help="0 to 5: how long tensorrt searches for faster kernels (default: 3)",
+    )
+    command.add_argument(
+        "--workspace",
+        type=float,
+        metavar="GB",
+        help="device memory that a tensorrt engine may use while it runs (default: no limit)",
+    )
+
+
+def build(options: argparse.Namespace, console: Console) -> None:
+    need_packages("export", *MODULES)
+    from .build import build_bundle
+
+    build_bundle(
+        options.checkpoint,
+        options.bundle,
+        width=options.width,
+        height=options.height,
+        window=options.window,
+        backend=options.backend,
+        precision=options.precision,
+        base=options.base,
+        inference_config=options.inference_config,
+        plans=plan_options(options),
+        progress=console.step,
+    )
+    console.bar.close()
+    print(options.bundle)
+
+
+def plan_options(options: argparse.Namespace) -> PlanOptions | None:
+    """The options of TensorRT plans, or None if none was given."""
+    given: dict[str, Any] = {
+        "compute_capabilities": options.compute_capability and tuple(options.compute_capability),
+        "optimization_level": options.optimization_level,
+        "workspace_bytes": options.workspace and int(options.workspace * 1e9),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    return PlanOptions(**given) if given else None

@@ -1,0 +1,28 @@
+"""Commands on clips to come: `inspect`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ...console import Commands, Console, add_command
+from ...engines.bundle import open_bundle
+from ...engines.inspect import report
+from .memory_plan import memory_report
+from .options import add_options
+from .sampler import num_steps
+
+
+def add_commands(commands: Commands) -> None:
+    command = add_command(commands, inspect, "describe a bundle, and the memory that a clip needs")
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument(
+        "--frames", type=int, default=240, metavar="N", help="frames of the clip (default: %(default)s)"
+    )
+    add_options(command, "steps")
+
+
+def inspect(options: argparse.Namespace, _console: Console) -> None:
+    bundle = open_bundle(options.bundle)
+    steps = bundle.manifest.model.sampling.schedule if options.steps is None else options.steps
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, num_steps(steps))}")
