@@ -12,11 +12,13 @@ __all__ = ["Checkpoint", "build_bundle", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used: the command line works without torch."""
-    from . import build
-    from .checkpoints import checkpoint
+    """Import what needs torch when it is first used, as the command line works without torch."""
+    if name == "build_bundle":
+        from .build import build_bundle
 
-    for module in (build, checkpoint):
-        if name in __all__ and hasattr(module, name):
-            return getattr(module, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return build_bundle
+    if name in __all__:
+        from .checkpoints import checkpoint
+
+        return getattr(checkpoint, name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")

@@ -27,6 +27,7 @@ from animate_rt.engines.model import (
 )
 from animate_rt.errors import DeviceError, OutOfMemory
 from animate_rt.runtime.animator import Animator
+from animate_rt.runtime.clip.options import options_of
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.shot import Shot, make
 from PIL import Image
@@ -131,9 +132,10 @@ class TroubledAnimator(Animator):
     def animate(self, *arguments, **options):
         if self.broken:
             raise DeviceError("its context is dead")
-        if options["seed"] == SUICIDAL_SEED:
+        seed = arguments[2].seed
+        if seed == SUICIDAL_SEED:
             os.kill(os.getpid(), signal.SIGKILL)
-        if options["seed"] == TIRED_SEED and first(self.folder / "tired"):
+        if seed == TIRED_SEED and first(self.folder / "tired"):
             raise OutOfMemory("no room")
         return super().animate(*arguments, **options)
 
@@ -174,14 +176,17 @@ def main(folder: str, output: str, windows: str, num_steps: str, cost_s: str) ->
         make(shot, animator, shot.digest())
 
 
-def example(folder: Path, output: Path, **options) -> Shot:
+def example(folder: Path, output: Path, **given) -> Shot:
+    """A shot of the inputs in `folder`; `given` are clip options and fields of the shot."""
+    options = options_of(given)
     return Shot(
         name="example",
         bundle=folder / "bundle",
         reference=folder / "reference.png",
         pose=folder / "pose",
         output=Output.at(os.fspath(output)),
-        **options,
+        options=options,
+        **{name: value for name, value in given.items() if not hasattr(options, name)},
     )
 
 

@@ -26,7 +26,8 @@ from animate_rt.engines.contract import REFERENCE_NET
 from animate_rt.errors import DeviceError
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.farm import farm as farm_module
-from animate_rt.runtime.farm.farm import Farm, Job, LostAttempt, Slot, choose, connected, share_of
+from animate_rt.runtime.farm.cluster import connected
+from animate_rt.runtime.farm.farm import Farm, Job, LostAttempt, Slot, choose, share_of
 from animate_rt.runtime.farm.report import FarmReport, ShotReport
 from animate_rt.runtime.farm.worker import ShotProgress, Worker, WorkerProcess
 from animate_rt.runtime.shots.shot import Shot

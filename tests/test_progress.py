@@ -6,8 +6,8 @@ import io
 
 import numpy as np
 import pytest
+from animate_rt import console
 from animate_rt.console import ProgressBar
-from animate_rt.runtime.clip import progress
 from animate_rt.runtime.media.contact_sheet import COLUMNS, GAP, contact_sheet
 
 
@@ -17,7 +17,7 @@ class Terminal(io.StringIO):
 
 
 def test_plain_lines_begin_and_end_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "monotonic", iter([0.0, 1.0, 31.0, 40.0]).__next__)
+    monkeypatch.setattr(console, "monotonic", iter([0.0, 1.0, 31.0, 40.0]).__next__)
     stream = io.StringIO()
     bar = ProgressBar(stream)
     for done in (0, 1, 31, 40):

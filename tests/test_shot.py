@@ -213,7 +213,7 @@ def test_out_of_memory_may_pass(
 def test_a_reader_that_goes_away_and_streams_that_are_not_there(inputs: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from animate_rt.tests.fixed_cost import open_animator;"
-        "from animate_rt.runtime import commands; from animate_rt.__main__ import main;"
+        "from animate_rt.runtime.shots import commands; from animate_rt.__main__ import main;"
         "commands.Animator.load = open_animator; sys.exit(main(sys.argv[1:]))"
     )
     command = f"{sys.executable} -c '{script}' animate bundle --reference reference.png --pose pose --steps 1"
@@ -362,7 +362,7 @@ def test_stopped_it_keeps_what_it_has_and_goes_on_from_there(
 ) -> None:
     script = (
         "import sys; from functools import partial; from animate_rt.tests.fixed_cost import open_animator;"
-        "from animate_rt.runtime import commands; from animate_rt.__main__ import main;"
+        "from animate_rt.runtime.shots import commands; from animate_rt.__main__ import main;"
         "commands.Animator.load = partial(open_animator, cost_s=float(sys.argv.pop()));"
         "sys.exit(main(sys.argv[1:]))"
     )
@@ -414,7 +414,7 @@ def test_names_that_the_locale_cannot_spell(inputs: Path, tmp_path: Path) -> Non
     read_only.mkdir(mode=0o555)
     script = (
         "import sys; from animate_rt.tests.fixed_cost import open_animator;"
-        "from animate_rt.runtime import commands; from animate_rt.__main__ import main;"
+        "from animate_rt.runtime.shots import commands; from animate_rt.__main__ import main;"
         "commands.Animator.load = open_animator; sys.exit(main(sys.argv[1:]))"
     )
     named = ["--reference", str(inputs / "größe.png"), "--pose", str(inputs / "pose")]

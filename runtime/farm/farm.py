@@ -7,14 +7,8 @@ is simply started again: it goes on from where it was.
 
 from __future__ import annotations
 
-import os
-import secrets
-import signal
-import sys
-import tempfile
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
@@ -26,6 +20,7 @@ from ...engines.bundle import MANIFEST, read_manifest
 from ...errors import ConfigError, DeviceError
 from ..animator import Animator
 from ..shots.shot import Shot
+from .cluster import connected
 from .report import FarmReport, ShotReport
 from .worker import Result, ShotProgress, Worker, WorkerProcess
 
@@ -35,8 +30,6 @@ BACKOFF_S, MAX_BACKOFF_S = 0.5, 30.0  # before what failed is tried again; doubl
 CPUS_PER_WORKER = 4
 MAX_STARTS = 5  # of a worker that dies each time before it is there
 HOST_ERRORS = ("device", "bundle_mismatch")  # codes of what another worker may not fail of
-MAX_TEMPORARY = 24  # bytes of a folder's path: Ray's sockets lie 78 below, and may have 107
-INSTALL = "pip install 'animate-rt[farm]'"
 
 BEGINNING = ShotProgress()
 
@@ -324,54 +317,3 @@ def share_of(cpus: Sequence[int], num_workers: int) -> float:
 
 def backoff(failures: int) -> float:
     return float(min(BACKOFF_S * 2 ** (failures - 1), MAX_BACKOFF_S))
-
-
-@contextmanager
-def own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM, where Ray sets its own; a signal that has reached that is passed on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Ray leaves it alone, too
-        return
-    handler, stopped = signal.getsignal(signal.SIGTERM), False
-    try:
-        yield
-    except SystemExit:
-        stopped = True
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if stopped:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """Ray: a cluster that is there, or one of this process alone, which leaves nothing behind unless this
-    process is killed: then a folder of logs."""
-    if address is None:
-        # Whoever does not know the token cannot make this Ray run anything. Ray would keep one at home.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        if "ray" not in sys.modules:  # it reads the mode once; asked for, it says nothing of it
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"farm: expected the package ray, found none; {INSTALL}") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    with ExitStack() as stack:
-        if address is None:
-            parent = tempfile.gettempdir()
-            folder = tempfile.TemporaryDirectory(
-                prefix="farm-",
-                dir=parent if len(os.fsencode(parent)) <= MAX_TEMPORARY else "/tmp",
-                ignore_cleanup_errors=True,
-            )
-            quiet |= {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
-        stack.callback(ray.shutdown)
-        try:
-            with own_sigterm():
-                ray.init(address=address or "local", **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DeviceError(f"farm: expected a Ray at {address or 'this machine'}: {reason}") from error
-        yield ray
