@@ -1,4 +1,4 @@
-"""animate-rt: the optimized inference runtime for Animate Anyone.
+"""animate-rt: an inference runtime for Animate Anyone.
 
     from animate_rt import Animator
 
@@ -6,7 +6,7 @@
         for frame in animator.animate("reference.png", "pose.mp4"):  # uint8 (H, W, 3)
             ...
 
-Bundles are made by `animate-rt build`, or by `animate_rt.export.build_bundle`, which needs torch.
+To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
 
 from .errors import (

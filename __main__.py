@@ -9,7 +9,7 @@ from importlib import metadata
 
 from . import demo
 from .benchmarks import commands as benchmarks
-from .console import open_output, run_command
+from .console import Parser, open_output, run_command
 from .engines import commands as engines
 from .export import commands as export
 from .runtime.clip import commands as clip
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(
+    root = Parser(
         prog="animate-rt",
         description="Animate Anyone: a reference image and a sequence of poses in, a video out. "
         "Make a bundle of engines once per checkpoint and size with `build`, then use it with `animate`.",

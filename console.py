@@ -1,41 +1,46 @@
-"""The console: what all commands share. Progress, stopping on a signal, and failing in one line."""
+"""What all commands share: progress output, stopping on a signal, error messages of one line."""
 
 from __future__ import annotations
 
 import argparse
 import io
+import logging
 import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
 from types import FrameType
-from typing import NamedTuple, TextIO, TypeAlias
+from typing import NamedTuple, NoReturn, TextIO, TypeAlias
 
 from .errors import AnimateError, ConfigError
+from .text import bounded, escaped, message_of, one_line
 
-INTERNAL, IO_ERROR, TRY_AGAIN, SIGNALLED = 70, 74, 75, 128  # a signal's number is added to the last
+# Exit statuses besides those of errors.py; after a signal, its number is added to SIGNALLED.
+INTERNAL, IO_ERROR, TRY_AGAIN, SIGNALLED = 70, 74, 75, 128
 
 BAR_WIDTH = 24
-REDRAW_S, LINE_S = 0.1, 30.0  # least time between two drawings, on a terminal and elsewhere
+REDRAW_S, LINE_S = 0.1, 30.0  # minimum time between two updates, on a terminal and elsewhere
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Run: TypeAlias = "Callable[[argparse.Namespace, Console], None]"
 
 
 class Console:
-    """What a running command reports to, and asks whether to stop."""
+    """Shows the progress and the failure of the running command, and stops it after a signal."""
 
     def __init__(self, signals: SignalGuard):
         self.signals = signals
         self.bar = ProgressBar(sys.stderr)
-        self.on_failure: Callable[[Failure], None] = lambda _failure: None  # for programs that listen
+        # Commands that report to another program replace it.
+        self.on_failure: Callable[[Failure], None] = lambda _failure: None
 
     def step(self, what: str) -> None:
-        """Show which step of the command runs, "STAGE" or "STAGE: DETAIL"; stop here if asked to."""
+        """Show the current step, "STAGE" or "STAGE: DETAIL". Raises SystemExit after a signal."""
         self.signals.check()
         stage, _, detail = what.partition(": ")
         self.bar.show(stage, detail=detail)
@@ -45,31 +50,63 @@ class Console:
         self.on_failure(failure)
 
 
+class LogLines(logging.Handler):
+    """Prints what modules log, such as what is unusual about an input, in the form of the error messages."""
+
+    def __init__(self, bar: ProgressBar):
+        super().__init__(logging.WARNING)
+        self.bar = bar
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.bar.close()
+        complain(record.getMessage())
+
+
+@contextmanager
+def logging_to(console: Console) -> Iterator[None]:
+    logger, lines = logging.getLogger("animate_rt"), LogLines(console.bar)
+    logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        logger.removeHandler(lines)
+
+
 def run_command(options: argparse.Namespace) -> int:
     """Run the command that was parsed and return its exit status (errors.py lists them)."""
     with SignalGuard() as signals:
         console = Console(signals)
         try:
             try:
-                options.run(options, console)
+                with logging_to(console):
+                    options.run(options, console)
+                sys.stdout.flush()  # here, where it can still fail with a status and a message
             finally:
                 console.bar.close()
         except BaseException as error:
             failure = failure_of(error, signals)
             if failure.status == INTERNAL and not isinstance(error, AnimateError):
-                traceback.print_exc()
+                print_error("\n".join(map(escaped, traceback.format_exc().splitlines())))
             console.failed(failure)
             return failure.status
     return 0
 
 
 def open_output() -> None:
-    """Make standard output and error usable where the parent process closed them, or set a poor locale."""
+    """Make standard output and error usable if the parent process closed them, or if the locale cannot encode
+    all characters."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose error messages quote the command line safely."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(one_line(message))
 
 
 def add_command(commands: Commands, run: Run, purpose: str) -> argparse.ArgumentParser:
@@ -80,7 +117,7 @@ def add_command(commands: Commands, run: Run, purpose: str) -> argparse.Argument
 
 
 def need_packages(extra: str, *modules: str) -> None:
-    """Raise ConfigError, in one line that says what to install, where one of these modules is missing."""
+    """Raise ConfigError, with the command that installs them, if one of these modules is missing."""
     if missing := [name for name in modules if not find_spec(name)]:
         raise ConfigError(
             f"expected the packages of animate-rt[{extra}], found no {', '.join(missing)}; "
@@ -89,8 +126,8 @@ def need_packages(extra: str, *modules: str) -> None:
 
 
 class ProgressBar:
-    """Shows one stage after another: a bar that redraws itself on a terminal, plain lines elsewhere. A
-    stage's first and last state are always shown."""
+    """Shows the progress of one stage after another: a bar that redraws itself on a terminal, plain lines
+    elsewhere. The first and last state of a stage are always shown."""
 
     def __init__(self, stream: TextIO):
         self.stream = stream
@@ -99,7 +136,7 @@ class ProgressBar:
         self.began = self.shown = 0.0
 
     def show(self, stage: str, done: int = 0, total: int | None = None, detail: str = "") -> None:
-        """`done` of `total` units of this stage are finished; `detail` says the same in words."""
+        """Show that `done` of `total` units of this stage are finished. `detail` describes it in words."""
         now = monotonic()
         if stage != self.stage:
             self.close()
@@ -114,7 +151,7 @@ class ProgressBar:
             filled = BAR_WIDTH * done // total
             parts += [f"[{'#' * filled}{'.' * (BAR_WIDTH - filled)}]"] if self.live else []
             parts.append(f"{100 * done // total:3}%")
-        parts += [self.name] if self.name and not self.live else []  # to tell lines in a shared log apart
+        parts += [self.name] if self.name and not self.live else []  # several shots may share a log
         parts += [detail] if detail else []
         parts.append(clock(elapsed_s))
         if total and 0 < done < total:
@@ -122,15 +159,19 @@ class ProgressBar:
         return "  ".join(parts)
 
     def draw(self, line: str) -> None:
+        line = bounded(line)
         # Erase to the end of the line: the line before may have been longer.
-        print(f"\r{line}\x1b[K" if self.live else line, end="" if self.live else "\n", file=self.stream)
-        self.stream.flush()
+        self.write(f"\r{line}\x1b[K" if self.live else f"{line}\n")
 
     def close(self) -> None:
-        """End the line, and keep its last state visible."""
+        """End the line, so that the last state stays visible."""
         if self.live and self.stage:
-            print(file=self.stream, flush=True)
+            self.write("\n")
         self.stage = ""
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):  # a command does not fail because nobody can see its progress
+            print(text, end="", file=self.stream, flush=True)
 
 
 class SignalGuard:
@@ -163,7 +204,7 @@ class SignalGuard:
 class Failure(NamedTuple):
     """Why a command failed."""
 
-    message: str
+    message: str  # one line
     status: int
     code: str
     retryable: bool
@@ -171,21 +212,28 @@ class Failure(NamedTuple):
 
 def failure_of(error: BaseException, signals: SignalGuard) -> Failure:
     if signals.status:
-        message = "stopped; no unfinished file has the output's name, and the same command resumes a clip"
+        message = "stopped; no incomplete file has the output's name, and the same command resumes a clip"
         return Failure(message, signals.status, "stopped", True)
     if isinstance(error, AnimateError):
-        return Failure(str(error), error.exit_status, error.code, error.retryable)
+        return Failure(one_line(message_of(error)), error.exit_status, error.code, error.retryable)
     if isinstance(error, MemoryError):
         message = "out of memory; use a smaller size, window or number of frames"
         return Failure(message, TRY_AGAIN, "out_of_memory", True)
     if isinstance(error, OSError):
-        return Failure(str(error), IO_ERROR, "io", True)
-    return Failure(f"internal error: {type(error).__name__}: {error}", INTERNAL, "internal", False)
+        return Failure(one_line(message_of(error)), IO_ERROR, "io", True)
+    message = one_line(f"internal error: {type(error).__name__}: {message_of(error)}")
+    return Failure(message, INTERNAL, "internal", False)
 
 
 def complain(message: str) -> None:
     """Print one line to standard error."""
-    print(f"animate-rt: {' '.join(message.split())}", file=sys.stderr)
+    print_error(f"animate-rt: {one_line(message)}")
+
+
+def print_error(text: str) -> None:
+    """Print to standard error. Does nothing if that fails, as the exit status tells the same."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

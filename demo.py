@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .console import Commands, Console, add_command, need_packages
+from .console import Commands, Console, add_command
+from .export.commands import need_export
 from .runtime.animator import Animator
 from .runtime.clip.sampler import num_steps
 from .runtime.media.contact_sheet import contact_sheet
@@ -38,9 +39,7 @@ def add_commands(commands: Commands) -> None:
 
 def demo(options: argparse.Namespace, console: Console) -> None:
     """Write `bundle/`, `demo.mp4` and `contact-sheet.png` into the folder."""
-    from .export.commands import MODULES
-
-    need_packages("export", *MODULES)
+    need_export()
     from .export import build_bundle
 
     folder = options.output

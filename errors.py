@@ -1,25 +1,27 @@
-"""Every error animate-rt raises on purpose.
+"""The exceptions that animate-rt raises.
 
     AnimateError
-    |-- ConfigError        an option, or a combination of options, that cannot work
+    |-- ConfigError        an invalid option or combination of options
     |-- InputError         a reference image, pose sequence or noise file that cannot be used
-    |   `-- InputMissing   there is no such file or directory
+    |   |-- InputMissing   there is no such file or directory
+    |   `-- InputChanged   an input changed while it was in use: try again
     |-- OutputError        a result that cannot be written (no room, no permission, name taken)
     |-- CheckpointError    weights or configs of a checkpoint that do not fit together
     |-- BundleError
-    |   |-- BundleMismatch made for another version, backend or device: build it again
-    |   `-- BundleCorrupt  its bytes are not the bytes that were built
+    |   |-- BundleMismatch built for another version, backend or device: build it again
+    |   `-- BundleCorrupt  its files have changed since it was built
     |-- BuildError         a graph that could not be exported or compiled
     |-- DeviceError        the device or its driver failed, or is missing
-    |   `-- OutOfMemory
-    |-- ShotsFailed        a farm has ended, and some of its shots were set aside
-    |-- Regressed          a benchmark's result is slower than the one before
+    |   |-- OutOfMemory
+    |   `-- ClusterError   Ray did not start, did not answer or died: try again
+    |-- ShotsFailed        a farm has finished, and some of its shots have failed
+    |-- Regressed          a benchmark result is slower than the previous one
     |-- Rejected           the work was not accepted; nothing was started
     `-- Cancelled          the work was stopped on request
 
-A message says what was expected, what was found and what to do. `code` is stable and meant for programs,
-`retryable` says whether the same call may succeed later, `exit_status` is what the command line ends with
-(the numbers are those of BSD sysexits.h where it has one).
+A message says what was expected, what was found and what to do. `code` is a stable name for programs,
+`retryable` says whether the same call may succeed later, and `exit_status` is the exit status of the command
+line (from BSD sysexits.h, if it defines one for this case).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import ClassVar
 
 
 class AnimateError(Exception):
-    """Base of all errors above; never raised itself."""
+    """Base class of all exceptions above; never raised itself."""
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
@@ -36,7 +38,7 @@ class AnimateError(Exception):
 
 
 class ConfigError(AnimateError):
-    """An option, or a combination of options, that cannot work."""
+    """An invalid option or combination of options."""
 
     code = "config"
     exit_status = 64
@@ -50,14 +52,22 @@ class InputError(AnimateError):
 
 
 class InputMissing(InputError):
-    """An input that is not there."""
+    """An input file or directory that does not exist."""
 
     code = "input_missing"
     exit_status = 66
 
 
+class InputChanged(InputError):
+    """An input that changed while it was in use."""
+
+    code = "input_changed"
+    retryable = True
+    exit_status = 75
+
+
 class OutputError(AnimateError):
-    """A result that cannot be written; nothing stands under its final name."""
+    """A result that cannot be written. No incomplete file is left under its final name."""
 
     code = "output"
     exit_status = 73
@@ -78,14 +88,14 @@ class BundleError(AnimateError):
 
 
 class BundleMismatch(BundleError):
-    """A bundle made for another version, backend or device."""
+    """A bundle built for another version, backend or device."""
 
     code = "bundle_mismatch"
     exit_status = 69
 
 
 class BundleCorrupt(BundleError):
-    """A bundle whose bytes are not the bytes that were built."""
+    """A bundle whose files have changed since it was built."""
 
     code = "bundle_corrupt"
 
@@ -105,22 +115,29 @@ class DeviceError(AnimateError):
 
 
 class OutOfMemory(DeviceError):
-    """The device has no room for what was asked."""
+    """The device has too little free memory."""
 
     code = "out_of_memory"
     retryable = True
     exit_status = 75
 
 
+class ClusterError(DeviceError):
+    """Ray did not start, did not answer or died; the same farm resumes."""
+
+    code = "cluster"
+    retryable = True
+
+
 class ShotsFailed(AnimateError):
-    """A farm that has ended with shots set aside; all others are done."""
+    """A farm that has finished with failed shots; all other shots are done."""
 
     code = "shots_failed"
     exit_status = 1
 
 
 class Regressed(AnimateError):
-    """A benchmark's result that is slower than the one before, past the threshold and past chance."""
+    """A benchmark result slower than the previous one, by more than the threshold and more than chance."""
 
     code = "regressed"
     exit_status = 1

@@ -1,4 +1,4 @@
-"""The repository root is the package `animate_rt`: every folder of Python files below it is a subpackage."""
+"""The repository root is the package `animate_rt`; all folders of its four areas are subpackages."""
 
 from pathlib import Path
 
@@ -17,6 +17,7 @@ EXPORT = [
 CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
+HEIC = ["pillow-heif>=0.22"]
 BENCH = [*CPU, *EXPORT, *VERIFY, "matplotlib>=3.9"]
 DEV = [
     *BENCH,
@@ -24,10 +25,13 @@ DEV = [
     "cuda-bindings==13.*",
     "tensorrt-rtx==1.7.*",
     *FARM,
+    *HEIC,
     "openjd-cli>=0.8",
+    "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2",
     "pytest-xdist>=3",
+    "setuptools>=77",  # to build the wheel that a test looks into
     "ruff==0.17.5",
     "mypy==2.4.1",
     "types-pyyaml",
@@ -61,6 +65,7 @@ setup(
         "tensorrt-rtx": ["tensorrt-rtx>=1.7", *CUDA],
         "verify": VERIFY,
         "farm": FARM,
+        "heic": HEIC,
         "bench": BENCH,
         "dev": DEV,
     },

@@ -1,7 +1,7 @@
-"""What each exact rewrite and each feature of the runtime is worth: with it and without it, in turns.
+"""The gain from each exact rewrite and each runtime feature: the same work with and without it, interleaved.
 
-Rewrites are measured by the call of the graph they are in, from its inputs on the device to its result on the
-host; features of the runtime by whole clips. Whatever is taken away, the result has to stay the same.
+A rewrite is timed by calls of its graph, from inputs on the device to the result on the host; a runtime
+feature is timed by whole clips. Every variant must give the same result.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ REFERENCE_ONCE = "the reference once, at batch 1"
 PIXELS = "pixels as uint8 at the edges"
 CACHE, STREAMS, REPLAY, SKEWED = "reference cache", "streams", "graph replay", "time-skewed order"
 GUIDANCE = 3.5
-STEPS = 3  # of a clip here: what is saved once a clip shows, and rounds are short
-LONG = 3  # windows of a clip that is long enough for orders to differ
-DECODER_FORMS = BEFORE_DOUBLING, BY_CHANNEL  # its one attention has many keys
+STEPS = 3  # per clip: few, so that savings made once per clip are visible and rounds are short
+LONG = 3  # windows in a long clip; orders differ only if there are several
+DECODER_PASSES = BEFORE_DOUBLING, BY_CHANNEL  # not KEYS_FIRST: the decoder's only attention has many keys
 CALLS = 3
 Progress = Callable[[str], None]
-Once = Callable[[], tuple[dict[str, float], Array]]  # seconds by what they are of, and what came out
+Once = Callable[[], tuple[dict[str, float], Array]]  # runs once: seconds by measure, and the result
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Comparison:
-    """All there is, and the same without one thing at a time."""
+    """A run with everything on, and runs with one rewrite or feature off."""
 
     whole: Once
     without: dict[str, Once]
-    tolerance: float = 0.0  # by which results may differ, over the largest value
+    tolerance: float = 0.0  # largest allowed difference of results, relative to the largest value
 
 
 def bench_ablate(
@@ -62,7 +62,7 @@ def bench_ablate(
     rounds: int,
     progress: Progress,
 ) -> Result:
-    """`bundle` is built from the checkpoint."""
+    """Measure every rewrite and feature; `bundle` must be built from `checkpoint`."""
     opened, warnings = open_bundle(bundle), host.busy()
     workload = dataclasses.replace(workload, steps=min(STEPS, workload.steps))
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def bench_ablate(
 def take_turns(
     comparisons: Sequence[Comparison], turns: int, progress: Progress
 ) -> tuple[list[JSON], Samples]:
-    """Everything once, to warm up and to compare results; then `turns` times, each in an order of its own."""
+    """Run everything once, to warm up and to compare results, then `turns` times in a new random order."""
     samples: defaultdict[str, list[float]] = defaultdict(list)
     rows: list[JSON] = []
     progress("warm up")
@@ -124,7 +124,7 @@ def series(measure: str, off: str) -> str:
 def rewrites(
     checkpoint: Path, inference_config: Path | None, bundle: Bundle, stack: ExitStack, progress: Progress
 ) -> list[Comparison]:
-    """Of the graphs; each variant is exported here and run by the bundle's backend."""
+    """Comparisons of the graph rewrites; each variant is exported here and run by the bundle's backend."""
     import torch
 
     from ..export import load_checkpoint
@@ -144,10 +144,10 @@ def rewrites(
     def product(graph: str) -> TimedEngine:
         return TimedEngine(load_engine(bundle, graph, device), device)
 
-    def plainer(graph: str, form: str) -> TimedEngine:
-        """Given to the CPU as the graph says it, in one respect."""
-        progress(f"build: {form}")
-        passes = [name for name in PASSES if name != form]
+    def without_pass(graph: str, left_out: str) -> TimedEngine:
+        """The bundle's graph on the CPU, compiled without one graph pass."""
+        progress(f"build: {left_out}")
+        passes = [name for name in PASSES if name != left_out]
         return TimedEngine(OpenVINOEngine(bundle, graph, passes), device)
 
     context_dim = bundle.manifest.model.image_encoder.projection_dim
@@ -156,12 +156,12 @@ def rewrites(
     for undone in (None, *plain.REWRITES):
         contract = plain.variant_contract(contracts[DENOISING_UNET], context_dim, undone)
         unets[undone] = variant(
-            undone or "as it is", plain.PlainUNet(loaded.denoising_unet, undone), contract
+            undone or "all rewrites", plain.PlainUNet(loaded.denoising_unet, undone), contract
         )
         unets[undone].fill(inputs)
     on_cpu = bundle.manifest.backend == "openvino"
-    unet_forms = {form: plainer(DENOISING_UNET, form) for form in (PASSES if on_cpu else ())}
-    for engine in unet_forms.values():
+    unet_passes = {name: without_pass(DENOISING_UNET, name) for name in (PASSES if on_cpu else ())}
+    for engine in unet_passes.values():
         engine.fill({spec.name: inputs[spec.name] for spec in engine.contract.inputs})
     reference = (
         product(REFERENCE_NET),
@@ -173,7 +173,7 @@ def rewrites(
     decoder_contract = Contract(contracts[VAE_DECODER].inputs, (float_frame,))
     decoder = product(VAE_DECODER)
     decoders = {PIXELS: variant(PIXELS, plain.PlainDecoder(loaded.vae), decoder_contract)}
-    decoders |= {form: plainer(VAE_DECODER, form) for form in (DECODER_FORMS if on_cpu else ())}
+    decoders |= {name: without_pass(VAE_DECODER, name) for name in (DECODER_PASSES if on_cpu else ())}
     generator = np.random.default_rng(0)
     for alike in (reference, (decoder, *decoders.values())):
         same = {spec.name: example(spec, generator, 1) for spec in alike[0].contract.inputs}
@@ -190,7 +190,7 @@ def rewrites(
         return Comparison(partial(call, measure, whole, as_it_is), variants, tolerance)
 
     return [
-        comparison("UNet call", unets[None], {name: unets[name] for name in plain.REWRITES} | unet_forms),
+        comparison("UNet call", unets[None], {name: unets[name] for name in plain.REWRITES} | unet_passes),
         comparison("reference call", reference[0], {REFERENCE_ONCE: reference[1]}),
         comparison("decoder call", decoder, decoders),
     ]
@@ -208,7 +208,8 @@ def write(module: Any, contract: Contract, path: Path) -> None:
 
 
 def consistent_inputs(checkpoint: Any, contract: Contract, window: int) -> dict[str, Array]:
-    """Inputs that mean the same to every variant: keys, values and time row from features and timestep."""
+    """Equivalent inputs for every variant: keys, values and time row are computed from the features and the
+    timestep."""
     import torch
 
     generator = np.random.default_rng(0)
@@ -235,7 +236,7 @@ def consistent_inputs(checkpoint: Any, contract: Contract, window: int) -> dict[
 def call(
     measure: str, engine: TimedEngine, finish: Callable[[Array], Array]
 ) -> tuple[dict[str, float], Array]:
-    """Compute, copy to the host and finish there."""
+    """Run once: the time to compute, copy to the host and finish there, and the finished result."""
     seconds = engine.once()
     first = engine.outputs()[engine.contract.outputs[0].name]
     began = perf_counter()
@@ -260,7 +261,7 @@ def to_pixels(decoded: Array) -> Array:
 
 
 def features(bundle: Bundle, workload: Workload, stack: ExitStack, progress: Progress) -> list[Comparison]:
-    """Of the runtime."""
+    """Comparisons of the runtime's features."""
     progress("load engines")
 
     def opened(wrap: Callable[[Device], Any] = lambda device: device, load: Any = load_engine) -> Animator:
@@ -288,7 +289,8 @@ def features(bundle: Bundle, workload: Workload, stack: ExitStack, progress: Pro
 def clip(
     animator: Animator, workload: Workload, kind: str = "clip", *, forget: bool = False
 ) -> tuple[dict[str, float], Array]:
-    """Seconds until the last frame and until the first. The reference is in the cache, unless forgotten."""
+    """Seconds until the last and the first frame, and the frames. `forget` clears the reference cache first;
+    otherwise the reference is in it once a clip has run."""
     if forget:
         animator.references.clear()
     pictures = workload.pictures(0)
@@ -302,7 +304,7 @@ def clip(
 
 
 class OneStream:
-    """A device on which everything happens one after another."""
+    """A device whose streams are all one stream, so that nothing runs concurrently."""
 
     def __init__(self, device: Device):
         self.device = device

@@ -1,9 +1,9 @@
-"""What building a bundle takes: seconds, memory and bytes of every graph, from a checkpoint to plans.
+"""The cost of building a bundle: seconds and memory of every stage, and bytes of every graph and plan.
 
 python -m animate_rt.benchmarks.build sd15 --width 512 --height 768 --window 24 --output FILE.json
 
-Makes a checkpoint of random weights, exports it in float16, compiles every plan with no cache at hand, and
-deletes it all. Memory is what /proc says is resident, sampled, of this process and of the one that compiles;
+Writes a checkpoint of random weights, exports it in float16, compiles every plan with an empty cache, and
+deletes everything. Memory is the resident size from /proc, sampled, of this process and of the compiling one;
 mapped files count in both, so their sum is an upper bound.
 """
 
@@ -37,7 +37,7 @@ INTERVAL_S = 0.05
 
 @dataclass(slots=True)
 class Stage:
-    """One thing `build_bundle` does, and the most memory that was resident meanwhile."""
+    """One stage of `build_bundle`, and the peak resident memory during it."""
 
     name: str
     seconds: float = 0.0
@@ -53,7 +53,7 @@ class Stage:
 
 
 class Stages(Thread):
-    """Watches a build; `begin` is its progress callback."""
+    """Samples memory during a build; `begin` is the progress callback to pass to it."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -83,7 +83,7 @@ def measure(size: str, width: int, height: int, window: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="animate-rt-build-") as name:
         folder = Path(name)
         checkpoint = folder / "checkpoint"
-        os.environ["XDG_CACHE_HOME"] = os.fspath(folder / "cache")  # empty, and gone with the rest
+        os.environ["XDG_CACHE_HOME"] = os.fspath(folder / "cache")  # empty, and deleted with the folder
         began = time.perf_counter()
         maker = [sys.executable, "-m", "animate_rt.benchmarks.random_checkpoint", size, os.fspath(checkpoint)]
         subprocess.run(maker, check=True)
@@ -149,7 +149,7 @@ def children() -> list[int]:
 
 
 def resident(pid: int) -> int:
-    """Bytes in memory, 0 of a process that has ended."""
+    """Resident bytes of a process; 0 if it has ended."""
     sizes = [int(line.split()[1]) for line in host.lines(f"/proc/{pid}/status") if line.startswith("VmRSS")]
     return 1024 * sum(sizes)
 

@@ -1,10 +1,10 @@
-"""Whole clips, from pictures to an mp4, under three kinds of demand (MLPerf's names):
+"""Whole clips, from pictures to an mp4, in three scenarios named as in MLPerf:
 
-    single-stream  the next clip is asked for when the last one is finished
-    offline        all clips are asked for at once
-    server         clips arrive at random (Poisson) and are worth something until a deadline
+    single-stream  the next clip is requested when the previous one is finished
+    offline        all clips are requested at once
+    server         clips arrive at random times (Poisson) and have a deadline
 
-Every clip has a reference and poses of its own, so that nothing is found in the reference cache.
+Every clip has its own reference and poses, so the reference cache never helps.
 """
 
 from __future__ import annotations
@@ -40,23 +40,24 @@ from .reporting.result import JSON, Result, describe_engines
 from .reporting.samples import summary
 from .workload import Pictures, Workload
 
-TOGETHER = 2  # clips at once where several wait: one decodes while the other denoises
-LOAD = 0.7  # of what the bundle can do, for arrivals whose rate is not given
-PATIENCE = 3.0  # times one clip's latency, for a deadline that is not given
+CONCURRENT_CLIPS = 2  # offline and server: one clip decodes while the other denoises
+LOAD = 0.7  # default arrival rate, in clips per latency of one clip
+PATIENCE = 3.0  # default deadline, in latencies of one clip
 
 Progress = Callable[[str], None]
 
 
 class Oracle(NamedTuple):
-    """Another way through the bundle's graphs; on the bundle's own device where no backend is named."""
+    """Other engines for the bundle's graphs, which render the frames to compare with. `backend` selects the
+    device; None is the bundle's backend."""
 
     name: str
-    engines: Callable[[], Callable[[Bundle, str, Device], Engine]]  # called when nothing is measured any more
+    engines: Callable[[], Callable[[Bundle, str, Device], Engine]]  # called after measuring
     backend: Backend | None
 
 
-class Made(NamedTuple):
-    """When what happened to a clip; seconds on the host's clock."""
+class ClipTimes(NamedTuple):
+    """Times of a clip's events; seconds on the host's clock."""
 
     arrived: float
     began: float
@@ -66,8 +67,8 @@ class Made(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """How clips are asked for. Rate (clips per second) and deadline (seconds) are a server's; None is one
-    that follows from the first clip's latency."""
+    """How clips are requested. The server scenario has a rate (clips per second) and a deadline (seconds);
+    None derives them from the warm-up clip's latency."""
 
     scenario: str
     clips: int
@@ -78,7 +79,7 @@ class Demand:
 def bench_clip(
     bundle: Path, workload: Workload, demand: Demand, oracle: Oracle, progress: Progress
 ) -> Result:
-    """`oracle` makes clip 1 again, for its frames to be compared."""
+    """Measure clips, and compare clip 1's frames with those that `oracle` renders."""
     warnings = host.busy()
     host.reset_peak()
     began = perf_counter()
@@ -87,8 +88,8 @@ def bench_clip(
     free = device.free_bytes()
     with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
         with Animator(opened, device=device, observe=log) as animator:
-            graph = "" if workload.guidance_scale > 1 else "_conditional"
-            animator.session.engine(f"{contract.DENOISING_UNET}{graph}")
+            for graph in set(workload.options(0).resolve(opened.manifest).unet_graphs):
+                animator.session.engine(graph)
             load_s = perf_counter() - began
             pictures = [workload.pictures(clip) for clip in range(demand.clips + 1)]
             maker = Maker(animator, workload, pictures, Path(folder))
@@ -104,7 +105,7 @@ def bench_clip(
             spans = log.take(offset) + maker.encoding
             memory = memory_of(opened, device, free)
         progress("accuracy")
-        accuracy = judge(opened, workload, maker.frames, oracle)
+        accuracy = compare_with_oracle(opened, workload, maker.frames, oracle)
     stages, doubt = whole_breakdown(demand.scenario, made, spans)
     samples = {
         "latency": [clip.ended - clip.arrived for clip in made],
@@ -133,7 +134,7 @@ def bench_clip(
 
 @dataclass(slots=True)
 class Maker:
-    """Makes clips and notes when; keeps the frames of clip 1."""
+    """Renders and encodes clips, records their times, and keeps the frames of clip 1."""
 
     animator: Animator
     workload: Workload
@@ -143,7 +144,7 @@ class Maker:
     frames: list[Array] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
-    def make(self, clip: int, arrived: float) -> Made:
+    def make(self, clip: int, arrived: float) -> ClipTimes:
         began, first = perf_counter(), 0.0
         with self.writer(clip) as writer:
             for frame in self.workload.animate(self.animator, clip, self.pictures[clip]):
@@ -151,10 +152,11 @@ class Maker:
                 writer.write(frame)
                 if clip == 1:
                     self.frames.append(frame)
-        return Made(arrived, began, first, perf_counter())
+        return ClipTimes(arrived, began, first, perf_counter())
 
     def writer(self, clip: int) -> FrameWriter:
-        """The runtime's own, behind one that hands it a frame at a time and notes how long that takes."""
+        """The runtime's writer, wrapped in another that gives it one frame at a time and records how long
+        each takes to encode."""
         path, work = self.folder / f"{clip}.mp4", self.workload
 
         def encode(frames: Iterator[Frame]) -> None:
@@ -162,10 +164,10 @@ class Maker:
                 for frame in frames:
                     since = perf_counter()
                     writer.write(frame)
-                    writer.flush()  # or the time would be that of a copy into its queue
+                    writer.flush()  # otherwise only the copy into its queue would be timed
                     self.note(since)
                 since = perf_counter()
-            self.note(since)  # what the encoder held back until the end
+            self.note(since)  # frames that the encoder held back until it was closed
 
         return FrameWriter(path, (work.height, work.width, 3), encode)
 
@@ -174,7 +176,7 @@ class Maker:
             self.encoding.append(Span("encode", ENCODE, since, perf_counter()))
 
 
-def single_stream(maker: Maker, clips: int, _rate: float, progress: Progress) -> list[Made]:
+def single_stream(maker: Maker, clips: int, _rate: float, progress: Progress) -> list[ClipTimes]:
     made = []
     for clip in range(1, clips + 1):
         progress(f"single-stream: clip {clip}/{clips}")
@@ -182,33 +184,33 @@ def single_stream(maker: Maker, clips: int, _rate: float, progress: Progress) ->
     return made
 
 
-def offline(maker: Maker, clips: int, _rate: float, _progress: Progress) -> list[Made]:
+def offline(maker: Maker, clips: int, _rate: float, _progress: Progress) -> list[ClipTimes]:
     now = perf_counter()
-    with ThreadPoolExecutor(TOGETHER) as pool:
+    with ThreadPoolExecutor(CONCURRENT_CLIPS) as pool:
         return list(pool.map(lambda clip: maker.make(clip, now), range(1, clips + 1)))
 
 
-def server(maker: Maker, clips: int, rate: float, progress: Progress) -> list[Made]:
+def server(maker: Maker, clips: int, rate: float, progress: Progress) -> list[ClipTimes]:
     gaps = np.random.default_rng(maker.workload.seed).exponential(1 / rate, clips)
     arrivals = perf_counter() + np.cumsum(gaps)
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        coming = []
+    with ThreadPoolExecutor(CONCURRENT_CLIPS) as pool:
+        pending = []
         for clip, arrival in enumerate(arrivals, 1):
             sleep(max(0.0, arrival - perf_counter()))
             progress(f"server: clip {clip}/{clips} has arrived")
-            coming.append(pool.submit(maker.make, clip, float(arrival)))
-        return [clip.result() for clip in coming]
+            pending.append(pool.submit(maker.make, clip, float(arrival)))
+        return [clip.result() for clip in pending]
 
 
-SERVE: dict[str, Callable[[Maker, int, float, Progress], list[Made]]] = {
+SERVE: dict[str, Callable[[Maker, int, float, Progress], list[ClipTimes]]] = {
     "single-stream": single_stream,
     "offline": offline,
     "server": server,
 }
 
 
-def throughput(made: list[Made], workload: Workload) -> JSON:
-    """A real-time factor above 1 is slower than the video plays."""
+def throughput(made: list[ClipTimes], workload: Workload) -> JSON:
+    """Rates over all clips; a real-time factor above 1 is slower than playback."""
     seconds = max(clip.ended for clip in made) - min(clip.arrived for clip in made)
     return {
         "frames_per_s": len(made) * workload.frames / seconds,
@@ -217,7 +219,7 @@ def throughput(made: list[Made], workload: Workload) -> JSON:
     }
 
 
-def served(made: list[Made], rate: float, deadline_s: float) -> JSON:
+def served(made: list[ClipTimes], rate: float, deadline_s: float) -> JSON:
     in_time = sum(clip.ended - clip.arrived <= deadline_s for clip in made)
     seconds = max(clip.ended for clip in made) - min(clip.arrived for clip in made)
     return {
@@ -228,9 +230,9 @@ def served(made: list[Made], rate: float, deadline_s: float) -> JSON:
     }
 
 
-def whole_breakdown(scenario: str, made: list[Made], spans: list[Span]) -> tuple[JSON, list[str]]:
-    """Seconds per clip. Of clips one by one each is accounted for by itself; of others all of them together.
-    A server's residual is also when there was nothing to do, and no reason to doubt."""
+def whole_breakdown(scenario: str, made: list[ClipTimes], spans: list[Span]) -> tuple[JSON, list[str]]:
+    """Seconds per clip by stage, and warnings. Single-stream clips are broken down one by one, those of other
+    scenarios as one interval. A server's residual includes idle time, so it gives no warning."""
     if scenario == "single-stream":
         intervals = [(clip.began, clip.ended) for clip in made]
     else:
@@ -245,7 +247,7 @@ def whole_breakdown(scenario: str, made: list[Made], spans: list[Span]) -> tuple
 
 
 def mean_of(parts: list[JSON], count: int) -> JSON:
-    """Sums over `parts`, one level deep at most, over `count`."""
+    """Each value summed over `parts`, nested dictionaries included, divided by `count`."""
     first = parts[0]
     return {
         name: mean_of([part[name] for part in parts], count)
@@ -256,18 +258,18 @@ def mean_of(parts: list[JSON], count: int) -> JSON:
 
 
 def memory_of(bundle: Bundle, device: Device, free: int) -> JSON:
-    """Bytes. A CPU's device memory is the host's."""
+    """Bytes; `device` is None on a CPU, whose device memory is the host's."""
     on_gpu = bundle.manifest.backend == "tensorrt"
     return {"host_peak": host.peak_bytes(), "device": free - device.free_bytes() if on_gpu else None}
 
 
 def clock_offset(device: Device) -> float:
-    """What the host's clock shows when the device's shows 0."""
+    """The host's clock when the device's clock shows 0."""
     stream = device.stream("clock")
     offsets = []
     for _ in range(5):
         before, mark = perf_counter(), stream.record()
-        mark.synchronize()  # its time is asked for next
+        mark.synchronize()  # time_s needs a finished event
         offsets.append((before + perf_counter()) / 2 - mark.time_s)
     return statistics.median(offsets)
 
@@ -285,8 +287,8 @@ def pytorch(checkpoint: Path, inference_config: Path | None) -> Oracle:
     return Oracle("PyTorch", engines, None)
 
 
-def judge(bundle: Bundle, workload: Workload, frames: list[Array], oracle: Oracle) -> JSON:
-    """Clip 1's frames against the oracle's."""
+def compare_with_oracle(bundle: Bundle, workload: Workload, frames: list[Array], oracle: Oracle) -> JSON:
+    """Accuracy of clip 1's frames against the oracle's."""
     device = open_device(oracle.backend or bundle.manifest.backend)
     with (
         Animator(bundle, device=device, load=oracle.engines()) as animator,

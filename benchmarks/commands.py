@@ -1,6 +1,7 @@
 """The command line of the benchmarks: `animate-rt bench ...`.
 
-Tables are for people and go to standard error; the last line of standard output is the result, as JSON.
+Tables go to standard error, and the last line of standard output is the result as JSON. Only `report` prints
+its tables to standard output.
 """
 
 from __future__ import annotations
@@ -27,29 +28,31 @@ SCENARIOS = ("single-stream", "offline", "server")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `bench` and what it can measure to the command line."""
-    purpose = "measure latency and quality, by itself and beside others"
+    """Add `bench` and its subcommands to the command line."""
+    purpose = "measure latency and quality, alone or against other runtimes"
     bench = commands.add_parser("bench", help=purpose, description=purpose)
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
 
     command = add_measurement(
-        kinds, engine, "one engine: copies, computation, and how far from the machine's best"
+        kinds, engine, "one engine: time of copies and computation, against the machine's peak rates"
     )
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
-    command.add_argument("--graph", default="denoising_unet", help="which engine (default: %(default)s)")
+    command.add_argument("--graph", default="denoising_unet", help="engine to measure (default: %(default)s)")
     command.add_argument(
         "--iterations",
         type=count,
         default=30,
         metavar="N",
-        help="at least so many runs (default: %(default)s)",
+        help="minimum number of runs (default: %(default)s)",
     )
 
-    command = add_measurement(kinds, clip, "whole clips, from pictures to an mp4, and where the time goes")
+    command = add_measurement(kinds, clip, "whole clips, from pictures to an mp4, and the time of each stage")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
     command.add_argument("--scenario", choices=SCENARIOS, default=SCENARIOS[0], help="(default: %(default)s)")
     command.add_argument("--clips", type=count, default=5, metavar="N", help="(default: %(default)s)")
-    command.add_argument("--frames", type=count, metavar="N", help="of a clip (default: the bundle's window)")
+    command.add_argument(
+        "--frames", type=count, metavar="N", help="frames per clip (default: the bundle's window)"
+    )
     command.add_argument("--steps", type=count, default=25, help="(default: %(default)s)")
     command.add_argument(
         "--guidance-scale", type=float, default=3.5, metavar="S", help="(default: %(default)s)"
@@ -58,65 +61,80 @@ def add_commands(commands: Commands) -> None:
         "--windows", choices=("uniform", "open"), default="uniform", help="(default: %(default)s)"
     )
     command.add_argument("--order", choices=("step-major", "time-skewed"), help="as for animate")
-    command.add_argument("--rate", type=positive, metavar="R", help="server: clips per second that arrive")
     command.add_argument(
-        "--deadline", type=positive, metavar="S", help="server: seconds a clip is waited for"
+        "--rate", type=positive, metavar="R", help="server: clips that arrive per second, on average"
+    )
+    command.add_argument(
+        "--deadline",
+        type=positive,
+        metavar="S",
+        help="server: deadline of a clip, in seconds after its arrival",
     )
     command.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="what the bundle was built from: accuracy is against PyTorch on the same device "
-        "(default: against ONNX Runtime, on the CPU)",
+        help="checkpoint of the bundle; compares the frames with PyTorch's on the same device "
+        "(default: with ONNX Runtime's, on the CPU)",
     )
-    command.add_argument("--inference-config", type=Path, metavar="FILE", help="of the checkpoint")
+    command.add_argument(
+        "--inference-config", type=Path, metavar="FILE", help="the checkpoint's inference.yaml"
+    )
 
-    command = add_measurement(kinds, peers, "ours beside PyTorch, torch.compile and ONNX Runtime, in turns")
+    command = add_measurement(
+        kinds, peers, "ours against PyTorch, torch.compile and ONNX Runtime, interleaved"
+    )
     add_size(command, rounds=5)
     command.add_argument(
         "--limit",
         type=positive,
         default=600,
         metavar="S",
-        help="seconds for a peer's clip (default: %(default)s)",
+        help="time limit for loading a peer, and for each of its clips (default: %(default)s)",
     )
-    command.add_argument("--steps", type=count, help="fewer or more of them than the size has")
+    command.add_argument("--steps", type=count, help="steps per clip (default: the size's)")
     command.add_argument(
-        "--without", action="append", default=[], metavar="PEER", help="leave one out, like torch.compile"
+        "--without",
+        action="append",
+        default=[],
+        metavar="PEER",
+        help="leave out this peer, such as torch.compile; repeatable",
     )
     command.add_argument(
         "--quick",
         action="store_true",
-        help="for a GPU that is there for minutes: no files, so that random weights are drawn where they are "
-        "used and ours is PyTorch's modules on our streams; fp32 renders one clip, the truth",
+        help="for a GPU that is available only for minutes: writes no files, draws random weights in each "
+        "process, runs our graphs as PyTorch modules instead of a bundle; fp32 renders one clip, the truth",
     )
 
-    command = add_measurement(kinds, ablate, "what each rewrite and each feature of the runtime is worth")
+    command = add_measurement(kinds, ablate, "the gain from each rewrite and each feature of the runtime")
     add_size(command, rounds=3)
-    command.add_argument("--precision", choices=("fp32", "bf16"), help="of OpenVINO (default: fp32)")
+    command.add_argument("--precision", choices=("fp32", "bf16"), help="OpenVINO's precision (default: fp32)")
 
-    command = add_measurement(kinds, quality, "PSNR, SSIM, LPIPS and flicker of videos or folders of them")
-    command.add_argument("ours", type=Path, metavar="VIDEO|DIR", help="what was made")
-    command.add_argument("truth", type=Path, metavar="VIDEO|DIR", help="what should have been")
+    command = add_measurement(kinds, quality, "PSNR, SSIM, LPIPS and flicker of videos or folders of videos")
+    command.add_argument("ours", type=Path, metavar="VIDEO|DIR", help="the frames to rate")
+    command.add_argument("truth", type=Path, metavar="VIDEO|DIR", help="the true frames")
     command.add_argument(
         "--lpips",
         type=Path,
         metavar="DIR",
-        help="folder with alexnet-owt-*.pth and alex.pth, its public weights",
+        help="folder with the public weights of LPIPS, alexnet-owt-*.pth and alex.pth (default: no LPIPS)",
     )
 
-    command = add_command(kinds, compare, "whether one result is slower than another; exit status 1 if so")
+    command = add_command(kinds, compare, "compare two results; exit status 1 if the second is slower")
     command.add_argument("before", type=Path, metavar="A.json")
     command.add_argument("after", type=Path, metavar="B.json")
     command.add_argument(
         "--threshold",
         type=positive,
         default=0.05,
-        metavar="SHARE",
-        help="a regression is a median that grew by more (default: %(default)s), if it is no chance",
+        metavar="FRACTION",
+        help="a median that grew by more, and not by chance, is a regression (default: %(default)s)",
     )
 
-    command = add_command(kinds, report, "results as an HTML page, as plots, and in the tables of a page")
+    command = add_command(
+        kinds, report, "print results as tables; write them as HTML, as plots or into a page"
+    )
     command.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
     command.add_argument("--html", type=Path, metavar="OUT.html")
     command.add_argument("--plots", type=Path, metavar="DIR", help="PNG files; needs matplotlib")
@@ -124,7 +142,7 @@ def add_commands(commands: Commands) -> None:
         "--page",
         type=Path,
         metavar="PAGE.md",
-        help="put each result's tables between its lines <!-- table RESULT --> and <!-- end -->",
+        help="replace what is between <!-- table RESULT --> and <!-- end --> by the tables of RESULT.json",
     )
 
 
@@ -229,16 +247,9 @@ def compare(options: argparse.Namespace, _console: Console) -> None:
     print(changes_table(changes).text(), file=sys.stderr)
     for name in ("cpu", "cores", "gpu"):
         if before.host[name] != after.host[name]:
-            print(f"warning: {name}: {before.host[name]} and {after.host[name]}", file=sys.stderr)
-    print(
-        json.dumps(
-            {
-                "regressed": regressed,
-                "threshold": options.threshold,
-                "changes": [change.as_json() for change in changes],
-            }
-        )
-    )
+            print(f"warning: {name} differs: {before.host[name]} and {after.host[name]}", file=sys.stderr)
+    as_json = [change.as_json() for change in changes]
+    print(json.dumps({"regressed": regressed, "threshold": options.threshold, "changes": as_json}))
     if regressed:
         raise Regressed(
             f"expected no median to grow by more than {100 * options.threshold:g} %, found "
@@ -265,7 +276,7 @@ def report(options: argparse.Namespace, _console: Console) -> None:
 
 
 def finish(result: Result, options: argparse.Namespace, console: Console) -> None:
-    """Keep the result where it was asked for, and show it."""
+    """Write the result to --output, if given, and print it."""
     console.bar.close()
     if options.output:
         result.write(options.output)
@@ -274,7 +285,7 @@ def finish(result: Result, options: argparse.Namespace, console: Console) -> Non
 
 
 def text_of(result: Result) -> str:
-    """Its tables and warnings, for people."""
+    """The result's tables and warnings as text."""
     from .reporting.tables import tables_of
 
     tables = "\n\n".join(f"{table.title}\n{table.text()}" for table in tables_of(result))
@@ -287,7 +298,7 @@ def add_measurement(
     purpose: str,
 ) -> argparse.ArgumentParser:
     command = add_command(kinds, run, purpose)
-    command.add_argument("--output", type=Path, metavar="OUT.json", help="keep the result, samples included")
+    command.add_argument("--output", type=Path, metavar="OUT.json", help="write the result, samples included")
     return command
 
 
@@ -296,14 +307,14 @@ def add_size(command: argparse.ArgumentParser, rounds: int) -> None:
         "--size",
         choices=SIZES,
         default=SIZES[0],
-        help="model and clip; the full ones are for a GPU (default: %(default)s)",
+        help="size of model and clip; the full sizes are for a GPU (default: %(default)s)",
     )
     command.add_argument("--rounds", type=count, default=rounds, metavar="N", help="(default: %(default)s)")
     command.add_argument(
         "--folder",
         type=Path,
         metavar="DIR",
-        help="for checkpoints and bundles, which are made unless they are there (default: made, deleted)",
+        help="keep checkpoints and bundles here, and reuse those already made (default: a temporary folder)",
     )
 
 

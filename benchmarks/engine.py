@@ -1,7 +1,7 @@
-"""One engine, in trtexec's vocabulary, held against what the machine can do at best.
+"""One engine, timed in trtexec's terms and compared with the machine's peak rates.
 
-Operations and bytes are the least the graph needs: its products, and every weight, input and output moved
-once. The ceilings are measured before and after in the same process.
+Operations and bytes are the minimum that the graph needs: its multiply-adds, and every weight, input and
+output moved once. The peak rates (ceilings) are measured before and after, in the same process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..engines.device import Array
 from ..errors import ConfigError
 from .baselines.onnx_engine import open_session
 from .instruments import host
-from .instruments.ceilings import Ceilings, Rulers
+from .instruments.ceilings import CeilingProbes, Ceilings
 from .instruments.multiply_adds import multiply_adds
 from .instruments.single_graph import example
 from .instruments.timed_engine import PARTS, TimedEngine
@@ -29,16 +29,16 @@ from .reporting.result import JSON, Result, Samples, describe_engines
 from .reporting.samples import steady, summary
 
 MAX_WARM_UP = 20
-MIN_SECONDS, MAX_ITERATIONS = 3.0, 1000  # of an engine that is faster than was expected
+MIN_SECONDS, MAX_ITERATIONS = 3.0, 1000  # measure for at least this long, unless this many runs are done
 UNSTEADY = 0.05  # coefficient of variation
-ENQUEUE_BOUND = 0.8  # of compute: above, the host may be what one waits for
+ENQUEUE_BOUND = 0.8  # fraction of compute time; above it the host may be the bottleneck
 
 
 def bench_engine(
     bundle: Path, graph: str, iterations: int, progress: Callable[[str], None] = lambda _what: None
 ) -> Result:
-    """At least `iterations` runs, and more until 3 seconds or 1000 runs are full. Raises ConfigError where
-    the bundle has no such graph."""
+    """Measure at least `iterations` runs, and more until 3 seconds have passed or 1000 runs are done. Raises
+    ConfigError if the bundle has no such graph."""
     opened = open_bundle(bundle)
     if graph not in opened.manifest.graphs:
         graphs = ", ".join(opened.manifest.graphs)
@@ -53,11 +53,11 @@ def bench_engine(
         inputs = inputs_of(opened, engine.contract)
         engine.fill(inputs)
         progress("measure ceilings")
-        rulers = Rulers(opened, device)
-        before = rulers.measure()
+        probes = CeilingProbes(opened, device)
+        before = probes.measure()
         progress(f"measure {graph}")
         samples = measure(engine, iterations)
-        after = rulers.measure()
+        after = probes.measure()
         outputs = engine.outputs()
     progress("compare with ONNX Runtime")
     accuracy = compare_outputs(opened, graph, inputs, outputs)
@@ -90,7 +90,7 @@ def bucket(bundle: Bundle) -> JSON:
 
 
 def measure(engine: TimedEngine, iterations: int) -> Samples:
-    """Seconds of each of PARTS, once the last few runs agree."""
+    """Seconds of each of PARTS, after a warm-up until the last few runs agree."""
     recent: list[float] = []
     while len(recent) < MAX_WARM_UP and not steady(recent):
         recent.append(engine.once()["latency"])
@@ -108,10 +108,11 @@ def measure(engine: TimedEngine, iterations: int) -> Samples:
 def achieved(
     bundle: Bundle, graph: str, transferred: int, ceilings: Ceilings, compute: list[float]
 ) -> dict[str, Any]:
-    """Operations and bytes, at which rate, and how much of the time physics alone would take."""
+    """Operations and bytes of a run, their rates, and the least time a run can take at the ceilings
+    (`floor_s`), also as a fraction of the measured time."""
     flop = 2 * multiply_adds(bundle.graph(graph))
-    in_file = 2 if bundle.manifest.precision == "bf16" else 1  # times what OpenVINO makes of them
-    num_bytes = transferred + weight_bytes(bundle.graph(graph)) // in_file
+    shrink = 2 if bundle.manifest.precision == "bf16" else 1  # OpenVINO halves the file's float32 weights
+    num_bytes = transferred + weight_bytes(bundle.graph(graph)) // shrink
     seconds = summary(compute)["median"]
     assert seconds is not None
     floor_s = max(flop / ceilings.flops, num_bytes / ceilings.bytes)
@@ -127,7 +128,7 @@ def achieved(
 
 
 def weight_bytes(path: Path) -> int:
-    """Of the constants that an ONNX file refers to."""
+    """Bytes of the external weights of an ONNX file."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
@@ -138,7 +139,7 @@ def weight_bytes(path: Path) -> int:
 def compare_outputs(
     bundle: Bundle, graph: str, inputs: Mapping[str, Array], outputs: Mapping[str, Array]
 ) -> JSON:
-    """The largest difference of any output from ONNX Runtime's, over that output's largest value."""
+    """The largest difference of any output from ONNX Runtime's, relative to that output's largest value."""
     session = open_session(bundle.graph(graph))
     oracle = dict(zip(outputs, session.run(list(outputs), dict(inputs)), strict=True))
     worst = 0.0
@@ -149,6 +150,7 @@ def compare_outputs(
 
 
 def doubts(samples: Samples, before: Ceilings, after: Ceilings) -> list[str]:
+    """Warnings about measurements that may be unreliable."""
     found = []
     times = {part: summary(samples[part]) for part in PARTS}
     compute, enqueue, variation = (

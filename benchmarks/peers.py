@@ -1,11 +1,12 @@
-"""The same clips by everyone: interleaved, on the same weights, pictures and noise.
+"""The same clips rendered by all peers: interleaved, with the same weights, pictures and noise.
 
-    (a)  the public formulation in eager PyTorch (plain.py), its double work included
+    (a)  the public formulation in eager PyTorch (plain.py), including its redundant work
     (b)  the same under torch.compile
-    (c)  the same, exported as it is, in ONNX Runtime
-    (d)  ours, by precision and backend; without bundles, our graphs' PyTorch modules on our streams
+    (c)  the same, exported unchanged, in ONNX Runtime
+    (d)  ours, one peer per bundle; without bundles, our graphs' PyTorch modules on our streams
 
-(a) in float32 is the truth; what rounding its frames to 8 bits costs is the most any peer can reach.
+(a) in float32 is the truth. Its frames are not rounded to 8 bits and every peer's are, which limits the PSNR
+that a peer can reach.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ if TYPE_CHECKING:
     from ..export.checkpoints.checkpoint import Checkpoint
 
 EAGER, COMPILED = "eager PyTorch", "torch.compile"
-# Steps of clips that compile, pack weights, and capture CUDA graphs, which happens when something runs for
-# the second time; more of the same warms nothing.
+# Steps of the two warm-up clips, in which a peer compiles, packs weights and, on repeated calls, captures
+# CUDA graphs; more clips would warm up nothing further.
 WARM_UP = (1, 3)
 Progress = Callable[[str], None]
-Networks = Callable[["torch.dtype"], "Checkpoint"]  # called in every peer's own process
+Networks = Callable[["torch.dtype"], "Checkpoint"]  # called in each peer's process
 
 
 @dataclass(slots=True)
 class Peer:
-    """Who takes part, and what became of it."""
+    """One way to render the clips, and its measurements."""
 
     name: str
     precision: str
@@ -80,11 +81,13 @@ def bench_peers(
     without: Iterable[str] = (),
     quick: bool = False,
 ) -> Result:
-    """`bundles` are ours, of the same networks. A peer that fails, or takes more than `limit_s` to load or
-    for a clip, is left out and a warning says so; peers named in `without` do not take part.
+    """Measure the truth and all other peers but those named in `without`. `bundles` are ours, built from the
+    same networks. A peer that fails, or takes more than `limit_s` to load or for a clip, is dropped with a
+    warning.
 
-    `quick` is for a GPU that is there for minutes: all load at the same time, in the half precision they are
-    compared in, and the truth renders one clip, by itself, and is gone before the others begin.
+    `quick` is for a GPU that is available only for minutes: all peers load at the same time, fp32 peers other
+    than the truth are left out if there are fp16 ones, and the truth renders one clip alone and ends before
+    the others start.
     """
     warnings = host.busy()
     truth, others = participants(networks, bundles, without, quick)
@@ -100,7 +103,7 @@ def bench_peers(
                 launch(peer, workload, stack)
             warm_up(peer, WARM_UP, workload, limit_s, progress)
         for turn in range(1, rounds + 1):
-            # In an order of its own, so that no one always follows another.
+            # A new order each time, so that no peer always follows the same other.
             for index in np.random.default_rng(turn).permutation(len(in_turns)):
                 peer = in_turns[index]
                 tick = partial(progress, f"clip {turn}/{rounds}: {peer.label}")
@@ -120,12 +123,12 @@ def bench_peers(
 def participants(
     networks: Networks, bundles: list[Path], without: Iterable[str], quick: bool
 ) -> tuple[Peer, list[Peer]]:
-    """The truth, and the others."""
+    """The truth, and the other peers."""
     truth, *others = public_peers(networks)
     others += map(our_peer, bundles) if bundles else [our_modules(networks)]
-    halves = quick and any(peer.precision == "fp16" for peer in others)
+    half_only = quick and any(peer.precision == "fp16" for peer in others)
     return truth, [
-        peer for peer in others if peer.name not in without and not (halves and peer.precision == "fp32")
+        peer for peer in others if peer.name not in without and not (half_only and peer.precision == "fp32")
     ]
 
 
@@ -134,7 +137,8 @@ def launch(peer: Peer, workload: Workload, stack: ExitStack) -> None:
 
 
 def warm_up(peer: Peer, clips: Iterable[int], workload: Workload, limit_s: float, progress: Progress) -> None:
-    """Wait until it has loaded, and let it render a few steps of clip 0, which are not timed."""
+    """Wait until the peer has loaded, then render clip 0 with each number of steps in `clips`; `samples` does
+    not include these."""
     assert peer.worker is not None
     peer.worker.tick = partial(progress, f"load: {peer.label}")
     try:
@@ -147,7 +151,7 @@ def warm_up(peer: Peer, clips: Iterable[int], workload: Workload, limit_s: float
 
 
 def one_clip(peer: Peer, workload: Workload, limit_s: float, progress: Progress) -> None:
-    """The whole part that it takes."""
+    """All the truth does with `quick`: load, warm up, render clip 1 and end."""
     warm_up(peer, [1], workload, limit_s, progress)
     take_turn(peer, 1, workload.steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
     assert peer.worker is not None
@@ -172,7 +176,7 @@ def take_turn(peer: Peer, clip: int, steps: int, limit_s: float, tick: Callable[
 def give_up(peer: Peer, error: Failed) -> None:
     assert peer.worker is not None
     peer.failure = str(error)
-    peer.worker.process.kill()  # or it would take time from the others
+    peer.worker.process.kill()  # or it would slow down the others
 
 
 def row(peer: Peer, truth: Peer) -> JSON:
@@ -197,7 +201,8 @@ def eight_bit(frames: Array | None) -> Array:
 
 
 def public_peers(networks: Networks) -> list[Peer]:
-    """The truth first. On a GPU in float16 too, where the public projects run them."""
+    """Peers that run the public formulation, the truth first. On a GPU also in float16, which the public
+    projects use there."""
     gpu = on_gpu()
     peers = [
         Peer(name, precision, partial(make, networks, precision))
@@ -235,8 +240,8 @@ def ours_in_pytorch(networks: Networks, precision: Precision, workload: Workload
 
 
 def rendering(animator: Animator, workload: Workload) -> Render:
-    """The reference is computed for every clip, as by everyone else."""
-    animator.session.engine(DENOISING_UNET)  # or the first clip would load it
+    """Renders with `animator`. The reference is computed for every clip, as the other peers do."""
+    animator.session.engine(DENOISING_UNET)  # loads it here and not in the first clip
 
     def render(clip: int, pictures: Pictures, steps: int) -> Array:
         animator.references.clear()
@@ -269,11 +274,11 @@ def exported(networks: Networks, workload: Workload) -> Render:
     parts = {name: ExportedPart(name, part, Path(folder.name)) for name, part in public_parts(loaded).items()}
     render = public(PublicLoop(loaded, parts), "fp32", workload)
 
-    def kept(clip: int, pictures: Pictures, steps: int) -> Array:  # keeps the folder too
-        assert folder
+    def render_in_folder(clip: int, pictures: Pictures, steps: int) -> Array:
+        assert folder  # this reference keeps the temporary folder alive
         return render(clip, pictures, steps)
 
-    return kept
+    return render_in_folder
 
 
 def from_files(checkpoint: Path, inference_config: Path | None, dtype: torch.dtype) -> Checkpoint:
@@ -289,12 +294,12 @@ def drawn(size: str, dtype: torch.dtype) -> Checkpoint:
 
 
 def load(networks: Networks) -> Checkpoint:
-    """On the GPU if there is one."""
+    """The networks in float32, on the GPU if there is one."""
     import torch
 
     loaded = networks(torch.float32)
     if on_gpu():
-        torch.backends.cudnn.allow_tf32 = False  # the truth is float32 all the way
+        torch.backends.cudnn.allow_tf32 = False  # the truth must not round to TF32
         parts = loaded.denoising_unet, loaded.reference_net, loaded.pose_guider, loaded.vae
         for network in (*parts, loaded.image_encoder):
             network.cuda()
@@ -302,7 +307,7 @@ def load(networks: Networks) -> Checkpoint:
 
 
 def public(pipeline: Any, precision: str, workload: Workload) -> Render:
-    """Frames of the public formulation, not rounded; on the GPU if there is one."""
+    """Renders with the public formulation, on the GPU if there is one; frames are not rounded."""
     import torch
 
     device = "cuda" if on_gpu() else "cpu"

@@ -1,4 +1,4 @@
-"""How good frames are, where there is something to compare them with."""
+"""Quality of frames, where the true frames are known."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ MEASURES = ("psnr_db", "ssim", "lpips", "flicker")
 
 
 def bench_quality(ours: Path, truth: Path, lpips: Path | None) -> Result:
-    """Two videos, two directories of pictures, or two folders with as many of them, paired by name.
+    """Compare two videos, two directories of frames, or two folders of either, paired by name.
 
-    `lpips` is a folder with its public weights. Raises InputError where the two do not fit together.
+    `lpips` is a folder with the public weights of LPIPS. Raises InputError if names, sizes or lengths differ.
     """
     distance = read_lpips(lpips) if lpips else None
     rows = []
@@ -36,7 +36,7 @@ def bench_quality(ours: Path, truth: Path, lpips: Path | None) -> Result:
 
 
 def clips(ours: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
-    """What is to be compared with what."""
+    """The pairs to compare: name, ours, truth."""
     found, wanted = videos_in(ours), videos_in(truth)
     if not found or not wanted:
         yield ours.name, ours, truth
@@ -44,14 +44,14 @@ def clips(ours: Path, truth: Path) -> Iterator[tuple[str, Path, Path]]:
     if found.keys() != wanted.keys():
         odd = sorted(found.keys() ^ wanted.keys())
         raise InputError(
-            f"expected the same names in {ours} and {truth}, found only one of {', '.join(odd[:3])}"
+            f"expected the same names in {ours} and {truth}, found in only one of them: {', '.join(odd[:3])}"
         )
     for name in sorted(found):
         yield name, found[name], wanted[name]
 
 
 def videos_in(folder: Path) -> dict[str, Path]:
-    """Videos and directories of frames in a folder, by name; none where it holds frames itself."""
+    """Videos and directories of frames in a folder, by name; empty if the folder holds frames itself."""
     if not folder.is_dir():
         return {}
     entries = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
@@ -60,12 +60,12 @@ def videos_in(folder: Path) -> dict[str, Path]:
 
 
 def read_frames(path: Path) -> Iterator[Array]:
-    """uint8 (H, W, 3), one by one. Raises InputMissing or InputError."""
+    """Frames of a video or directory, uint8 (H, W, 3). Raises InputMissing or InputError."""
     return (np.asarray(picture) for picture in open_pose(path, None))
 
 
 def mean(rows: list[dict[str, float | None]], measure: str) -> float | None:
-    """None where a clip has no figure: identical frames have no PSNR."""
+    """The mean over all clips; None if one has no value: identical frames have no PSNR."""
     values = [row[measure] for row in rows]
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if len(known) == len(values) else None

@@ -1,5 +1,5 @@
-"""Random weights, in files of the public layout or as networks: right for speed and memory, noise for a
-picture.
+"""Random weights, as files in the public layout or as networks in memory: speed and memory are those of real
+weights, the frames are noise.
 
 python -m animate_rt.benchmarks.random_checkpoint sd15 FOLDER
 """
@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..engines.model import ModelConfig
-from ..export.checkpoints.checkpoint import UNET, Checkpoint, positional_encodings
-from ..export.checkpoints.settings import V2_MOTION, V2_NOISE, model_config
+from ..export.checkpoints.checkpoint import Checkpoint, positional_encodings
+from ..export.checkpoints.families import UNET, V2_MOTION, V2_NOISE
+from ..export.checkpoints.settings import model_config
 from ..export.checkpoints.weights import assign
 from ..export.networks.image_encoder import ImageEncoder
 from ..export.networks.pose_guider import PoseGuider
@@ -31,7 +32,7 @@ Config = dict[str, Any]
 
 
 def unet(widths: list[int], layers: int, heads: int, context: int, groups: int = 32) -> Config:
-    """A UNet2DConditionModel config with attention at every level but the lowest, as SD 1.5's."""
+    """A UNet2DConditionModel config with attention at every level but the lowest, as in SD 1.5."""
     levels = len(widths)
     return {
         "_class_name": "UNet2DConditionModel",
@@ -59,11 +60,13 @@ def vae(widths: list[int], layers: int, groups: int = 32) -> Config:
         "_class_name": "AutoencoderKL",
         "act_fn": "silu",
         "block_out_channels": widths,
+        "down_block_types": ["DownEncoderBlock2D"] * len(widths),
         "in_channels": 3,
         "latent_channels": 4,
         "layers_per_block": layers,
         "norm_num_groups": groups,
         "out_channels": 3,
+        "up_block_types": ["UpDecoderBlock2D"] * len(widths),
     }
 
 
@@ -85,7 +88,7 @@ def image_encoder(width: int, layers: int, heads: int, patch: int, projection: i
 
 @dataclass(frozen=True)
 class Size:
-    """The public configs of one model, and what has no config file there."""
+    """The public configs of one model, and its settings that have no config file."""
 
     unet: Config
     vae: Config
@@ -95,7 +98,7 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(  # the smallest whose attention is as wide as TensorRT's fused operator wants it
+    "tiny": Size(  # the smallest with attention heads wide enough for TensorRT's fused operator
         unet([32, 32, 64, 64], 1, 2, 32),
         vae([32, 32, 32, 32], 1),
         image_encoder(32, 2, 2, 32, 32),
@@ -122,7 +125,8 @@ SIZES = {
 def write_random_checkpoint(
     folder: Path, size: str, *, seed: int = 0, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write a checkpoint directory of one of SIZES and its inference.yaml; a seed has its bytes."""
+    """Write a checkpoint directory of one of SIZES, and its inference.yaml; the same seed gives the same
+    bytes."""
     networks = empty_networks(write_configs(folder, SIZES[size]))
     files = {
         "reference_unet": networks.reference_net,
@@ -133,14 +137,16 @@ def write_random_checkpoint(
     generator = torch.Generator().manual_seed(seed)
     states = {name: randomised(network.state_dict(), generator, dtype) for name, network in files.items()}
     everything = randomised(networks.denoising_unet.state_dict(), generator, dtype)
+    encodings = positional_encodings(networks.denoising_unet)
+    everything |= {key: table.to(dtype) for key, table in encodings.items()}
     motion = {key: everything.pop(key) for key in list(everything) if "motion_modules" in key}
     for name, state in {**states, "denoising_unet": everything, "motion_module": motion}.items():
-        save_file(state, folder / f"{name}.safetensors")
+        save_file(state, folder / f"{name}.safetensors", metadata={"format": "pt"})
 
 
 def random_networks(size: str, dtype: torch.dtype, *, seed: int = 0) -> Checkpoint:
-    """The networks of one of SIZES without files in between, on the GPU if there is one: a seed has its
-    weights there, float16's values whatever the dtype. On the CPU they are those of the files."""
+    """The networks of one of SIZES, made without files, on the GPU if there is one. Weights are rounded to
+    float16 whatever the dtype. On the CPU a seed gives the weights of the files, on a GPU others."""
     with tempfile.TemporaryDirectory(prefix="animate-rt-configs-") as folder:
         networks = empty_networks(write_configs(Path(folder), SIZES[size]))
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -160,7 +166,7 @@ def random_networks(size: str, dtype: torch.dtype, *, seed: int = 0) -> Checkpoi
 
 
 def write_configs(folder: Path, shape: Size) -> ModelConfig:
-    """The config files of a checkpoint, and what they say."""
+    """Write the config files of a checkpoint, and return the model config they describe."""
     configs = {UNET[0]: shape.unet, "sd-vae-ft-mse": shape.vae, "image_encoder": shape.image_encoder}
     for place, config in configs.items():
         (folder / place).mkdir(parents=True, exist_ok=True)
@@ -191,7 +197,7 @@ def empty_networks(model: ModelConfig) -> Checkpoint:
 
 
 def inference_config(motion_heads: int) -> Config:
-    """The public v2 settings but for the number of motion heads."""
+    """The public v2 settings, with another number of motion heads."""
     module = {**V2_MOTION["motion_module_kwargs"], "num_attention_heads": motion_heads}
     return {
         "unet_additional_kwargs": {**V2_MOTION, "motion_module_kwargs": module},
@@ -202,8 +208,8 @@ def inference_config(motion_heads: int) -> Config:
 def randomised(
     shapes: dict[str, Tensor], generator: torch.Generator, dtype: torch.dtype
 ) -> dict[str, Tensor]:
-    """Weights that keep activations near unit size, so that half precision and accuracy figures mean
-    something: norms near one, matrices scaled by their fan-in."""
+    """Random weights that keep activations near unit size, so that half precision and accuracy figures are
+    meaningful: norm weights near one, matrices scaled by their fan-in."""
     state = {}
     for key, shape in shapes.items():
         values = torch.empty(shape.shape, dtype=torch.float32, device=generator.device)

@@ -1,8 +1,8 @@
-"""What it costs to hide padding frames: `python -m animate_rt.benchmarks.short_clips BUNDLE SHORTER`.
+"""The cost of masking padding frames: `python -m animate_rt.benchmarks.short_clips BUNDLE SHORTER`.
 
 A clip shorter than the window runs in the same engine, with its padding masked in temporal attention. The two
-other ways are an engine of its own for every length, and no mask for those clips that need none. Both bundles
-are OpenVINO's and of one checkpoint; SHORTER is built for a shorter window.
+alternatives are a separate engine for every length, and an engine without the mask for clips that need none.
+Both bundles are OpenVINO bundles of the same checkpoint; SHORTER is built for a shorter window.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def compiled(bundle: Bundle, *, mask: bool) -> Callable[[], Any]:
-    """The denoising UNet, ready to run; without a mask `num_frames` is a constant that folds away."""
+    """The denoising UNet, ready to run; without a mask, `num_frames` is a constant, which OpenVINO folds."""
     ov = import_openvino()
     core = ov.Core()
     model = core.read_model(bundle.graph(DENOISING_UNET))

@@ -1,4 +1,4 @@
-"""The sizes that are measured, and the checkpoints and bundles for them."""
+"""The benchmark sizes, and their checkpoints and bundles."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from ..engines.bundle import new_bundle, open_bundle, seal
 from ..engines.precision import Backend, Precision
 from .workload import Workload
 
-RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # ships for this
+RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # in the package for this purpose
 RECORDED_CHECKPOINT = RECORDED / "checkpoint", RECORDED / "inference.yaml"
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A workload, and the random checkpoint (random_checkpoint.py) it is for; None is the recorded one."""
+    """A workload and the random checkpoint (random_checkpoint.py) it runs on; None is the recorded one."""
 
     workload: Workload
     checkpoint: str | None
@@ -44,7 +44,7 @@ SIZES = {
 
 
 def checkpoint_of(size: str, folder: Path, progress: Callable[[str], None]) -> tuple[Path, Path]:
-    """Checkpoint and inference.yaml of a size; made in `folder` unless it is there."""
+    """Checkpoint and inference.yaml of a size, created in `folder` if missing."""
     name = SIZES[size].checkpoint
     if name is None:
         return RECORDED_CHECKPOINT
@@ -59,8 +59,8 @@ def checkpoint_of(size: str, folder: Path, progress: Callable[[str], None]) -> t
 
 
 def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list[Path]:
-    """Ours for this machine, built in `folder` unless they are there: TensorRT's on a GPU, else OpenVINO's in
-    every precision the CPU computes in."""
+    """Our bundles for this machine, built in `folder` if missing: TensorRT on a GPU, otherwise OpenVINO in
+    every precision the CPU supports."""
     from ..export import build_bundle
 
     workload = SIZES[size].workload
@@ -87,7 +87,8 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
 
 
 def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
-    """The same bundle with another precision of OpenVINO's, which its graphs know nothing of."""
+    """Copy an OpenVINO bundle with another precision; only the manifest differs, as OpenVINO converts the
+    same graphs when it compiles them."""
     manifest = open_bundle(bundle).manifest
     with new_bundle(target) as folder:
         shutil.copytree(bundle / "graphs", folder / "graphs", copy_function=os.link)

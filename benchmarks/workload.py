@@ -1,4 +1,4 @@
-"""What is asked of a bundle: sizes and options of a clip, and pictures for it."""
+"""The clips of a benchmark: their size, options and generated pictures."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import numpy as np
 from ..engines.device import Array
 from ..runtime.animator import Animator
 from ..runtime.clip.frames import Frames
+from ..runtime.clip.options import ClipOptions
 
 
 class Pictures(NamedTuple):
-    """What a clip is made of."""
+    """The inputs of a clip."""
 
     reference: Array  # uint8 (H, W, 3)
     pose: Array  # uint8 (frames, H, W, 3)
@@ -21,7 +22,7 @@ class Pictures(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Clips of one size. Clip n has pictures and noise of its own, the same in every run."""
+    """Clips of one size. Each clip number has its own pictures and noise, the same in every run."""
 
     width: int
     height: int
@@ -32,7 +33,7 @@ class Workload:
     guidance_scale: float
     windows: str = "uniform"
     order: str | None = None
-    fps: int = 24  # that the video is to be played at
+    fps: int = 24  # frame rate of the video
     seed: int = 42
 
     @property
@@ -40,7 +41,7 @@ class Workload:
         return self.frames / self.fps
 
     def pictures(self, clip: int) -> Pictures:
-        """Blots of colour, which drift in the pose frames."""
+        """Squares of random colours, which move sideways in the pose frames."""
         generator = np.random.default_rng([self.seed, clip])
         side = 8
         coarse = generator.integers(0, 256, (2, self.height // side + 1, self.width // side + 1, 3))
@@ -50,10 +51,11 @@ class Workload:
         return Pictures(np.ascontiguousarray(reference[size]), moved)
 
     def animate(self, animator: Animator, clip: int, pictures: Pictures, steps: int | None = None) -> Frames:
-        """With its own number of steps unless another is given."""
-        return animator.animate(
-            pictures.reference,
-            list(pictures.pose),
+        """Animate a clip; `steps` overrides the workload's number of steps."""
+        return animator.animate(pictures.reference, list(pictures.pose), self.options(clip, steps))
+
+    def options(self, clip: int, steps: int | None = None) -> ClipOptions:
+        return ClipOptions(
             steps=steps or self.steps,
             guidance_scale=self.guidance_scale,
             seed=self.seed + clip,

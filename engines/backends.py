@@ -1,4 +1,4 @@
-"""Backends by name: the device that a backend's engines run on, and how it loads them."""
+"""Opens devices and loads engines by the name of the backend."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .precision import Backend
 
 
 def open_device(backend: Backend, *, timing: bool = False) -> Device:
-    """The device a backend's engines run on; with `timing` its events know when they happened.
+    """Open the device that a backend's engines run on. With `timing`, its events record times.
 
-    Raises DeviceError where there is none.
+    Raises DeviceError if there is no such device.
     """
     return DEVICES[backend](timing)
 
@@ -21,9 +21,15 @@ def open_device(backend: Backend, *, timing: bool = False) -> Device:
 def load_engine(bundle: Bundle, graph: str, device: Device) -> Engine:
     """Compile or load one graph of a bundle.
 
-    Raises DeviceError where its backend is missing or fails, BundleMismatch where it was built for another.
+    The bundle is verified before and after it, so that what is loaded is what the bundle's digest stands for.
+    Raises DeviceError if the backend is not installed or fails, BundleMismatch if the plan was built for
+    another version or device, BundleError if it cannot be read, BundleCorrupt if a file was replaced or
+    changed.
     """
-    return LOADERS[bundle.manifest.backend](bundle, graph, device)
+    bundle.verify()
+    engine = LOADERS[bundle.manifest.backend](bundle, graph, device)
+    bundle.verify()
+    return engine
 
 
 def _cpu(_timing: bool) -> Device:

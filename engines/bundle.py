@@ -1,11 +1,12 @@
-"""A bundle: one directory with everything a clip needs, and a manifest that vouches for every byte of it.
+"""A bundle: one directory with everything a clip needs, and a manifest with the SHA-256 of every file.
 
-    manifest.json       what was built from what, for what, and the SHA-256 of every file
-    graphs/<graph>.onnx opset 23; the weights of all graphs in graphs/weights.bin
-    engines/<graph>.*   compiled plans, where the backend compiles ahead of time
+    manifest.json       what the bundle was built from and for, and the SHA-256 of every file
+    graphs/<graph>.onnx opset 23; the weights of all graphs are in graphs/weights.bin
+    engines/<graph>.*   compiled plans, if the backend compiles ahead of time
 
-A bundle appears under its name complete or not at all. Opening it verifies every file first; that a file is
-there proves nothing.
+A bundle is published atomically: it appears under its name complete, or not at all. Opening it verifies the
+content of every file. Anyone can write a manifest with a correct digest, so its values are checked before
+they cost memory or time.
 """
 
 from __future__ import annotations
@@ -13,29 +14,43 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import atomic
+from ..atomic import atomic_folder, put_back
 from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
+from ..text import escaped, message_of, one_line, quoted
 from .contract import Contract, Memory, ShapeBucket, contracts
-from .files import File, canonical, describe, digest_of
+from .files import File, Hashed, canonical, digest_of, hashed, read_bytes, stamp
 from .json_document import from_json
 from .model import ModelConfig
 from .precision import PRECISIONS, Backend, Precision
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
+WEIGHTS = "graphs/weights.bin"  # as WEIGHTS of export/onnx_graphs.py
+MAX_MANIFEST = 2_000_000  # bytes; that of SD 1.5 has 34,000
+MAX_DEPTH = 12  # of its JSON; a manifest has 7
+MAX_GRAPH = 1 << 28  # bytes of an ONNX file without its weights
+MAX_TEXT, MAX_TEXTS = 200, 64  # characters of a text in the manifest, and texts in one field
+KINDS = {("graphs", ".onnx"), ("engines", ".plan")}  # folder and suffix of a bundle's files
+# Left by file managers, in lower case; not all of runtime/media/folder.py, as a bundle is deleted with them.
+SYSTEM_NAMES = {".ds_store", ".directory", "thumbs.db", "desktop.ini", "@eadir"}
+NAMED = 3  # files or graphs in one message
+# How ONNX refers to a file of weights; a graph contains "location" nowhere else.
+LOCATION, OF_WEIGHTS = b"location", b"\x0a\x08location\x12\x0bweights.bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a bundle is; `files` and `digest` are filled in when it is sealed."""
+    """Description of a bundle. `seal` fills in `files` and adds the digest to the JSON document.
+
+    Raises ConfigError for texts that are long or not printable, and for the memory of only some graphs.
+    """
 
     schema: int = SCHEMA
     model: ModelConfig
@@ -43,12 +58,38 @@ class Manifest:
     backend: Backend
     backend_version: str
     compute_capabilities: tuple[str, ...]
-    # Of each plan, as its builder stated it; empty where one did not, as OpenVINO, which keeps it to itself.
+    # Of each plan, by graph. Empty unless the builder reported it for all plans, which OpenVINO does not do.
     memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
     precision: Precision
     weights: dict[str, str]  # SHA-256 of each weight file of the checkpoint
     graphs: dict[str, Contract]
     files: dict[str, File] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts = ((self.backend_version,), self.compute_capabilities, self.weights, self.weights.values())
+        for group in texts:
+            if len(group) > MAX_TEXTS:
+                raise ConfigError(f"manifest: expected at most {MAX_TEXTS} texts, found {len(group)}")
+            for text in group:
+                if len(text) > MAX_TEXT or not text.isprintable():
+                    raise ConfigError(
+                        f"manifest: expected up to {MAX_TEXT} printable characters, found {quoted(text)}"
+                    )
+        if self.memory and self.memory.keys() != self.graphs.keys():
+            raise ConfigError(
+                f"manifest: expected the memory of all {len(self.graphs)} graphs or of none, "
+                f"found that of {len(self.memory)}: {named(self.memory)}"
+            )
+
+    @property
+    def used_files(self) -> set[str]:
+        """Names of the files that the bundle must have."""
+        names = {WEIGHTS, *(f"graphs/{graph}.onnx" for graph in self.graphs)}
+        return names | self.plans if self.backend == "tensorrt" else names
+
+    @property
+    def plans(self) -> set[str]:
+        return {f"engines/{graph}.plan" for graph in self.graphs}
 
     @property
     def rebuild_command(self) -> str:
@@ -65,130 +106,241 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    digest: str  # of the manifest, and so of everything in the bundle
+    digest: str  # of the manifest, which has the digests of all files
+    # By name, as they were when they were last hashed.
+    hashed: dict[str, Hashed] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def graph(self, name: str) -> Path:
         return self.path / "graphs" / f"{name}.onnx"
 
     def verify(self) -> None:
-        """Raise BundleCorrupt unless every file is still what was built."""
-        verify_files(self.path, self.manifest.files)
+        """Verify the files again; those that cannot have changed since they were hashed are not read.
+
+        Raises BundleCorrupt if one has changed since the bundle was opened.
+        """
+        if damaged := damages(self.path, self.manifest.files, self.hashed):
+            raise BundleCorrupt(
+                f"{escaped(str(self.path))}: was replaced or changed after it was opened: "
+                f"{'; '.join(damaged)}; open it again"
+            )
 
 
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
-    """Verify a bundle, every byte of it, and return it.
+    """Open a bundle after verifying every byte of it.
 
-    Raises InputMissing if there is none, BundleCorrupt if a file is missing or not what was built,
-    BundleMismatch if another version of animate-rt built it.
+    Raises InputMissing if there is no such directory, BundleError if its manifest cannot be read,
+    BundleCorrupt if a file is missing or has changed since it was built, BundleMismatch if another version of
+    animate-rt built it.
     """
+    bundle = read_bundle(path)
+    if damaged := damages(bundle.path, bundle.manifest.files, bundle.hashed):
+        raise BundleCorrupt(
+            f"{escaped(str(path))}: {'; '.join(damaged)}; build the bundle again, or copy it again"
+        )
+    for graph in bundle.manifest.graphs:
+        check_weight_files(bundle.graph(graph))
+    return bundle
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read a bundle's manifest; its files are not verified before `verify`. Raises as `open_bundle`."""
     path = Path(path)
+    shown = escaped(str(path))
+    with suppress(OSError, ValueError):
+        put_back(Path(os.path.realpath(path)))
     if not path.is_dir():
-        raise InputMissing(f"{path}: expected a bundle directory, found none; make one with animate-rt build")
+        raise InputMissing(
+            f"{shown}: expected a bundle directory, found none; make one with animate-rt build"
+        )
     document = read_manifest(path / MANIFEST)
     digest = document.pop("digest")
     if document.get("schema") != SCHEMA:
         raise BundleMismatch(
-            f"{path}: expected a bundle of schema {SCHEMA}, found {document.get('schema')}; "
+            f"{shown}: expected a bundle of schema {SCHEMA}, found {quoted(document.get('schema'))}; "
             "build it again with this version: animate-rt build --help"
         )
     try:
         manifest: Manifest = from_json(Manifest, document, "manifest")
         expected = contracts(manifest.model, manifest.bucket, PRECISIONS[manifest.precision].graph_dtype)
     except ConfigError as error:
-        raise BundleMismatch(f"{path}: this version cannot use it: {error}; build it again") from error
-    verify_files(path, manifest.files)
+        raise BundleMismatch(f"{shown}: this version cannot use it: {error}; build it again") from error
     if manifest.graphs != expected:
-        names = sorted(name for name in expected if manifest.graphs.get(name) != expected[name])
+        others = {name for name, contract in expected.items() if manifest.graphs.get(name) != contract}
         raise BundleMismatch(
-            f"{path}: expected the inputs and outputs of this version, found others for {', '.join(names)}; "
+            f"{shown}: expected the inputs and outputs of this version, found others for "
+            f"{named(others | manifest.graphs.keys() - expected.keys())}; "
             f"build it again: {manifest.rebuild_command}"
         )
-    # Equal, but in the order of a clip's life, which a sorted document has lost.
-    return Bundle(path, dataclasses.replace(manifest, graphs=expected), digest)
+    # `expected` is equal, but in the order in which a clip uses the graphs; the JSON is sorted by name.
+    bundle = Bundle(path, dataclasses.replace(manifest, graphs=expected), digest)
+    files, used = manifest.files.keys(), manifest.used_files
+    if not used <= files <= used | manifest.plans:
+        raise BundleCorrupt(
+            f"{shown}: {MANIFEST}: expected the SHA-256 of exactly the files that the bundle uses, found "
+            f"{f'none of {named(used - files)}' if used - files else named(files - used)}; "
+            "build the bundle again"
+        )
+    return bundle
 
 
 @contextmanager
 def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary folder beside `path` that takes its place at the end, if nothing went wrong before.
+    """Yield a temporary folder beside `path`, which becomes `path` when the block ends without an error.
 
-    The body puts files into it and ends with `seal`. An existing bundle is replaced; anything else that is in
-    the way is an OutputError before the body begins.
+    The block puts files into it and calls `seal` last. An existing bundle is replaced. What killed builds of
+    this path have left is deleted. Raises OutputError if anything else has that name, before the block begins
+    and again before it is replaced, or if the folder cannot be written.
     """
-    path = Path(os.path.realpath(path))
-    if path.exists() and not replaceable(path):
-        raise OutputError(f"{path}: expected a new name or an existing bundle, found something else there")
     try:
+        path = Path(os.path.realpath(path))
+        put_back(path)
+        check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic(path, replace=replace_folder) as folder:
-            folder.mkdir()
+        with atomic_folder(path, check_replaceable) as folder:
             yield folder
     except OSError as error:
-        raise OutputError(f"{path}: cannot write the bundle: {error.strerror or error}") from error
+        raise OutputError(
+            f"{escaped(str(path))}: cannot write the bundle: {error.strerror or one_line(message_of(error))}"
+        ) from error
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest over all files of the folder; the last thing before the bundle takes its name."""
-    names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-    files = {name: describe(folder / name) for name in names}
+    """Write the manifest with the digests of the bundle's files. None may change afterwards."""
+    names = sorted(name for name in manifest.used_files | manifest.plans if (folder / name).is_file())
+    files = {name: hashed(folder / name).file for name in names}
     document = dataclasses.asdict(dataclasses.replace(manifest, files=files))
     document["digest"] = digest_of(document)
     (folder / MANIFEST).write_bytes(canonical(document))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest's document, if its bytes are exactly those that `seal` wrote."""
+    """Read the manifest as a dict.
+
+    Raises BundleError if it cannot be read, BundleCorrupt unless its bytes are those that `seal` wrote.
+    """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_MANIFEST)
     except OSError as error:
         raise BundleError(
-            f"{path.parent}: expected a bundle, cannot read {path.name}: {error.strerror}"
+            f"{escaped(str(path.parent))}: expected a bundle, cannot read {path.name}: {error.strerror}"
         ) from error
     try:
         document = json.loads(content)
         rest = {key: value for key, value in document.items() if key != "digest"}
-        intact = content == canonical(document) and document["digest"] == digest_of(rest)
-    except (ValueError, AttributeError, KeyError):
+        intact = (
+            not is_deeper(document, MAX_DEPTH)  # its canonical JSON, which is indented, would be large
+            and content == canonical(document)
+            and document["digest"] == digest_of(rest)
+        )
+    except (ValueError, AttributeError, KeyError, RecursionError):
         intact = False
     if not intact:
         raise BundleCorrupt(
-            f"{path}: expected the bytes that were built, found others; build the bundle again"
+            f"{escaped(str(path))}: expected the manifest as it was built, found a changed one; "
+            "build the bundle again"
         )
     assert isinstance(document, dict)
     return document
 
 
-def verify_files(path: Path, files: dict[str, File]) -> None:
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether the lists and dicts of a JSON document are nested more than `depth` times."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(is_deeper(part, depth - 1) for part in parts)
+
+
+def damages(path: Path, files: dict[str, File], known: dict[str, Hashed]) -> list[str]:
+    """Describe each file that does not have the given digest.
+
+    Files with the stamp they have in `known` are not hashed; the others are added to it. All sizes are
+    compared before any file is hashed.
+    """
+    wrong, unknown = [], []
+    for name, file in files.items():
+        try:
+            now = stamp(os.stat(path / name))
+        except OSError as error:
+            wrong.append(f"{name}: {error.strerror}")
+            continue
+        if now.num_bytes != file.num_bytes:
+            wrong.append(f"{name}: expected {file.num_bytes} bytes, found {now.num_bytes}")
+        elif not (name in known and known[name].settled and known[name].stamp == now):
+            unknown.append(name)
+    if wrong or not unknown:
+        return wrong
+
     def damage(name: str) -> str | None:
         try:
-            found = describe(path / name)
+            found = hashed(path / name)
         except OSError as error:
             return f"{name}: {error.strerror}"
-        if found != files[name]:
-            return f"{name}: expected SHA-256 {files[name].sha256[:12]}, found {found.sha256[:12]}"
+        if found.file != files[name]:
+            return f"{name}: expected SHA-256 {files[name].sha256[:12]}, found {found.file.sha256[:12]}"
+        known[name] = found
         return None
 
-    with ThreadPoolExecutor() as pool:  # hashing lets go of the interpreter lock
-        damaged = [line for line in pool.map(damage, files) if line]
-    if damaged:
-        raise BundleCorrupt(f"{path}: {'; '.join(damaged)}; build the bundle again, or copy it again")
+    with ThreadPoolExecutor() as pool:  # hashing releases the GIL
+        return [line for line in pool.map(damage, unknown) if line]
 
 
-def replaceable(path: Path) -> bool:
-    """A bundle, even a damaged one, or an empty directory; nothing that holds anything else."""
-    return path.is_dir() and {entry.name for entry in path.iterdir()} <= {MANIFEST, "graphs", "engines"}
+def check_weight_files(graph: Path) -> None:
+    """Raise BundleCorrupt if an ONNX file takes weights from another file than weights.bin."""
+    try:
+        content = read_bytes(graph, MAX_GRAPH)
+    except OSError as error:
+        raise BundleCorrupt(f"{escaped(str(graph))}: cannot read it: {error.strerror}") from error
+    if content.count(LOCATION) != content.count(OF_WEIGHTS):
+        raise BundleCorrupt(
+            f"{escaped(str(graph))}: expected all weights in weights.bin, found another file; "
+            "build the bundle again"
+        )
 
 
-def replace_folder(new: Path, path: Path) -> None:
-    """Put `new` in the place of `path`. A directory cannot be replaced in one step: for an instant there is
-    none, never a mixture."""
-    if path.exists():
-        old = new.with_name(new.name + ".old")
-        path.rename(old)
-        try:
-            new.rename(path)
-        except OSError:
-            old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        new.rename(path)
+def check_replaceable(path: Path) -> None:
+    """Raise OutputError unless the path is free, an empty directory or a bundle, even a damaged one."""
+    if not os.path.lexists(path) or is_bundle(path):
+        return
+    raise OutputError(
+        f"{escaped(str(path))}: expected a new name or an existing bundle, found something else; choose "
+        "another name"
+    )
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a directory is empty, or has a manifest of ours and nothing but a bundle's files."""
+    if not path.is_dir():
+        return False
+    if not any(path.iterdir()):
+        return True
+    if not is_ours(path / MANIFEST):
+        return False
+    return all(is_bundle_file(entry.relative_to(path)) for entry in path.rglob("*"))
+
+
+def is_bundle_file(name: Path) -> bool:
+    """Whether a file or folder of this name in a bundle is part of it, or left there by a file manager."""
+    if any(part.lower() in SYSTEM_NAMES or part.startswith("._") for part in name.parts):
+        return True
+    kind = name.parent.as_posix(), name.suffix
+    return name.as_posix() in (MANIFEST, WEIGHTS, "graphs", "engines") or kind in KINDS
+
+
+def is_ours(manifest: Path) -> bool:
+    """Whether a file is a bundle's manifest, possibly a damaged one, and not the JSON of something else."""
+    try:
+        document = json.loads(read_bytes(manifest, MAX_MANIFEST))
+    except OSError:
+        return False
+    except (ValueError, RecursionError):  # no JSON at all
+        return True
+    fields = {field.name for field in dataclasses.fields(Manifest)}
+    return isinstance(document, dict) and len(fields & document.keys()) > len(fields) / 2
+
+
+def named(names: Any) -> str:
+    """Some names for a message."""
+    first = sorted(names)[:NAMED]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(quoted, first)) + more

@@ -1,8 +1,8 @@
-"""The contract of each graph: names, dtypes and shapes as a function of model, shape bucket and precision.
+"""The contract of each graph: names, dtypes and static shapes of its inputs and outputs, derived from the
+model, the shape bucket and the precision.
 
-Exporters produce graphs that keep it, backends check what they load against it, the runtime allocates from
-it. Every shape is static. Shapes below: F frames of a window, H x W pixels, h x w latents, C0 channels at
-full latent resolution. `DENOISING_UNET` returns a guided prediction; `DENOISING_UNET_CONDITIONAL` is the same
+Exporters produce graphs that match it, backends check loaded engines against it, and the runtime allocates
+buffers from it. `DENOISING_UNET` returns a guided prediction; `DENOISING_UNET_CONDITIONAL` is the same
 network without the unconditional half, for guidance_scale = 1.
 """
 
@@ -14,6 +14,7 @@ from math import prod
 from typing import Literal
 
 from ..errors import ConfigError
+from ..text import quoted
 from .model import ModelConfig
 
 IMAGE_ENCODER = "image_encoder"
@@ -29,32 +30,36 @@ PREPARE = (IMAGE_ENCODER, VAE_ENCODER, REFERENCE_NET, POSE_GUIDER, TIME_EMBEDDIN
 UNETS = (DENOISING_UNET, DENOISING_UNET_CONDITIONAL)
 
 DType = Literal["float32", "float16", "uint8", "int32"]
+MAX_SIDE = 1 << 14  # pixels
+MAX_MEMORY = 1 << 40  # bytes that a plan may need
 ITEM_BYTES: dict[DType, int] = {"float32": 4, "float16": 2, "uint8": 1, "int32": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ShapeBucket:
-    """The one size of video and window that a bundle's engines are built for."""
+    """The video size and window length that a bundle's engines are built for."""
 
     width: int  # pixels
     height: int
-    window: int  # frames the denoising UNet sees at once
+    window: int  # frames that the denoising UNet processes at once
 
     def check(self, model: ModelConfig) -> None:
-        """Raise ConfigError where this model cannot run at this size."""
+        """Raise ConfigError if the model cannot run at this size."""
         step = model.latent_scale
         smallest = step * int(2 ** (len(model.unet.widths) - 1))  # one latent left at the lowest level
         for name, size in (("width", self.width), ("height", self.height)):
+            if size > MAX_SIDE:
+                raise ConfigError(f"{name}: expected at most {MAX_SIDE} pixels, found {quoted(size)}")
             if size % step or size < smallest:
-                nearest = max(smallest, round(size / step) * step)
+                nearest = max(smallest, round(max(size, 0) / step) * step)
                 raise ConfigError(
-                    f"{name}: expected a multiple of {step} of at least {smallest}, found {size}; "
+                    f"{name}: expected a multiple of {step} of at least {smallest}, found {quoted(size)}; "
                     f"the nearest is {nearest}"
                 )
         if not 1 <= self.window <= model.motion.max_frames:
             raise ConfigError(
                 f"window: expected 1 to {model.motion.max_frames} frames (the length of the weights' "
-                f"positional encoding), found {self.window}"
+                f"positional encoding), found {quoted(self.window)}"
             )
 
 
@@ -81,20 +86,29 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Device memory that an engine takes, in bytes."""
+    """Device memory that an engine needs, in bytes."""
 
     weights: int
-    activations: int  # while it runs; engines that never run at the same time share it
+    activations: int  # in use only while it runs; shared by engines that never run at the same time
+
+    def __post_init__(self) -> None:
+        for size in (self.weights, self.activations):
+            if not 0 <= size <= MAX_MEMORY:
+                raise ConfigError(f"memory: expected 0 to {MAX_MEMORY} bytes, found {quoted(size)}")
 
 
 def shared_activations(memory: dict[str, Memory], graphs: Sequence[str]) -> int:
-    """Bytes of the one block that these engines share, as they never run at the same time."""
+    """Bytes of the activation memory that these engines share; they never run at the same time."""
     return max((memory[graph].activations for graph in graphs if graph in memory), default=0)
 
 
 def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str, Contract]:
-    """Contract of every graph, by name. `dtype` is that of features and cached keys and values; latents,
-    predictions and the guidance scale are float32 whatever it is."""
+    """Contract of every graph, by name, in the order in which a clip uses them.
+
+    `dtype` is the type of image embeddings, time rows, pose features and the reference's tensors. Latents,
+    predictions, timesteps and the guidance scale are always float32. Raises ConfigError if the model cannot
+    run at this size.
+    """
     bucket.check(model)
     unet, frames = model.unet, bucket.window
     height, width = bucket.height, bucket.width
@@ -136,7 +150,10 @@ def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str
 
 
 def reference_specs(model: ModelConfig, h: int, w: int, dtype: DType) -> tuple[TensorSpec, ...]:
-    """key_i, value_i (1, heads, tokens, head width) and cross_i (1, C) of each spatial attention block."""
+    """key_i, value_i (1, heads, tokens, head width) and cross_i (1, width) of each spatial attention block.
+
+    h x w is the size of the latents.
+    """
     specs = []
     for i, block in enumerate(model.spatial_attentions()):
         tokens = halved(h, block.level) * halved(w, block.level)

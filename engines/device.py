@@ -1,8 +1,8 @@
-"""Devices: streams run what is put on them in order, events order streams against each other, buffers are
-memory. The runtime drives every device through these names alone.
+"""The interface of devices: streams, events and buffers. The runtime uses devices only through it.
 
-On the CPU a stream is a worker thread and memory is numpy's (cpu.py); on an NVIDIA GPU both are CUDA's
-(cuda.py). Calls on a stream return at once; what fails later is raised by whoever waits for an event.
+A stream runs operations in order; events order the operations of different streams. On the CPU a stream is a
+worker thread and memory is numpy's (cpu/device.py); on an NVIDIA GPU both are CUDA's (cuda/device.py). Calls
+on a stream return at once. An error that occurs later is raised when the host waits for an event after it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ Array = NDArray[Any]
 
 
 class Buffer:
-    """Contiguous memory of one tensor. Its rows, along the first axis, are buffers in the same memory.
+    """Contiguous memory of one tensor. `rows` gives buffers in the same memory.
 
-    `array` is the memory as numpy sees it, where the host may look: on the CPU, and in page-locked memory.
-    `owner` is whose memory it is: itself, or the buffer it is rows of. What still uses memory is noted there:
-    `writer` is the last operation that wrote it, `readers` the last one of each stream that has read it since
-    (runtime/operations.py).
+    `array` is a numpy view of the memory, or None if the host cannot access it. It exists on the CPU and for
+    page-locked memory. `owner` is the buffer that the memory was allocated for: this one, or the one it is
+    rows of. The owner records who still uses the memory: `writer` is the event of the last operation that
+    wrote it, `readers` holds, by stream, the event of the last operation that has read it since
+    (runtime/streams/operations.py).
     """
 
     __slots__ = (
@@ -34,7 +35,7 @@ class Buffer:
         "memory",
         "num_bytes",
         "of_host",
-        "owner",
+        "parent",
         "readers",
         "shape",
         "writer",
@@ -58,12 +59,17 @@ class Buffer:
         self.array = array
         self.memory = memory  # keeps the allocation alive
         self.of_host = of_host  # made by `host_buffer`
-        self.owner = owner or self
+        self.parent = owner  # None: itself
         self.writer: Any = None
         self.readers: dict[Stream, Any] = {}
 
+    @property
+    def owner(self) -> Buffer:
+        # A buffer that held itself would keep its memory until the next garbage collection.
+        return self if self.parent is None else self.parent
+
     def rows(self, start: int, stop: int) -> Buffer:
-        """Rows start to stop, in the same memory."""
+        """Rows from `start` to before `stop` along the first axis. Raises IndexError."""
         if not 0 <= start <= stop <= self.shape[0]:
             raise IndexError(f"expected rows within 0 to {self.shape[0]}, found {start} to {stop}")
         row_bytes = self.num_bytes // self.shape[0]
@@ -79,18 +85,18 @@ class Buffer:
 
 
 class Update(NamedTuple):
-    """What becomes of some frames' latents after a window has been predicted: the sampler, on the device.
+    """The sampler's update of some frames' latents after the prediction of a window, computed on the device.
 
         sum = prediction                   if `total` is None or `first`
         sum = total + prediction           otherwise
         latents = a * latents + b * sum    if `last`
         total = sum                        otherwise
 
-    All float32 and of one shape (frames, 4, h, w); a product is rounded before it is added, on every device.
+    All buffers are float32 and have one shape (frames, 4, h, w). Every device rounds products before adding.
     """
 
     latents: Buffer
-    total: Buffer | None  # needed where several windows cover the frames
+    total: Buffer | None  # needed if several windows cover the frames
     prediction: Buffer
     first: bool  # of the windows that cover these frames
     last: bool
@@ -99,70 +105,80 @@ class Update(NamedTuple):
 
 
 class Event(Protocol):
-    """A point of a stream's work."""
+    """A point in the sequence of a stream's operations."""
 
     @property
     def stream(self) -> Stream:
-        """Whose."""
+        """The stream it was recorded on."""
 
     @property
     def done(self) -> bool:
-        """Whether the stream has come past it."""
+        """Whether the stream has reached it."""
 
     @property
     def time_s(self) -> float:
-        """When it did, in seconds since the device was opened; of a device that keeps time, once done."""
+        """When the stream reached it, in seconds since the device was opened.
+
+        Valid once `done`, on a device that was opened with timing.
+        """
 
     def synchronize(self) -> None:
-        """Wait here until it has. Raises the DeviceError of what came before it and failed."""
+        """Block until the stream has reached it. Raises the DeviceError of a failed operation before it."""
 
 
 class Stream(Protocol):
-    """Work in order, one after another; at the same time as that of other streams."""
+    """Runs its operations one after another, at the same time as those of other streams."""
 
     name: str
 
     def copy(self, *pairs: tuple[Buffer, Buffer]) -> None:
-        """Copy into the first buffer of each pair what the second holds: same dtype, same shape."""
+        """Copy from the second buffer of each pair to the first. Both have the same dtype and shape."""
 
     def update(self, updates: Sequence[Update]) -> None:
-        """Carry out sampler updates."""
+        """Run these sampler updates in order."""
 
     def record(self) -> Event:
-        """The point after everything put on the stream so far. What failed since the last such point fails
-        this event."""
+        """Record an event after all operations so far. An operation that failed since the last recorded event
+        fails this one."""
 
     def mark(self) -> Event:
-        """The same point for those who only want to know when it was: it takes no failure."""
+        """Like `record`, for timing only: does not consume a pending failure."""
 
     def wait(self, event: Event, *, needs: bool) -> None:
-        """Go on after that event. With `needs`, what follows is no good if what came before it failed."""
+        """Wait for the event. With `needs`, a failure before it also fails the work that follows on this
+        stream."""
 
 
 class Device(Protocol):
-    """Where engines run and clips are made."""
+    """A processor and its memory, where engines run."""
 
     @property
     def description(self) -> str:
-        """For people: what it is."""
+        """Name of the device, for people."""
 
     def activate(self) -> None:
-        """Make it the calling thread's device; before anything else is asked of it in that thread."""
+        """Make it the calling thread's current device. Each thread must call this first."""
 
     def stream(self, name: str) -> Stream:
         """A new stream."""
 
     def buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
-        """New memory on the device, not initialised. Raises OutOfMemory."""
+        """Allocate uninitialised memory on the device. Raises OutOfMemory."""
 
     def host_buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
-        """New memory of the host's that the device copies from and to at full speed; has an `array`."""
+        """Allocate host memory, with an `array`, that the device copies from and to at full speed.
 
-    def release(self, buffer: Buffer) -> None:
-        """Give memory of `buffer` back before the device is closed. Nothing uses it any more."""
+        It is page-locked for a GPU. Raises OutOfMemory.
+        """
+
+    def release(self, *buffers: Buffer) -> None:
+        """Free the memory of buffers that nothing may use any more, before the device is closed."""
+
+    def trim(self) -> None:
+        """Give memory that has been freed, and is kept for later allocations, to other processes."""
 
     def free_bytes(self) -> int:
-        """Memory not in use by anyone."""
+        """Bytes of the device's memory that can still be allocated."""
 
     def close(self) -> None:
-        """Wait for all streams and give everything back. Buffers of this device are not used afterwards."""
+        """Wait for all streams and free all memory. The device's buffers must not be used afterwards."""

@@ -1,8 +1,8 @@
-"""Engines: compiled graphs, and the contexts they run in.
+"""Engines: compiled graphs, and the execution contexts they run in.
 
-An engine is loaded once and shared by every clip and thread; a context belongs to one stream. It has a buffer
-bound to each name of the contract, reads the inputs and writes the outputs there. Binding is for when a
-buffer changes; running allocates nothing.
+An engine is loaded once and shared by all clips and threads; an execution context belongs to one stream. A
+buffer is bound to each name of the contract; every run reads the inputs and writes the outputs there. Bind
+again only when a buffer changes. A run allocates nothing.
 """
 
 from __future__ import annotations
@@ -15,29 +15,32 @@ from .device import Buffer, Stream
 
 
 class Context(Protocol):
-    """A stream's hold on an engine; called from one thread at a time."""
+    """An execution context of an engine, for one stream. Called from one thread at a time."""
 
     def bind(self, name: str, buffer: Buffer) -> None:
-        """What is enqueued from now on reads or writes `buffer`, of the contract's dtype and shape."""
+        """Use `buffer` for this input or output in later runs.
+
+        Raises ConfigError unless it has the dtype and shape of the contract.
+        """
 
     def enqueue(self, stream: Stream) -> None:
-        """Compute the bound outputs from the bound inputs, on the stream."""
+        """Enqueue one run on the stream: it computes the bound outputs from the bound inputs."""
 
 
 class Engine(Protocol):
-    """A compiled graph, loaded."""
+    """A loaded, compiled graph."""
 
     contract: Contract
-    activation_bytes: int  # device memory it takes while it runs, from whoever makes a context
-    runs: int  # times any of its contexts ran
+    activation_bytes: int  # device memory for activations: the size of a context's workspace
+    runs: int  # number of runs, over all its contexts
 
     def context(self, workspace: Buffer | None) -> Context:
-        """A new context with nothing bound. `workspace` is at least `activation_bytes` of the device,
-        used by no other context at the same time; None where that is 0."""
+        """A new execution context with nothing bound. `workspace` is a device buffer of at least
+        `activation_bytes` that no other context uses at the same time, or None if that is 0."""
 
 
 def check_binding(spec: TensorSpec, buffer: Buffer) -> None:
-    """Refuse a buffer whose bytes would be taken for something else."""
+    """Raise ConfigError unless the buffer has the dtype and shape of `spec`."""
     if buffer.dtype != spec.dtype or buffer.shape != spec.shape:
         raise ConfigError(
             f"{spec.name}: expected {spec.dtype} {spec.shape}, found {buffer.dtype} {buffer.shape}"

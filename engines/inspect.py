@@ -1,13 +1,14 @@
-"""What a bundle is, for people: one table of its settings and one of its graphs."""
+"""Describes a bundle as text: a table of its settings and a table of its graphs."""
 
 from __future__ import annotations
 
+from ..text import escaped
 from .bundle import Bundle, Manifest
 from .contract import TensorSpec
 
 
 def report(bundle: Bundle) -> str:
-    """Several lines of text about a verified bundle."""
+    """Describe a verified bundle in several lines of text."""
     manifest = bundle.manifest
     width = max(len(name) for name, _ in settings(bundle))
     lines = [f"{name:<{width}}  {value}" for name, value in settings(bundle)]
@@ -17,11 +18,14 @@ def report(bundle: Bundle) -> str:
 def settings(bundle: Bundle) -> list[tuple[str, str]]:
     manifest = bundle.manifest
     model, bucket = manifest.model, manifest.bucket
-    size = sum(file.num_bytes for file in manifest.files.values())
+    path, size = escaped(str(bundle.path)), sum(file.num_bytes for file in manifest.files.values())
     unet, motion, noise, sampling = model.unet, model.motion, model.noise, model.sampling
     steps = f"timesteps {join(sampling.timesteps)}" if sampling.timesteps else f"{sampling.steps} steps"
     return [
-        ("bundle", f"{bundle.path}  ({size / 1e6:.1f} MB in {len(manifest.files)} files, all verified)"),
+        (
+            "bundle",
+            f"{path}  ({size / 1e6:.1f} MB in {len(manifest.files)} files, all verified)",
+        ),
         ("digest", bundle.digest),
         ("backend", f"{manifest.backend}, built with {manifest.backend_version}"),
         ("precision", manifest.precision),
@@ -40,14 +44,14 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
         ),
         (
             "sampling",
-            f"{steps}, guidance scale {sampling.guidance_scale:g}, unless a clip asks for others",
+            f"{steps}, guidance scale {sampling.guidance_scale:g}, unless a clip sets others",
         ),
         *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
     ]
 
 
 def graph_table(manifest: Manifest) -> list[str]:
-    """Every graph with its inputs and outputs; the reference's tensors in one line."""
+    """Lines on every graph with its inputs and outputs; the reference's tensors are summed up in one line."""
     lines = []
     for name, contract in manifest.graphs.items():
         file = manifest.files[f"graphs/{name}.onnx"]

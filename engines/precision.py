@@ -1,4 +1,4 @@
-"""Precisions: the number formats that engines compute in, one row for each."""
+"""Precisions: the number formats that engines compute in, with a table of their properties."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Numerics:
-    """What follows from a precision."""
+    """Properties of a precision."""
 
-    backends: tuple[Backend, ...]  # that compute in it
+    backends: tuple[Backend, ...]  # that support it
     graph_dtype: DType  # of weights in the ONNX files, and of features, keys and values between graphs
-    tolerance: float  # of `verify`: largest difference from ONNX Runtime over the largest value
-    rewrite_tolerance: float  # the same of `bench ablate`: a graph against the same without one rewrite
+    tolerance: float  # of `verify`: largest difference from ONNX Runtime / largest value
+    rewrite_tolerance: float  # the same for `bench ablate`: a graph with and without one rewrite
 
 
-# bf16 is OpenVINO's own: it converts when it compiles, and its graphs stay float32. Measured by `verify` on
-# small models: OpenVINO in float32 4e-6, in bfloat16 4e-2; ONNX Runtime's float16 against its float32 3e-3.
+# Only OpenVINO computes in bf16: it converts float32 graphs when it compiles them. Differences measured by
+# `verify` on small models: OpenVINO in float32 4e-6, in bfloat16 4e-2; ONNX Runtime's float16 against its own
+# float32 3e-3.
 PRECISIONS: dict[Precision, Numerics] = {
     "fp32": Numerics(
         backends=("openvino", "tensorrt"), graph_dtype="float32", tolerance=1e-4, rewrite_tolerance=5e-3

@@ -1,7 +1,8 @@
-"""Whether the engines of a bundle compute what its graphs say: compared with ONNX Runtime through Polygraphy.
+"""Verifies a bundle's engines: their outputs are compared with those of ONNX Runtime, through Polygraphy.
 
-Each graph gets inputs like those of a clip, made from a seed: noise for pictures and latents, and what the
-graphs before it gave in ONNX Runtime for everything else. An engine is so never judged by another's errors.
+Inputs are like those of a clip and made from a fixed seed: noise for pictures and latents, ONNX Runtime's
+outputs of the earlier graphs for everything else. So errors of one engine do not affect the verdict on
+another.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BundleError, ConfigError
+from ..errors import AnimateError, BundleError, ConfigError
+from ..text import escaped, message_of, one_line
 from .backends import load_engine, open_device
 from .bundle import Bundle
 from .contract import Contract, TensorSpec
@@ -22,6 +24,7 @@ from .device import Array, Device
 from .engine import Engine
 from .precision import PRECISIONS
 
+MESSAGE = 400  # characters of ONNX Runtime's message in ours
 SEED = 0
 TIMESTEP, GUIDANCE_SCALE = 500.0, 3.5
 
@@ -33,11 +36,10 @@ class Comparison:
     graph: str
     output: str
     max_abs: float
-    largest: float  # magnitude that the difference is measured by: of the output, or 255 for pictures
+    largest: float  # largest magnitude of ONNX Runtime's output; 255 for pictures
     psnr_db: float
-    tolerance: (
-        float  # of `relative`; for pictures one level more, as the least difference can turn a rounding
-    )
+    # Limit of `relative`. Pictures may differ by one level more: a tiny difference can change a rounding.
+    tolerance: float
     passed: bool
 
     @property
@@ -48,8 +50,9 @@ class Comparison:
 def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None) -> list[Comparison]:
     """Compare every output of every engine, on the bundle's device.
 
-    `progress` is called with each graph's name when its turn comes. Raises ConfigError where Polygraphy or
-    ONNX Runtime is not installed, DeviceError where the engines cannot run.
+    `progress` is called with the name of each graph before it is compared. Raises ConfigError if Polygraphy
+    or ONNX Runtime is not installed, DeviceError if the engines cannot run, BundleError if ONNX Runtime
+    cannot.
     """
     try:
         import onnxruntime  # noqa: F401
@@ -64,7 +67,7 @@ def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None
     known: dict[str, Array] = {
         "timestep": np.array([TIMESTEP], np.float32),
         "guidance_scale": np.array([GUIDANCE_SCALE], np.float32),
-        "num_frames": np.array([max(1, bundle.manifest.bucket.window - 1)], np.int32),  # the last is padding
+        "num_frames": np.array([max(1, bundle.manifest.bucket.window - 1)], np.int32),  # one frame is padding
     }
     comparisons = []
     try:
@@ -72,7 +75,15 @@ def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None
         for graph, contract in bundle.manifest.graphs.items():
             progress(graph)
             inputs = {spec.name: example(spec, known, generator) for spec in contract.inputs}
-            outputs, compared = compare(bundle, graph, device, inputs)
+            try:
+                outputs, compared = compare(bundle, graph, device, inputs)
+            except AnimateError:
+                raise
+            except Exception as error:  # of many classes, from Polygraphy and ONNX Runtime
+                raise BundleError(
+                    f"{escaped(str(bundle.graph(graph)))}: expected a graph that ONNX Runtime can run, found "
+                    f"{one_line(message_of(error), MESSAGE)}; build the bundle again"
+                ) from error
             known |= outputs
             comparisons += compared
     finally:
@@ -81,12 +92,13 @@ def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None
 
 
 def check(bundle: Bundle, comparisons: list[Comparison]) -> None:
-    """Raise BundleError unless all passed."""
+    """Raise BundleError unless all comparisons passed."""
     if failed := [f"{c.graph} {c.output}" for c in comparisons if not c.passed]:
         more = f" and {len(failed) - 3} more" if len(failed) > 3 else ""
         raise BundleError(
-            f"{bundle.path}: expected what ONNX Runtime computes, found more than the tolerance between them "
-            f"in {', '.join(failed[:3])}{more}; build it again: {bundle.manifest.rebuild_command}"
+            f"{escaped(str(bundle.path))}: expected outputs within the tolerance of ONNX Runtime's, found "
+            f"larger differences in {', '.join(failed[:3])}{more}; build it again: "
+            f"{bundle.manifest.rebuild_command}"
         )
 
 
@@ -109,12 +121,12 @@ def table(comparisons: list[Comparison]) -> str:
 
 
 def example(spec: TensorSpec, known: dict[str, Array], generator: np.random.Generator) -> Array:
-    """An input as a clip would have it; `known` are the scalars and the outputs of the graphs before."""
+    """An input like those of a clip. `known` holds the scalars and the outputs of earlier graphs."""
     if spec.name == "latents":
         return generator.standard_normal(spec.shape, np.float32)
     if spec.dtype == "uint8":
         return generator.integers(0, 256, spec.shape, np.uint8)
-    if spec.name == "pose_features":  # of one frame, for all of a window
+    if spec.name == "pose_features":  # computed for one frame, repeated for the whole window
         return np.repeat(known[spec.name], spec.shape[0], axis=0)
     return known[spec.name]
 
@@ -122,7 +134,7 @@ def example(spec: TensorSpec, known: dict[str, Array], generator: np.random.Gene
 def compare(
     bundle: Bundle, graph: str, device: Device, inputs: dict[str, Array]
 ) -> tuple[dict[str, Array], list[Comparison]]:
-    """ONNX Runtime's outputs of one graph, and how the engine's differ."""
+    """Return ONNX Runtime's outputs of one graph, and the comparison of each with the engine's."""
     from polygraphy.backend.onnxrt import OnnxrtRunner, SessionFromOnnx
     from polygraphy.comparator import Comparator, PsnrCompareFunc, SimpleCompareFunc
     from polygraphy.logger import G_LOGGER
@@ -133,7 +145,7 @@ def compare(
         OnnxrtRunner(session, "onnxruntime"),
         engine_runner(load_engine(bundle, graph, device), device),
     ]
-    # It narrates on standard output, and divides by every value, zero or not.
+    # Polygraphy logs to standard output, and its relative errors divide by zero.
     with G_LOGGER.verbosity(G_LOGGER.CRITICAL), np.errstate(divide="ignore", invalid="ignore"):
         results = Comparator.run(runners, data_loader=[inputs])
         oracle: dict[str, Array] = dict(results[0][1][0])
@@ -170,7 +182,7 @@ def magnitude(array: Array) -> float:
 
 
 def engine_runner(engine: Engine, device: Device) -> Any:
-    """One of our engines as Polygraphy's Comparator wants it."""
+    """Wrap an engine as a Polygraphy runner."""
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
 
@@ -191,7 +203,7 @@ def engine_runner(engine: Engine, device: Device) -> Any:
 
 
 def run(engine: Engine, device: Device, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Run an engine once, from and to the host."""
+    """Run an engine once. Inputs and outputs are host arrays by name."""
     contract: Contract = engine.contract
     size = engine.activation_bytes
     context = engine.context(device.buffer("uint8", (size,)) if size else None)

@@ -1,4 +1,4 @@
-"""Trained PyTorch networks to ONNX graphs and bundles. Needs torch, which the runtime does not."""
+"""Exports trained PyTorch networks to ONNX graphs and bundles. Needs torch; the runtime does not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Checkpoint", "build_bundle", "load_checkpoint"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import what needs torch when it is first used, as the command line works without torch."""
+    """Import these names on first use, because the command line must start without torch."""
     if name == "build_bundle":
         from .build import build_bundle
 

@@ -1,4 +1,4 @@
-"""From a checkpoint to a bundle: weights, graphs, engines, manifest."""
+"""Builds a bundle from a checkpoint: weights, graphs, engines, manifest."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ def build_bundle(
     plans: PlanOptions | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> None:
-    """Export a checkpoint directory for one size and window, compile it, and write a bundle.
+    """Export a checkpoint directory for one size and window, compile the graphs, and write a bundle.
 
-    width and height are pixels, window is frames. `precision` is the backend's first one unless given.
-    `base` is a checkpoint directory that has what the first one lacks, where few-step weights are a denoising
-    UNet alone. `inference_config` is a public inference.yaml; sections that it lacks are taken from the
-    checkpoint's own, its base's, or else the public v2 settings. `plans` is for the backend that has plans,
-    tensorrt. `progress` is told what begins ("export denoising_unet") and, again and again while a plan is
-    compiled, how far that is ("compile denoising_unet: timing tactics 1/3"); what it raises stops the build.
-    An existing bundle of that name is replaced at the end.
+    width and height are in pixels, window in frames. `precision` defaults to the backend's entry in
+    DEFAULT_PRECISION. `base` is a checkpoint directory for files that the first one lacks; few-step weights
+    are often only a denoising UNet. `inference_config` is a public inference.yaml; sections that it lacks
+    come from the checkpoint's own file, then from its base's, then from the public v2 settings. `plans` is
+    only for backend tensorrt. `progress` is called at the start of each step ("export denoising_unet") and
+    repeatedly while a plan is compiled ("compile denoising_unet: timing tactics 1/3"); an exception from it
+    stops the build. An existing bundle at that path is replaced at the end.
 
-    Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError; the name then
-    holds what it held before.
+    Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError, and then leaves
+    the path as it was.
     """
     if backend not in DEFAULT_PRECISION:
         raise ConfigError(f"backend: expected one of {', '.join(DEFAULT_PRECISION)}, found {backend}")
@@ -60,19 +60,21 @@ def build_bundle(
         )
     if plans and backend != "tensorrt":
         raise ConfigError(
-            "compute capability, optimization level and workspace: expected with backend tensorrt, "
+            "compute capability, optimization level and workspace: expected only with backend tensorrt, "
             f"found with {backend}"
         )
     plans = plans or PlanOptions()
     backend_version = {"openvino": openvino, "tensorrt": tensorrt}[backend].version()
     capabilities = compute_capabilities(plans) if backend == "tensorrt" else ()
     bucket = ShapeBucket(width=width, height=height, window=window)
-    progress("load checkpoint")
     dtype = PRECISIONS[precision].graph_dtype
-    loaded = load_checkpoint(checkpoint, inference_config, getattr(torch, dtype), base=base)
-    model, weights = loaded.config, dict(loaded.weights)
-    graphs = contracts(model, bucket, dtype)
     with new_bundle(bundle) as folder:
+        progress("load checkpoint")
+        loaded = load_checkpoint(
+            checkpoint, inference_config, getattr(torch, dtype), base=base, bucket=bucket
+        )
+        model, weights = loaded.config, dict(loaded.weights)
+        graphs = contracts(model, bucket, dtype)
         (folder / "graphs").mkdir()
         export_graphs(loaded, bucket, folder / "graphs", lambda graph: progress(f"export {graph}"))
         del loaded  # the compiler needs the memory
@@ -100,27 +102,27 @@ def build_bundle(
 def compile_graph(
     folder: Path, graph: str, options: PlanOptions, progress: Callable[[str], None]
 ) -> Memory | None:
-    """Put the plan of one graph into a bundle's folder: compiled, unless the very same one was before."""
+    """Write the plan of one graph into a bundle's folder, from the plan cache or else by compiling it."""
     source, plan = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.plan"
     what = f"compile {graph}"
     progress(what)
 
-    def tell(detail: str) -> None:
+    def report(detail: str) -> None:
         progress(f"{what}: {detail}" if detail else what)
 
     key = plan_key(graph_digest(source), options)
-    return PlanCache().fill(key, plan, partial(build_plan, source, plan, options, tell))
+    return PlanCache().fill(key, plan, partial(build_plan, source, plan, options, report))
 
 
 def graph_digest(path: Path) -> str:
-    """SHA-256 of an ONNX file and the weights it refers to, wherever in their file these lie."""
+    """SHA-256 of an ONNX file and its external weights, independent of where these are stored."""
     model = onnx.load(path, load_external_data=False)
     for tensor in model.graph.initializer:
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            place = {entry.key: entry.value for entry in tensor.external_data}
-            with (path.parent / place["location"]).open("rb") as file:
-                file.seek(int(place["offset"]))
-                content = file.read(int(place["length"]))
+            stored = {entry.key: entry.value for entry in tensor.external_data}
+            with (path.parent / stored["location"]).open("rb") as file:
+                file.seek(int(stored["offset"]))
+                content = file.read(int(stored["length"]))
             del tensor.external_data[:]
             tensor.raw_data = hashlib.sha256(content).digest()
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

@@ -9,12 +9,14 @@ from typing import Any
 from ..console import Commands, Console, add_command, need_packages
 from ..engines.cuda.plan import COMPUTE_CAPABILITIES, PlanOptions
 from ..engines.precision import DEFAULT_PRECISION, PRECISIONS
+from ..errors import ConfigError
 
+MAX_GIGABYTES = 100_000  # of device memory
 MODULES = ("torch", "onnx", "onnxscript", "safetensors", "yaml")
 
 
 def add_commands(commands: Commands) -> None:
-    command = add_command(commands, build, "make a bundle of engines from a checkpoint")
+    command = add_command(commands, build, "build a bundle of engines from a checkpoint")
     command.add_argument(
         "checkpoint", type=Path, help="directory in the public layout (denoising_unet.pth, ...)"
     )
@@ -25,7 +27,7 @@ def add_commands(commands: Commands) -> None:
         "--base",
         type=Path,
         metavar="DIR",
-        help="checkpoint for everything that the first one lacks: few-step weights are often only a "
+        help="checkpoint directory for files that the first one lacks; few-step weights are often only a "
         "denoising UNet",
     )
     command.add_argument(
@@ -44,7 +46,7 @@ def add_commands(commands: Commands) -> None:
         "--backend",
         choices=DEFAULT_PRECISION,
         default="openvino",
-        help="runs the engines (default: %(default)s)",
+        help="library that runs the engines (default: %(default)s)",
     )
     command.add_argument(
         "--precision",
@@ -55,7 +57,7 @@ def add_commands(commands: Commands) -> None:
         "--inference-config",
         type=Path,
         metavar="FILE",
-        help="inference.yaml (default: the checkpoint's own, or else public v2)",
+        help="inference.yaml (default: the checkpoint's own, else the public v2 settings)",
     )
     command.add_argument(
         "--compute-capability",
@@ -79,7 +81,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def build(options: argparse.Namespace, console: Console) -> None:
-    need_packages("export", *MODULES)
+    need_export()
     from .build import build_bundle
 
     build_bundle(
@@ -104,7 +106,20 @@ def plan_options(options: argparse.Namespace) -> PlanOptions | None:
     given: dict[str, Any] = {
         "compute_capabilities": options.compute_capability and tuple(options.compute_capability),
         "optimization_level": options.optimization_level,
-        "workspace_bytes": options.workspace and int(options.workspace * 1e9),
+        "workspace_bytes": None if options.workspace is None else whole_bytes(options.workspace),
     }
     given = {name: value for name, value in given.items() if value is not None}
     return PlanOptions(**given) if given else None
+
+
+def whole_bytes(gigabytes: float) -> int:
+    if not 0 < gigabytes < MAX_GIGABYTES:
+        raise ConfigError(
+            f"workspace: expected more than 0 and less than {MAX_GIGABYTES:,} GB, found {gigabytes}"
+        )
+    return int(gigabytes * 1e9)
+
+
+def need_export() -> None:
+    """Raise ConfigError if a package that exporting needs is missing."""
+    need_packages("export", *MODULES)

@@ -1,6 +1,6 @@
-"""The graphs of a bundle as torch modules: tensors in and out exactly as engines/contract.py has them.
+"""The graphs of a bundle as torch modules, with the inputs and outputs that engines/contract.py specifies.
 
-Pixels cross the boundary as uint8 NHWC; scaling, normalisation, clamping and rounding happen in here.
+Pixels enter and leave as uint8 NHWC; scaling, normalisation, clamping and rounding are part of the graphs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def graph_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
-    """Every graph by its name in the contract; they share the checkpoint's weights."""
+    """All graphs by their names in the contract. They share the checkpoint's weights."""
     unet = checkpoint.denoising_unet
     return {
         contract.IMAGE_ENCODER: ImageEncoderGraph(checkpoint.image_encoder),
@@ -33,7 +33,7 @@ def graph_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
 
 
 class Graph(nn.Module):
-    """A network behind the edges of one graph."""
+    """Base of the graphs that wrap a single network."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
@@ -57,7 +57,7 @@ class VAEEncoderGraph(Graph):
 
 
 class ReferenceNetGraph(nn.Module):
-    """ReferenceNet, and the denoising UNet's projections of what it finds."""
+    """ReferenceNet, then the denoising UNet's projections of its features."""
 
     def __init__(self, reference_net: ReferenceNet, denoising_unet: DenoisingUNet):
         super().__init__()
@@ -109,7 +109,7 @@ class VAEDecoderGraph(Graph):
 
 def pixels(image: Tensor) -> Tensor:
     """uint8 (n, H, W, 3) -> float32 (n, 3, H, W), still 0 to 255"""
-    return image.float().permute(0, 3, 1, 2)  # in this order: TensorRT takes uint8 to casts only
+    return image.float().permute(0, 3, 1, 2)  # cast first: TensorRT accepts uint8 only in casts
 
 
 def by_block(tensors: tuple[Tensor, ...]) -> list[Reference]:

@@ -1,8 +1,8 @@
 """ONNX graphs of a checkpoint: opset 23, one file per graph, all weights in one file beside them.
 
-A weight that several graphs hold (both forms of the denoising UNet, the projections ReferenceNet borrows from
-it) is stored once: the file is content-addressed. That also keeps every graph far below protobuf's limit of
-2 GB, whatever the model's size.
+The weight file is content-addressed: a weight that several graphs use is stored once. Both variants of the
+denoising UNet share their weights, and ReferenceNet's graph uses some of its projections. External weights
+also keep every graph far below protobuf's limit of 2 GB, whatever the model's size.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from torch import nn
 
 from ..engines.contract import Contract, ShapeBucket, TensorSpec, contracts
 from ..errors import BuildError
+from ..text import message_of, quoted
 from .checkpoints.checkpoint import Checkpoint
 from .graphs import graph_modules
 
 OPSET = 23
 WEIGHTS = "weights.bin"
-ALIGNMENT = 64  # bytes, so that mapped weights can be read with vector loads
-EXTERNAL_BYTES = 1024  # smaller constants (shapes, scalars) stay inside the graph, where tools can see them
+ALIGNMENT = 64  # bytes, so that memory-mapped weights can be read with vector loads
+EXTERNAL_BYTES = 1024  # smaller constants (shapes, scalars) stay in the graph, where tools can see them
 
 
 def export_graphs(
@@ -38,8 +39,8 @@ def export_graphs(
 ) -> None:
     """Write `<graph>.onnx` for every graph and `weights.bin` into an existing folder.
 
-    The graphs compute in the checkpoint's dtype. `progress` is called with each graph's name when its turn
-    comes. Raises BuildError where torch cannot export a graph.
+    The graphs compute in the checkpoint's dtype. `progress` is called with each graph's name before it is
+    exported. Raises BuildError if torch cannot export a graph.
     """
     dtype = checkpoint.denoising_unet.conv_in.weight.dtype
     expected = contracts(checkpoint.config, bucket, "float16" if dtype == torch.float16 else "float32")
@@ -54,7 +55,7 @@ def export_graphs(
 
 
 def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:
-    """One module as an ONNX model that keeps its contract."""
+    """Export one module as an ONNX model with the inputs and outputs of its contract."""
     inputs = tuple(example(spec) for spec in contract.inputs)
     try:
         with torch.no_grad(), quiet():
@@ -69,12 +70,12 @@ def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:
             )
     except torch.onnx.OnnxExporterError as error:
         raise BuildError(
-            f"{name}: torch could not export it: {' '.join(str(error).split())[:400]}"
+            f"{name}: torch cannot export this graph: {quoted(message_of(error), 400)}"
         ) from error
     assert program is not None
     model: ir.Model = program.model
     model.graph.name = name
-    strip(model)
+    strip_metadata(model)
     return model
 
 
@@ -82,8 +83,8 @@ def example(spec: TensorSpec) -> torch.Tensor:
     return torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
 
 
-def strip(model: ir.Model) -> None:
-    """Leave out the exporter's notes: stack traces with this machine's paths, and most of a graph's bytes."""
+def strip_metadata(model: ir.Model) -> None:
+    """Remove the exporter's metadata: stack traces with this machine's paths, and most of a graph's bytes."""
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for node in model.graph.all_nodes():
@@ -95,14 +96,14 @@ def strip(model: ir.Model) -> None:
 
 
 class WeightFile:
-    """Append-only file of tensors in which equal bytes are stored once."""
+    """Append-only file of tensors that stores equal bytes once."""
 
     def __init__(self, file: BinaryIO):
         self.file = file
-        self.offsets: dict[bytes, int] = {}  # by digest of the content
+        self.offsets: dict[bytes, int] = {}  # by SHA-256 of the content
 
     def take_from(self, model: ir.Model) -> None:
-        """Move a model's weights into the file and leave references to them."""
+        """Move a model's weights into this file; the model keeps references to them."""
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is not None and tensor.nbytes >= EXTERNAL_BYTES:
@@ -127,7 +128,7 @@ class WeightFile:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without the exporter's remarks about packages we do not use and its own deprecated calls."""
+    """Silence the exporter's warnings about packages we do not use and about its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,17 +1,19 @@
 """The animator: a loaded bundle that turns a reference image and pose frames into a clip.
 
-The life of a clip is `Animator._render`, top to bottom: reference -> conditions -> for each task: pose
-features, a window, a step -> decode. It starts when the first frame is asked for and ends when its iterator
-does.
+`Animator._render` makes a clip. It computes the reference and the conditions. Then, for each task (one window
+at one step), it computes the pose features of new frames, runs the denoising step and decodes the frames that
+are finished. It starts when the first frame is requested and ends when the iterator is exhausted or closed.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
-from collections.abc import Callable, Generator
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from types import TracebackType
@@ -21,6 +23,7 @@ from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.device import Array, Device, Event
 from ..errors import ConfigError
+from ..text import message_of, one_line, quoted
 from .clip.clip import Clip
 from .clip.decode import Decoder
 from .clip.denoise import Denoiser
@@ -28,7 +31,7 @@ from .clip.frames import Frames
 from .clip.layout import Layout
 from .clip.lookahead import Lookahead
 from .clip.noise import noise_of
-from .clip.options import ClipOptions
+from .clip.options import ClipOptions, whole
 from .clip.progress import ProgressCallback, counter
 from .clip.reference import ReferenceCache, encode_reference, image_key
 from .clip.snapshot import NO_SNAPSHOTS, SnapshotSink
@@ -38,12 +41,14 @@ from .streams.operations import Observer
 from .streams.pool import Lease
 from .streams.session import LoadEngine, Session
 
+LOG = logging.getLogger("animate_rt")
 REFERENCE_CACHE_BYTES = 1 << 30
-RUN_AHEAD = 3  # tasks issued beyond the one waited for: keeps the device busy, and little to abandon
+# Tasks issued beyond the one waited for: enough to keep the device busy, few to wait for when a clip closes.
+RUN_AHEAD = 3
 
 
 class Animator:
-    """A loaded bundle. Clips may be made from several threads at once; close it, or use it in a `with`."""
+    """A loaded bundle. Several threads may make clips at once. Call `close` or use a `with` block."""
 
     def __init__(
         self,
@@ -55,14 +60,25 @@ class Animator:
         load: LoadEngine = load_engine,
         observe: Observer | None = None,
     ):
-        if denoise_streams < 1:
-            raise ConfigError(f"denoise_streams: expected at least 1, found {denoise_streams}")
+        denoise_streams = whole("denoise_streams", denoise_streams, least=1)
+        reference_cache_bytes = whole("reference_cache_bytes", reference_cache_bytes)
+        if observe is not None and not callable(observe):
+            raise ConfigError(
+                f"observe: expected a function that takes an Operation, found {quoted(observe)}"
+            )
         self.bundle = bundle
         device = device or open_device(bundle.manifest.backend, timing=observe is not None)
-        self.session = Session(bundle, device, load, denoise_streams, observe)
+        try:
+            self.session = Session(bundle, device, load, denoise_streams, observe)
+        except BaseException:  # the error's traceback keeps the device
+            with logged("the device could not be closed"):
+                device.close()
+            raise
+        pool = self.session.pool
         self.references = ReferenceCache(
-            reference_cache_bytes, lambda reference: self.session.pool.give(*reference.values())
+            reference_cache_bytes, lambda reference: pool.give(*reference.values())
         )
+        pool.drop_caches = self.references.drop_unused
 
     @classmethod
     def load(
@@ -75,13 +91,13 @@ class Animator:
     ) -> Animator:
         """Verify a bundle and load it.
 
-        The denoising UNet has two variants, with guidance and without. Each is loaded when a clip first needs
+        The denoising UNet has two variants, with and without guidance. Each is loaded when a clip first needs
         it, after the bundle has been verified again.
 
-        `reference_cache_bytes` bounds the references kept between clips. With more than one of
-        `denoise_streams`, windows are denoised at the same time; each stream has working memory of its own.
-        `observe` is called with every operation on the device, from the thread that issues it, and must not
-        call back. Raises InputMissing, BundleCorrupt, BundleMismatch or DeviceError.
+        `reference_cache_bytes` limits the memory of the references kept between clips. With more than one of
+        `denoise_streams`, several windows are denoised at the same time; each stream has its own workspace.
+        `observe` is called with every Operation on the device, from the thread that issues it, and must not
+        call the animator. Raises ConfigError, InputMissing, BundleCorrupt, BundleMismatch or DeviceError.
         """
         return cls(
             open_bundle(bundle),
@@ -97,45 +113,56 @@ class Animator:
         options: ClipOptions | None = None,
         *,
         frames: int | None = None,
+        pose_fps: Fraction | float | None = None,
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
         snapshots: SnapshotSink = NO_SNAPSHOTS,
         **keywords: Any,
     ) -> Frames:
-        """Yield the clip's frames, uint8 (H, W, 3) RGB, one per pose frame, as they are ready.
+        """Return an iterator over the clip's frames, uint8 (H, W, 3) RGB, one per pose frame.
 
-        reference is a path, a PIL image or a uint8 (H, W, 3) array. pose is a path to a video or to a
-        directory of images, or an iterable of pictures, which may be endless with open windows. Both are
-        resized to the bundle's size as the public pipeline does. `frames` limits how many pose frames are
-        used.
+        `reference` is a path, a PIL image or a uint8 (H, W, 3) array. `pose` is the path of a video or of a
+        directory of images, or an iterable of pictures, which may be endless with open windows in
+        time-skewed order. Both are resized to the bundle's size as the public pipeline does. With `pose_fps`,
+        in frames per second, poses are first resampled in time to that rate; a directory or an iterable is
+        taken to have 24. `frames` limits the number of pose frames used.
 
-        Options are those of ClipOptions: given as one, as keywords (`steps=20, seed=7`), or as both, where
-        keywords win.
+        Options are passed as a ClipOptions, as keywords (`steps=20, seed=7`), or as both; keywords take
+        precedence.
 
-        `initial_noise` is a .npy file (1, 4, frames, h, w), used instead of noise from the seed.
-        `progress` is called with a Progress. `snapshots` receives snapshots of the clip, and holds the one to
-        resume from: frames it has are not made again, and the first frame yielded is the one after them
-        (runtime/shots/resume.py).
+        `initial_noise` is a .npy file of shape (1, 4, frames, h, w) that replaces the noise from the seed.
+        `progress` is called with a Progress. `snapshots` saves snapshots of the clip and provides the one to
+        resume from (runtime/shots/resume.py). A resumed clip yields only the frames that are missing.
 
-        Options and files are checked here, before the first frame is asked for; raises ConfigError,
-        InputError, DeviceError or Rejected. Closing the iterator abandons the clip; `cancel()` does so from
-        another thread.
+        This call checks options and inputs and raises ConfigError, InputError or Rejected. The iterator
+        raises InputError for an input that turns out to be damaged, DeviceError, BundleCorrupt, Rejected or
+        Cancelled. To abandon the clip, close the iterator, or call its `cancel()` from any thread.
         """
         self.session.scheduler.check_open()
+        if options is None:
+            options = ClipOptions()
+        if not isinstance(options, ClipOptions):
+            raise ConfigError(f"options: expected a ClipOptions, found {quoted(options)}")
         clip = Clip.open(
             self.bundle.manifest,
             reference,
             pose,
-            replace(options or ClipOptions(), **keywords),
+            replace(options, **keywords),
             frames=frames,
+            pose_fps=pose_fps,
             initial_noise=initial_noise,
             progress=progress,
             snapshots=snapshots,
         )
-        return Frames(self._render(clip), clip.cancelled)
+        session = self.session
+        return Frames(self._render(clip), clip.cancelled, session.scheduler.check_process, session.pool.trim)
 
     def close(self) -> None:
-        """Release engines, references and all memory. A clip that is being made is Rejected."""
+        """Release the engines, the references and all memory. Clips in progress raise Rejected.
+
+        Raises Rejected in a fork of the process that loaded the bundle: nothing of it can be used there.
+        """
+        self.session.scheduler.check_process()
         if self.session.close():
             self.references.clear()
 
@@ -145,13 +172,19 @@ class Animator:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if error is None:
+            self.close()
+        else:
+            with logged("the animator could not be closed"):  # the caller's error matters more
+                self.close()
 
     def _render(self, clip: Clip) -> Generator[Array, None, None]:
         session, settings, snapshots = self.session, clip.settings, clip.snapshots
         start, key = snapshots.start, image_key(clip.image, clip.embedded_image)
         with (
-            self.references.borrow(key, partial(encode_reference, session, clip)) as reference,
+            self.references.borrow(
+                key, partial(encode_reference, session, clip), clip.check_cancelled
+            ) as reference,
             closing(Lease(session.pool)) as lease,
         ):
             poses = Lookahead(clip)
@@ -170,19 +203,28 @@ class Animator:
                 issued.append(denoiser.issue(task))
                 decoder.put(denoiser.take_finished(task))
                 yield from decoder.frames(wait=False)
-                # A snapshot cannot hold frames finished out of order: it waits until they have been yielded.
+                # A snapshot cannot hold frames finished out of order: postpone it until they are yielded.
                 due = not decoder.waiting and snapshots.due()
-                # Bound the work that closing the clip would have to wait for.
+                # Limit the work that closing the clip would have to wait for.
                 catch_up(issued, 0 if due else RUN_AHEAD, denoised)
                 if due:
                     yield from decoder.frames(wait=True)
                     snapshots.save(partial(denoiser.snapshot, num_tasks, decoder.next_frame))
-            catch_up(issued, 0, denoised)  # only to complete the progress
+            catch_up(issued, 0, denoised)  # reports the last tasks as done
             yield from decoder.frames(wait=True)
 
 
+@contextmanager
+def logged(failure: str) -> Iterator[None]:
+    """Log an exception of the block instead of raising it."""
+    try:
+        yield
+    except Exception as error:
+        LOG.warning("%s: %s", failure, one_line(message_of(error)))
+
+
 def catch_up(issued: deque[Event], num_ahead: int, done: Callable[[], None]) -> None:
-    """Wait until at most `num_ahead` of the issued events are still to come; call `done` for each other."""
+    """Wait for the oldest events until at most `num_ahead` are left; call `done` after each."""
     while len(issued) > num_ahead:
         issued.popleft().synchronize()
         done()

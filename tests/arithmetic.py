@@ -1,6 +1,6 @@
-"""Engines of known arithmetic, almost free of cost: outputs depend on every input, and mix frames.
+"""Engines of simple arithmetic that cost almost nothing: outputs depend on every input, and mix frames.
 
-They stand where a test is about order and time and not about networks.
+They are for tests of order and timing, which need no networks.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .hazards import NotingStream
 
 
 class ArithmeticEngine:
-    """`load_engine` for tests."""
+    """An engine that replaces `load_engine` in tests."""
 
     def __init__(self, bundle: Bundle, graph: str, _device: Device):
         self.contract: Contract = bundle.manifest.graphs[graph]
@@ -62,7 +62,7 @@ class ArithmeticContext:
 
 
 class FreeEngine(ArithmeticEngine):
-    """Computes nothing at all, so that only the runtime's own time is left."""
+    """Computes nothing, so that only the time of the runtime remains."""
 
     def context(self, _workspace: Buffer | None) -> ArithmeticContext:
         return FreeContext(self)
@@ -71,7 +71,7 @@ class FreeEngine(ArithmeticEngine):
 class FreeContext(ArithmeticContext):
     def bind(self, name: str, buffer: Buffer) -> None:
         if self.bound.get(name) is not buffer:
-            array(buffer).fill(0)  # finite at least
+            array(buffer).fill(0)  # any finite values
             self.bound[name] = buffer
 
     def enqueue(self, _stream: Stream) -> None:

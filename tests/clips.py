@@ -1,4 +1,4 @@
-"""Clips of random pictures, of the recorded case small's size."""
+"""Clips of random pictures, with the size of the recorded case `small`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ POSES = list(np.zeros((2, 96, 64, 3), np.uint8))
 
 
 def pictures(count: int, seed: int = 0) -> list[Array]:
-    """Each unlike the others."""
+    """Random pictures, each different from the others."""
     chance = np.random.default_rng(seed)
     return list(chance.integers(0, 256, (count, 96, 64, 3), np.uint8))
 

@@ -1,4 +1,4 @@
-"""Recorded cases of the public implementation, bundles built from them once per run, and devices."""
+"""Fixtures: recorded cases of the public implementation, bundles built from them once per run, devices."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 
 from .arithmetic import ArithmeticEngine
 from .program import Program
+from .sharing import alone, compiled_once, shared_folder
 from .standin import GPU, installed
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "reference"  # beside some checkouts
+SHARED = Path(__file__).parents[2] / "shared" / "reference"  # exists beside some checkouts
 
 
 @dataclass(frozen=True)
 class Case:
-    """One recorded run: its inputs, options and every boundary in between (tests/data/README.md)."""
+    """One recorded run: inputs, options and the tensors between networks (tests/data/README.md)."""
 
     path: Path
     width: int
@@ -101,15 +102,15 @@ def small() -> Case:
 
 @pytest.fixture(scope="session")
 def sdlike() -> Case:
-    """Two layers per block as SD 1.5, one window."""
+    """Two layers per block as in SD 1.5, one window."""
     if not (SHARED / "sdlike").is_dir():
-        pytest.skip("the recorded case sdlike does not lie beside this checkout")
+        pytest.skip("the recorded case sdlike is not beside this checkout")
     return load_case(SHARED / "sdlike")
 
 
 @pytest.fixture(scope="session")
 def run_engine() -> Any:
-    """`run_engine(engine, **inputs)`: the outputs by name, through a context and a stream of the CPU."""
+    """`run_engine(engine, **inputs)` runs an engine once on a CPU stream and returns its outputs by name."""
     from animate_rt.engines.cpu.device import CPUDevice
 
     device = CPUDevice()
@@ -152,21 +153,27 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
     return checkpoints[case.path]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compiled_engines() -> Iterator[None]:
+    with compiled_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def bundles(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """`bundles(case)`: the case's OpenVINO float32 bundle, built by the command when first asked for."""
+    """`bundles(case)`: the case's OpenVINO float32 bundle, built by the command once per run of the suite."""
     from animate_rt.__main__ import main
 
-    built: dict[Path, Path] = {}
+    folder = shared_folder(tmp_path_factory)
 
     def get(case: Case) -> Path:
-        if case.path not in built:
-            path = tmp_path_factory.mktemp("bundles") / case.path.name
-            options = {name.replace("_", "-"): value for name, value in case.build_options.items()}
-            named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
-            assert main(["build", str(case.checkpoint), str(path), *named]) == 0
-            built[case.path] = path
-        return built[case.path]
+        path = folder / f"bundle-{case.path.name}"
+        with alone(path):
+            if not path.is_dir():
+                options = {name.replace("_", "-"): value for name, value in case.build_options.items()}
+                named = [part for name, value in options.items() for part in (f"--{name}", str(value))]
+                assert main(["build", str(case.checkpoint), str(path), *named]) == 0
+        return path
 
     return get
 
@@ -185,14 +192,14 @@ def small_bundle(small: Case, bundles: Any) -> Path:
 
 @pytest.fixture
 def arithmetic(small_bundle: Path) -> Callable[..., Animator]:
-    """`arithmetic(...)`: an animator whose engines are arithmetic and cost nothing."""
+    """`arithmetic(**options)`: an animator with the engines of arithmetic.py."""
     bundle = open_bundle(small_bundle)
     return lambda **options: Animator(bundle, **{"load": ArithmeticEngine} | options)
 
 
 @pytest.fixture(params=[0, 1, 2, 3])
 def gpu(request: pytest.FixtureRequest) -> Iterator[GPU]:
-    """The stand-in, with different ideas of when streams run."""
+    """The stand-in GPU; the seeds differ in when and in which order streams run."""
     with installed(request.param) as gpu:
         yield gpu
 
@@ -202,7 +209,7 @@ def device(gpu: GPU) -> Iterator[CUDADevice]:
     device = CUDADevice(timing=True)
     yield device
     device.close()
-    assert gpu.memory.used_bytes == 0
+    assert gpu.memory.used_bytes == gpu.memory.reserved_bytes == 0
     assert not [memory for memory in gpu.memory.allocations.values() if memory.live and memory.kind == "host"]
 
 

@@ -1,4 +1,4 @@
-"""A CPU whose streams run late, each as it likes: results must not depend on when things run."""
+"""A CPU device whose streams run with random delays: results must not depend on timing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from animate_rt.engines.cpu.device import CPUDevice, CPUStream
 
 
 class DelayedStream(CPUStream):
-    """Sleeps for a random while before anything it does."""
+    """Sleeps for a random time before every call."""
 
     def __init__(self, name: str, opened_s: float, chance: random.Random, longest_s: float):
         self.chance, self.longest_s = chance, longest_s

@@ -1,6 +1,6 @@
-"""A bundle without weights, and engines of known arithmetic whose UNet takes a fixed time and no CPU.
+"""A bundle without weights, and engines of simple arithmetic whose UNet takes a fixed time and no CPU.
 
-They stand where a test is about processes that come and go. Importable in processes of their own.
+They are for tests of processes that start and die. Child processes can import this module.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ from PIL import Image
 from .arithmetic import ArithmeticContext, ArithmeticEngine
 
 WIDTH, HEIGHT, WINDOW = 64, 64, 4
-SUICIDAL_SEED = 666  # a shot of that seed kills its process
-TIRED_SEED = 667  # one of that finds the memory full, the first time
+SUICIDAL_SEED = 666  # a shot with this seed kills its process
+TIRED_SEED = 667  # a shot with this seed runs out of memory, the first time
 MODEL = ModelConfig(
     unet=UNetConfig(
         widths=(32, 32),
@@ -69,8 +69,8 @@ MODEL = ModelConfig(
 
 
 def hollow_bundle(folder: Path) -> Path:
-    """Sealed and verified as any other, with no graphs in it."""
-    folder.mkdir()
+    """A bundle whose files are empty, sealed and verified like any other."""
+    (folder / "graphs").mkdir(parents=True)
     bucket = ShapeBucket(width=WIDTH, height=HEIGHT, window=WINDOW)
     manifest = Manifest(
         model=MODEL,
@@ -82,12 +82,14 @@ def hollow_bundle(folder: Path) -> Path:
         weights={},
         graphs=contracts(MODEL, bucket, "float32"),
     )
+    for name in manifest.used_files:
+        (folder / name).touch()
     seal(folder, manifest)
     return folder
 
 
 def write_inputs(folder: Path, num_poses: int, references: Iterable[str] = ("reference.png",)) -> Path:
-    """bundle/, pose/ of so many pictures and references, all random."""
+    """Write bundle/, pose/ with `num_poses` random pictures, and random references."""
     hollow_bundle(folder / "bundle")
     (folder / "pose").mkdir()
     chance = np.random.default_rng(0)
@@ -122,7 +124,7 @@ def open_animator(bundle: Path, cost_s: float = 0.0) -> Animator:
 
 
 class TroubledAnimator(Animator):
-    """Fails of some shots, or of all; `folder` has notes of what has happened before."""
+    """Fails for some shots, or for all; marker files in `folder` record what has happened before."""
 
     def __init__(self, bundle: Path, folder: Path, broken: int):
         super().__init__(open_bundle(bundle), load=FixedCostEngine)
@@ -141,12 +143,12 @@ class TroubledAnimator(Animator):
 
 
 def open_troubled_animator(bundle: Path, folder: Path, broken: int = 0) -> Animator:
-    """Those of the first `broken` processes have devices that are."""
+    """The devices of the first `broken` processes are broken."""
     return TroubledAnimator(bundle, folder, broken)
 
 
 class Unreachable:
-    """An `open_animator` that kills each process it comes to, but for the first `survivors`."""
+    """An `open_animator` that kills each process that unpickles it, except the first `survivors`."""
 
     def __init__(self, folder: Path, survivors: int):
         self.folder, self.survivors = folder, survivors
@@ -161,7 +163,7 @@ class Unreachable:
 
 
 def first(note: Path) -> bool:
-    """Whether nobody has asked before."""
+    """Whether this is the first call with this marker file."""
     try:
         note.touch(exist_ok=False)
     except FileExistsError:
@@ -170,10 +172,10 @@ def first(note: Path) -> bool:
 
 
 def main(folder: str, output: str, windows: str, num_steps: str, cost_s: str) -> None:
-    """One shot, in a process that is there to be killed."""
+    """Make one shot, in a process that a test kills."""
     shot = example(Path(folder), Path(output), windows=windows, steps=int(num_steps))
     with open_animator(shot.bundle, float(cost_s)) as animator:
-        make(shot, animator, shot.digest())
+        make(shot, animator)
 
 
 def example(folder: Path, output: Path, **given) -> Shot:

@@ -1,9 +1,9 @@
-"""A proof that no timing can change a clip: of two operations on a buffer, one writing, one comes first.
+"""Proves that timing cannot change a clip: any two operations on a buffer, one of them a write, are ordered.
 
-Knows nothing of how the runtime decides what waits for what. Order comes from three things alone: operations
-of one stream follow each other, an operation follows the events it waits for, and whatever the host issues
-follows what it has waited for and done itself. Its threads count as one: they hand each other buffers under
-a lock.
+The proof does not use the runtime's inference of dependencies. Only three things order operations: those of
+one stream follow each other, an operation follows the events it waits for, and an operation enqueued by the
+host follows what the host has done and waited for before. Host threads count as one, as they pass buffers to
+each other under a lock.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from animate_rt.engines.device import Buffer, Event, Stream, Update
 from animate_rt.runtime.streams.operations import Operation
 
 Place = Stream | None  # None is the host
-Clock = dict[Place, int]  # how many operations of each stream, and of the host, have come before
+Clock = dict[Place, int]  # how many operations of each stream, and of the host, come before
 
 
 class NotingDevice(CPUDevice):
-    """Keeps what is really asked of its streams, whatever operations declare.
+    """Records the calls that its streams really receive, whatever operations declare.
 
-    `calls` has the buffers of every copy, update and run, and every wait. `note_host` is the observer that
-    adds what the host does itself.
+    `calls` has every copy, update and run with its buffers, and every wait. `note_host` is an observer that
+    adds the operations of the host itself.
     """
 
     def __init__(self) -> None:
@@ -84,8 +84,8 @@ class Access(NamedTuple):
 
 
 def hazards(log: Sequence[Operation]) -> list[str]:
-    """Pairs of operations that touch one buffer without an order, and reads of what nobody has written; empty
-    where all is well."""
+    """Pairs of operations on one buffer that have no order, and reads of buffers that were never written;
+    empty if there are none."""
     found = []
     clocks: defaultdict[Place, Clock] = defaultdict(dict)
     ends: dict[Event, Clock] = {}

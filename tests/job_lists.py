@@ -1,4 +1,4 @@
-"""Job lists to make shots of, and what their lines name."""
+"""Job lists, the shots they describe, and the files their lines name."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 from animate_rt.runtime.shots.job_list import read_jobs
 from animate_rt.runtime.shots.shot import Shot
-from animate_rt.tests import fixed_cost  # not relative: workers import it, too
+from animate_rt.tests import fixed_cost  # absolute, because workers import it too
 
 NUM_POSES = 8
 
 
 def write_job_inputs(folder: Path) -> Path:
-    """bundle/, three references and pose/ of 8 pictures."""
+    """Write bundle/, three references and pose/ with 8 pictures."""
     return fixed_cost.write_inputs(folder, NUM_POSES, [f"reference{i}.png" for i in range(3)])
 
 

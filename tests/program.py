@@ -1,4 +1,4 @@
-"""A program for CUDA, as far as all of them begin alike."""
+"""A small CUDA program: the setup and the calls that tests share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KERNEL = """extern "C" __global__ void update(float* latents, float* total, cons
 
 
 class Program:
-    """What a program does first."""
+    """Sets the device, and allocates memory, copies and launches kernels on it."""
 
     def __init__(self, gpu: GPU):
         from cuda import core

@@ -1,4 +1,4 @@
-"""Clips from end to end: the recorded frames, each step's latents, and what must not matter."""
+"""Clips end to end: the recorded frames and latents, every option, and checks before anything runs."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def psnr(frames: Array, truth: Array) -> float:
 def test_frames_of_the_public_implementation(
     animator: Animator, case: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bar: 58 dB, where rounding to uint8 alone allows about 59."""
+    """At least 58 dB; rounding to uint8 alone allows about 59."""
     frames = list(animator.animate(case.reference, case.pose, **case.animate_options))
     decibels = psnr(np.stack(frames) / 255, case.io["video"][0].transpose(1, 2, 3, 0))
     with capsys.disabled():
@@ -70,7 +70,7 @@ def test_frames_of_the_public_implementation(
 
 
 def test_bfloat16_is_close(case: Any, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its graphs are float32's; only how OpenVINO computes them differs."""
+    """The graphs stay float32; OpenVINO computes them in bfloat16."""
     opened = open_bundle(bundle)
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this CPU does not compute in bfloat16")
@@ -98,7 +98,8 @@ def test_latents_after_every_step(bundle: Path, case: Any) -> None:
         assert operation.ended is not None
         operation.ended.synchronize()
         expected = case.io[f"latents_after_step/{step}"][0].swapaxes(0, 1)
-        written = iter(operation.writes)  # latents where this window is the last, and sums of several
+        # It writes latents for a segment's last window, and the sum for a segment of several windows.
+        written = iter(operation.writes)
         for segment, _ in layout.places(window):
             if segment.windows[-1] == window:
                 truth = expected[segment.frames.start : segment.frames.stop]
@@ -112,7 +113,7 @@ def test_latents_after_every_step(bundle: Path, case: Any) -> None:
     assert compared == case.frames * case.steps
 
 
-def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_bundle: Path) -> None:
+def test_the_reference_is_computed_once_and_cached_for_the_next_clip(small_bundle: Path) -> None:
     with Animator.load(small_bundle) as animator:
         options = {"pose": pictures(14), "steps": 3}
         render(animator, **options)
@@ -131,7 +132,7 @@ def test_the_reference_is_computed_once_and_for_the_next_clip_not_at_all(small_b
 def test_a_clip_shorter_than_the_window_is_exact(
     small: Any, small_animator: Animator, run_engine: Any, guided: bool
 ) -> None:
-    """The engine of 6 frames, given 3, against the PyTorch network on just those 3."""
+    """The engine for 6 frames, given 3, equals the PyTorch network on those 3 alone."""
     import torch
     from animate_rt.export import load_checkpoint
     from animate_rt.export.graphs import graph_modules
@@ -154,7 +155,8 @@ def test_a_clip_shorter_than_the_window_is_exact(
 
 
 def test_guidance_1_is_the_conditional_prediction_and_averages_overlaps(small_animator: Animator) -> None:
-    """Close to a scale a hair above 1, which goes through the guided engine; the public code sums instead."""
+    """The frames are close to those of a scale just above 1, which runs the guided engine. (At scale 1 the
+    public code sums overlaps and does not average them.)"""
     options = {"pose": pictures(10), "overlap": 2}
     conditional = render(small_animator, guidance_scale=1.0, **options)
     guided = render(small_animator, guidance_scale=1.0 + 1e-6, **options)
@@ -180,7 +182,7 @@ def test_guidance_in_part_of_the_schedule(small_bundle: Path) -> None:
             assert np.array_equal(frames, none) == (guided == 0)
 
 
-def test_a_bundle_knows_how_its_weights_are_sampled(small_bundle: Path) -> None:
+def test_sampling_defaults_come_from_the_bundle(small_bundle: Path) -> None:
     opened = open_bundle(small_bundle)
     sampling = SamplingConfig(timesteps=(999, 600), guidance_scale=1)
     model = dataclasses.replace(opened.manifest.model, sampling=sampling)
@@ -199,14 +201,14 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(small_animator:
     assert not np.array_equal(first, render(small_animator, seed=1))
 
 
-def test_windows_policies_differ_only_where_they_overlap_differently(small_animator: Animator) -> None:
+def test_window_policies_differ_only_where_their_windows_do(small_animator: Animator) -> None:
     assert uniform(6, 6, 2) == list(open_ended(Known(6), 6, 2))
     for frames, equal in ((6, True), (9, False)):
         found = [render(small_animator, pose=pictures(frames), windows=name) for name in ("uniform", "open")]
         assert np.array_equal(*found) == equal
 
 
-def test_two_clips_at_once_do_not_mix(small_animator: Animator) -> None:
+def test_clips_in_several_threads_do_not_mix(small_animator: Animator) -> None:
     jobs = [{"seed": 1}, {"seed": 2, "pose": pictures(9, 3)}, {"reference": pictures(1, 4)[0]}]
     alone = [render(small_animator, **job) for job in jobs]
     with ThreadPoolExecutor(len(jobs)) as pool:
@@ -245,7 +247,7 @@ def test_progress_counts_every_window_and_frame(small_animator: Animator) -> Non
 
 
 def test_pictures_of_any_kind_and_size(small_animator: Animator, tmp_path: Path) -> None:
-    """A path, an image and an array of the same picture are the same; odd sizes are resized."""
+    """A path, an image and an array of one picture give the same frames; other sizes are resized."""
     array = np.random.default_rng(2).integers(0, 256, (131, 77, 3), np.uint8)
     Image.fromarray(array).save(tmp_path / "reference.png")
     given = [array, Image.fromarray(array), tmp_path / "reference.png", str(tmp_path / "reference.png")]
@@ -254,7 +256,7 @@ def test_pictures_of_any_kind_and_size(small_animator: Animator, tmp_path: Path)
     assert all(np.array_equal(found[0], other) for other in found)
 
 
-def test_frames_takes_the_first_ones(small_animator: Animator) -> None:
+def test_the_option_frames_limits_the_clip(small_animator: Animator) -> None:
     assert len(render(small_animator, pose=pictures(9), frames=4)) == 4
     assert len(render(small_animator, pose=iter(pictures(3)), frames=4)) == 3
 
@@ -268,12 +270,12 @@ def test_frames_takes_the_first_ones(small_animator: Animator) -> None:
         ({"guidance_scale": math.inf}, "guidance_scale: expected 1"),
         ({"guidance_scale": 0.5}, "guidance_scale: expected 1"),
         ({"overlap": 6}, "overlap: expected 0 to 5 frames"),
-        ({"overlap": -1}, "overlap: expected 0 to 5 frames"),
+        ({"overlap": -1}, "overlap: expected a whole number of at least 0"),
         ({"windows": "round"}, "windows: expected one of uniform, open"),
         ({"order": "random"}, "order: expected one of step-major, time-skewed"),
         ({"order": "time-skewed"}, "order time-skewed: expected open windows, found uniform"),
         ({"seed": -1}, "seed: expected"),
-        ({"frames": 0}, "frames: expected at least 1"),
+        ({"frames": 0}, "frames: expected a whole number of at least 1"),
     ],
 )
 def test_options_are_checked_before_anything_runs(
@@ -292,18 +294,21 @@ def test_files_are_checked_before_anything_runs(small_animator: Animator, tmp_pa
         small_animator.animate(pictures(1)[0], pictures(2), initial_noise=tmp_path / "none.npy")
 
 
-def test_no_frames_at_all(small_animator: Animator) -> None:
+def test_an_empty_pose_sequence_is_refused(small_animator: Animator) -> None:
     with pytest.raises(InputError, match="at least one"):
         list(small_animator.animate(pictures(1)[0], []))
 
 
-def test_noise_for_another_clip(small: Any, small_animator: Animator) -> None:
-    clip = small_animator.animate(pictures(1)[0], pictures(3), initial_noise=small.initial_noise)
+def test_noise_for_another_number_of_frames_is_refused(small: Any, small_animator: Animator) -> None:
+    options: dict[str, Any] = {"reference": pictures(1)[0], "initial_noise": small.initial_noise}
+    with pytest.raises(InputError, match="expected as many frames as poses, found 10 for 3"):
+        small_animator.animate(pose=pictures(3), **options)  # a list has a known length
+    clip = small_animator.animate(pose=iter(pictures(3)), **options)
     with pytest.raises(InputError, match="expected as many frames as poses, found 10 for 3"):
         next(clip)
 
 
-def test_a_closed_animator_says_so_and_holds_nothing(small_bundle: Path) -> None:
+def test_a_closed_animator_refuses_clips_and_drops_its_engines(small_bundle: Path) -> None:
     with Animator.load(small_bundle) as animator:
         running = animator.animate(pictures(1)[0], pictures(2), steps=1)
         next(running)
@@ -317,9 +322,7 @@ def test_a_closed_animator_says_so_and_holds_nothing(small_bundle: Path) -> None
         next(waiting)
 
 
-def test_a_form_of_the_unet_that_is_loaded_later_is_verified_again(
-    small_bundle: Path, tmp_path: Path
-) -> None:
+def test_a_unet_variant_that_is_loaded_later_is_verified_again(small_bundle: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(small_bundle, tmp_path / "bundle")
     with Animator.load(copy) as animator:
         render(animator, guidance_scale=2.0)
@@ -336,8 +339,8 @@ def test_latents_that_overflow_are_an_error_and_not_a_black_video(small_bundle: 
         render(animator, pose=pictures(2), initial_noise=tmp_path / "noise.npy")
 
 
-def test_pytorch_as_the_engines_gives_the_same_frames(small: Any, small_animator: Animator) -> None:
-    """Another way through the networks, on the same streams and in the same buffers."""
+def test_pytorch_engines_give_almost_the_same_frames(small: Any, small_animator: Animator) -> None:
+    """PyTorch modules as engines, on the same streams and buffers."""
     from animate_rt.benchmarks.baselines.torch_engine import torch_engines
 
     expected = render(small_animator)

@@ -1,4 +1,4 @@
-"""PSNR, SSIM, LPIPS and flicker, each against something simpler."""
+"""PSNR, SSIM, LPIPS and flicker, each against a simpler computation."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def test_a_clip_equals_itself(clip: Array) -> None:
 
 
 def test_psnr_of_a_known_error(clip: Array) -> None:
-    """And no overflow: 8 bits cannot hold the difference of 8 bits."""
+    """Differences of uint8 values do not overflow."""
     assert compare_frames(clip, clip + 10)["psnr_db"] == pytest.approx(10 * np.log10(255**2 / 100))
     assert compare_frames(clip + 10, clip)["psnr_db"] == pytest.approx(10 * np.log10(255**2 / 100))
 
 
-def test_flicker_is_of_changes_alone(clip: Array) -> None:
+def test_flicker_measures_only_changes_between_frames(clip: Array) -> None:
     brighter = clip + 10
     alternating = clip.astype(np.int16) + np.array([10, -10, 10, -10])[:, None, None, None]
     assert compare_frames(brighter, clip)["flicker"] == 0
@@ -42,13 +42,13 @@ def test_flicker_is_of_changes_alone(clip: Array) -> None:
 
 
 def test_ssim_of_flat_pictures() -> None:
-    """Without variance what is left is the luminance term, (2ab + C1) / (a^2 + b^2 + C1)."""
+    """Without variance only the luminance term is left, (2ab + C1) / (a^2 + b^2 + C1)."""
     x, y = np.full((16, 16, 3), 100.0), np.full((16, 16, 3), 120.0)
     assert ssim(x, y) == pytest.approx((24000 + 6.5025) / (24400 + 6.5025))
 
 
-def test_ssim_window_by_window() -> None:
-    """As its paper defines it, one window after another."""
+def test_ssim_equals_its_definition() -> None:
+    """Computed one window after another, as its paper defines it."""
     generator = np.random.default_rng(1)
     x = generator.uniform(0, 255, (14, 13, 1))
     y = np.clip(x + generator.normal(0, 30, x.shape), 0, 255)
@@ -67,7 +67,7 @@ def test_ssim_window_by_window() -> None:
     assert ssim(x, y) == pytest.approx(np.mean(values))
 
 
-def test_clips_that_do_not_fit_are_refused(clip: Array) -> None:
+def test_clips_of_another_length_or_size_are_refused(clip: Array) -> None:
     with pytest.raises(InputError, match=r"as many frames .* found fewer \(at frame 3\)"):
         compare_frames(clip[:3], clip)
     with pytest.raises(InputError, match="found more"):
@@ -79,7 +79,7 @@ def test_clips_that_do_not_fit_are_refused(clip: Array) -> None:
 
 
 def test_lpips_of_public_weight_files(tmp_path: Path) -> None:
-    """Random weights in the public files' keys: a distance all the same, that grows with the difference."""
+    """Even with random weights under the public files' keys, the distance grows with the difference."""
     with pytest.raises(InputError, match="alexnet-owt"):
         read_lpips(tmp_path)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""`animate-rt bench` on the small model: everything it measures, for real."""
+"""`animate-rt bench` on the small model, with real measurements."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import pytest
 from animate_rt import ConfigError
 from animate_rt.__main__ import main
 from animate_rt.benchmarks import clip, commands, sizes
-from animate_rt.benchmarks.commands import needs
 from animate_rt.benchmarks.instruments import host
 from animate_rt.benchmarks.instruments.timeline import RESIDUAL
 from animate_rt.benchmarks.reporting.result import read_result
+from animate_rt.console import need_packages
 from animate_rt.errors import Regressed
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
-    """The last line of standard output."""
+    """Run `animate-rt bench`. Returns the JSON in its last line of standard output."""
     assert main(["bench", *map(str, arguments)]) == 0
     return json.loads(capsys.readouterr().out.splitlines()[-1])
 
@@ -31,11 +31,11 @@ def engine_result(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) 
     return out
 
 
-def test_engine(engine_result: Path) -> None:
+def test_bench_engine(engine_result: Path) -> None:
     found = read_result(engine_result)
     results = found.results
     assert results["seconds"]["compute"]["n"] == len(found.samples["compute"]) >= 5
-    assert results["accuracy"]["relative_error"] < 0.01  # a level of 255 at most
+    assert results["accuracy"]["relative_error"] < 0.01  # at most one level of 255
     assert results["floor_s"] > 0
     assert 0 < results["flops_per_s"] < results["ceilings"]["flops_per_s"]
     assert [engine["name"] for engine in found.engines] == ["vae_decoder"]
@@ -44,7 +44,9 @@ def test_engine(engine_result: Path) -> None:
         assert total == pytest.approx(sum(times))
 
 
-def test_engine_says_which_graphs_there_are(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_engine_lists_the_graphs_for_an_unknown_name(
+    small_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["bench", "engine", str(small_bundle), "--graph", "unet"]) == ConfigError.exit_status
     assert "expected one of image_encoder, vae_encoder" in capsys.readouterr().err
 
@@ -53,7 +55,7 @@ def test_engine_says_which_graphs_there_are(small_bundle: Path, capsys: pytest.C
     ("scenario", "oracle"),
     [("single-stream", "ONNX Runtime"), ("offline", "PyTorch"), ("server", "ONNX Runtime")],
 )
-def test_clip(
+def test_bench_clip(
     small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], scenario: str, oracle: str
 ) -> None:
     out = tmp_path / "clip.json"
@@ -97,34 +99,34 @@ def test_report_and_compare(engine_result: Path, tmp_path: Path, capsys: pytest.
     slower.write_text(json.dumps(document))
     capsys.readouterr()
     assert main(["bench", "compare", str(out), str(slower)]) == Regressed.exit_status
-    said = capsys.readouterr()
-    assert "found compute: see what changed" in said.err
-    assert json.loads(said.out.splitlines()[-1])["regressed"] == ["compute"]
+    captured = capsys.readouterr()
+    assert "found compute: see what changed" in captured.err
+    assert json.loads(captured.out.splitlines()[-1])["regressed"] == ["compute"]
 
 
-def test_choices_are_those_there_are() -> None:
-    """Named twice, so that the command line starts without torch."""
+def test_choices_of_the_command_line_are_those_of_the_benchmarks() -> None:
+    """They are listed twice, so that the command line starts without importing torch."""
     assert tuple(sizes.SIZES) == commands.SIZES
     assert tuple(clip.SERVE) == commands.SCENARIOS
 
 
-def test_what_is_missing_is_said_in_one_line() -> None:
+def test_missing_packages_are_named() -> None:
     with pytest.raises(ConfigError, match=r"animate-rt\[bench\].*found no no_such_package"):
-        needs("json", "no_such_package")
+        need_packages("bench", "json", "no_such_package")
 
 
-def test_a_busy_machine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     idle, total = host.processor_time()
     assert 0 < idle < total
     monkeypatch.setattr(host, "WATCH_S", 0)
-    for idle, told in ((95, False), (50, True), (0, True)):
+    for idle, reported in ((95, False), (50, True), (0, True)):
         times = iter([(1000, 5000), (1000 + idle, 5100)])
         monkeypatch.setattr(host, "processor_time", lambda times=times: next(times))
-        assert bool(host.busy()) is told
+        assert bool(host.busy()) is reported
 
 
 @pytest.mark.parametrize("bad", [["--clips", "0"], ["--rate", "-1"], ["--deadline", "inf"], ["--steps", "x"]])
-def test_numbers_are_checked_first(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_numbers_are_checked_before_anything_runs(bad: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "clip", "nowhere", *bad])
     assert "expected a" in capsys.readouterr().err

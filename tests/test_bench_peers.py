@@ -1,4 +1,4 @@
-"""Peers and ablations: that all of them compute the same thing before anyone asks how fast."""
+"""Peers and ablations: all of them compute the same thing, so that their times can be compared."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def loaded() -> Any:
     return load_checkpoint(*RECORDED_CHECKPOINT)
 
 
-def test_the_loop_around_parts_is_the_public_one(loaded: Any) -> None:
+def test_the_loop_over_public_parts_equals_the_plain_pipeline(loaded: Any) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def pixels(*shape: int) -> Tensor:
@@ -55,7 +55,7 @@ def test_the_loop_around_parts_is_the_public_one(loaded: Any) -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_part_exported_as_it_is(loaded: Any, tmp_path: Path) -> None:
+def test_an_exported_part_equals_its_module(loaded: Any, tmp_path: Path) -> None:
     part = ExportedPart(POSE_GUIDER, loaded.pose_guider, tmp_path)
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -65,7 +65,7 @@ def test_a_part_exported_as_it_is(loaded: Any, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_peer_that_cannot_load_is_a_line_in_the_result() -> None:
+def test_a_peer_that_cannot_load_fails_with_one_line() -> None:
     nowhere = partial(eager, partial(from_files, Path("nowhere"), None), "fp32")
     with Worker(nowhere, WORK, lambda: None) as worker:
         with pytest.raises(Failed, match="InputMissing: nowhere: expected a checkpoint directory"):
@@ -74,7 +74,7 @@ def test_a_peer_that_cannot_load_is_a_line_in_the_result() -> None:
     assert not process.is_alive()
 
 
-def test_a_peer_that_takes_too_long_is_given_up() -> None:
+def test_a_peer_that_exceeds_its_time_limit_fails() -> None:
     with Worker(partial(eager, NETWORKS, "fp32"), WORK, lambda: None) as worker:
         with pytest.raises(Failed, match=r"took more than 0\.01 s"):
             worker.load(0.01)
@@ -82,8 +82,8 @@ def test_a_peer_that_takes_too_long_is_given_up() -> None:
 
 
 @pytest.mark.parametrize("undone", [None, *plain_unet.REWRITES])
-def test_undoing_a_rewrite_changes_nothing(loaded: Any, undone: str | None) -> None:
-    """But time: each variant's prediction is the product's."""
+def test_undoing_a_rewrite_keeps_the_prediction(loaded: Any, undone: str | None) -> None:
+    """Each variant's prediction equals the product's."""
     contract = contracts(loaded.config, BUCKET, "float32")[DENOISING_UNET]
     inputs = consistent_inputs(loaded, contract, BUCKET.window)
     width = loaded.config.image_encoder.projection_dim
@@ -101,7 +101,7 @@ def test_undoing_a_rewrite_changes_nothing(loaded: Any, undone: str | None) -> N
     assert np.abs(result - expected.numpy()).max() <= 2e-5 * np.abs(expected.numpy()).max()
 
 
-def test_the_plain_reference_pass_and_decoder(loaded: Any) -> None:
+def test_the_plain_reference_pass_and_decoder_equal_the_products(loaded: Any) -> None:
     contract = contracts(loaded.config, BUCKET, "float32")[REFERENCE_NET]
     torch.manual_seed(0)
     latents, embeds = (torch.randn(spec.shape) for spec in contract.inputs)
@@ -114,7 +114,7 @@ def test_the_plain_reference_pass_and_decoder(loaded: Any) -> None:
         assert np.array_equal(to_pixels(plain_unet.PlainDecoder(loaded.vae)(latents).numpy()), frame.numpy())
 
 
-def test_a_bundle_in_another_precision(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_bundle_in_another_precision_keeps_its_files(small_bundle: Path, tmp_path: Path) -> None:
     in_precision(small_bundle, tmp_path / "bf16", "bf16")
     before, after = open_bundle(small_bundle).manifest, open_bundle(tmp_path / "bf16").manifest
     assert after.precision == "bf16"
@@ -130,8 +130,8 @@ def test_pictures_are_the_same_in_every_run() -> None:
     assert not np.array_equal(first.reference, other.reference)
 
 
-def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both in processes of their own, in turns; rounding to 8 bits is all that is between them."""
+def test_eager_pytorch_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each in its own process, in turns. Their frames differ only by rounding to 8 bits."""
     from animate_rt.benchmarks import peers
 
     everyone = peers.public_peers
@@ -149,8 +149,8 @@ def test_eager_and_ours_side_by_side(small_bundle: Path, monkeypatch: pytest.Mon
     }
 
 
-def test_quickly(capsys: pytest.CaptureFixture[str]) -> None:
-    """No bundle, and the truth only once; torch.compile stays out."""
+def test_quick_comparison(capsys: pytest.CaptureFixture[str]) -> None:
+    """`--quick` needs no bundle and makes one clip with eager PyTorch."""
     options = [
         "--quick",
         "--rounds",
@@ -173,7 +173,7 @@ def test_quickly(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["workload"]["steps"] == 1
 
 
-def test_drawn_weights_are_those_of_the_files(tmp_path: Path) -> None:
+def test_drawn_weights_equal_those_of_a_written_checkpoint(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "tiny", "tiny")
     written, direct = load_checkpoint(tmp_path / "tiny"), drawn("tiny", torch.float32)
     assert written.config == direct.config

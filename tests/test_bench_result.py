@@ -1,4 +1,4 @@
-"""Results on disk, compared, and as pages."""
+"""Benchmark results: their files, comparison, tables, pages and plots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from animate_rt.benchmarks.reporting.result import Result, read_result
 from animate_rt.benchmarks.reporting.samples import ratio_of_medians, summary
 from animate_rt.benchmarks.reporting.tables import tables_of
 
-# Names of formats, not addresses of anything that is fetched.
+# Names of XML formats; nothing is fetched from them.
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
 ACCURACY = {"frames": 2, "psnr_db": None, "ssim": 1.0, "flicker": 0.0, "lpips": None}
 ENGINES = [
@@ -76,7 +76,7 @@ def peers_result() -> Result:
     )
 
 
-def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_result_is_read_back_as_written(tmp_path: Path) -> None:
     result = clip_result()
     result.write(tmp_path / "new" / "clip.json")
     assert read_result(tmp_path / "new" / "clip.json") == result
@@ -86,14 +86,14 @@ def test_a_result_comes_back_as_it_was(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["clip.json"]
 
 
-def test_no_number_that_json_does_not_have(tmp_path: Path) -> None:
+def test_nan_is_not_written(tmp_path: Path) -> None:
     odd = dataclasses.replace(clip_result(), samples={"latency": [float("nan")]})
     with pytest.raises(ValueError, match="JSON compliant"):
         odd.write(tmp_path / "odd.json")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_results_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     with pytest.raises(InputMissing):
         read_result(path)
@@ -110,7 +110,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
         read_result(path)
 
 
-def test_a_regression_is_more_than_chance() -> None:
+def test_a_regression_is_a_significant_slowdown() -> None:
     same = compare(clip_result(), clip_result(1.01), 0.05)
     assert not any(change.regressed for change in same)
     slower = compare(clip_result(), clip_result(1.2), 0.05)
@@ -120,7 +120,7 @@ def test_a_regression_is_more_than_chance() -> None:
     assert not any(change.regressed for change in compare(clip_result(), noisy, 0.05))
 
 
-def test_only_ours_can_regress() -> None:
+def test_only_our_own_samples_can_regress() -> None:
     slower = [2 * value for value in SECONDS]
     for kind, ours, others in (
         ("peers", "ours, openvino fp32", "eager PyTorch fp32"),
@@ -134,14 +134,14 @@ def test_only_ours_can_regress() -> None:
         assert found == {ours: True, others: False}
 
 
-def test_only_the_same_things_are_compared() -> None:
+def test_results_of_other_workloads_are_not_compared() -> None:
     with pytest.raises(InputError, match="same benchmark and workload"):
         compare(clip_result(), peers_result(), 0.05)
     with pytest.raises(InputError, match="samples of the same name"):
         compare(clip_result(), dataclasses.replace(clip_result(), samples={"other": [1.0]}), 0.05)
 
 
-def test_a_page_needs_nothing_from_anywhere() -> None:
+def test_a_page_loads_nothing_from_elsewhere() -> None:
     page = html([("one", clip_result()), ("all", peers_result())])
     assert set(re.findall(r"https?://[^\"' ]+", page)) <= NAMESPACES
     assert not re.findall(r"<script|<link|<image|@import|url\((?!#)", page)
@@ -157,17 +157,17 @@ def test_tables_of_a_page_are_filled_in_place(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     other = "<!-- table clip -->\nas it was\n<!-- end -->"
     page.write_text(f"# Title\n\n<!-- table peers -->\nold\n<!-- end -->\n\n{other}\n\nthe end\n")
-    for _ in range(2):  # the second time over the first one's tables
+    for _ in range(2):  # the second call replaces the tables of the first
         fill_tables(page, [("peers", peers_result())])
         text = page.read_text()
         assert "old" not in text
-        assert text.startswith("# Title\n\n<!-- table peers -->\n\nClips in turns, 64x96, 2 frames")
+        assert text.startswith("# Title\n\n<!-- table peers -->\n\nInterleaved clips, 64x96, 2 frames")
         assert text.endswith(f"<!-- end -->\n\n{other}\n\nthe end\n")
         assert "*Warning: torch.compile fp32: took too long.*" in text
         assert "| ours, openvino | fp32 | 5 | 1 |" in text
     with pytest.raises(InputError, match="table engine"):
         fill_tables(page, [("peers", clip_result()), ("engine", clip_result())])
-    assert page.read_text() == text  # all of them or none
+    assert page.read_text() == text  # a call that fails changes nothing
 
 
 def test_tables_have_a_cell_for_every_column() -> None:
@@ -183,7 +183,7 @@ def test_stages_and_the_residual_make_up_the_wall_clock() -> None:
     assert seconds["sum of the stages"] + seconds[RESIDUAL] == pytest.approx(seconds["wall clock"])
 
 
-def test_plots(tmp_path: Path) -> None:
+def test_plots_are_written_as_png(tmp_path: Path) -> None:
     results = [("one", clip_result()), ("two", clip_result(2.0)), ("all", peers_result())]
     written = {path.name for path in write_pngs(tmp_path, results)}
     clips = {f"{name}-{chart}.png" for name in ("one", "two") for chart in ("stages", "latency")}

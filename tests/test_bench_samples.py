@@ -1,4 +1,4 @@
-"""What benchmarks make of their measurements: summaries, ratios, the timeline of a clip."""
+"""Evaluation of measurements: summaries, ratios of medians, and the timeline of a clip."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from animate_rt.benchmarks.instruments.timeline import (
 from animate_rt.benchmarks.reporting.samples import ratio_of_medians, steady, summary
 
 
-def test_percentiles_need_samples_to_speak_of() -> None:
+def test_percentiles_need_enough_samples() -> None:
     few, many = summary([float(i) for i in range(9)]), summary([float(i) for i in range(101)])
     assert (few["p90"], few["p95"], few["p99"]) == (None, None, None)
     assert (many["p90"], many["p95"], many["p99"]) == (90, 95, 99)
@@ -30,17 +30,17 @@ def test_percentiles_need_samples_to_speak_of() -> None:
     assert summary([1.0, 3.0])["cv"] == pytest.approx(2**0.5 / 2)
 
 
-def test_a_ratio_knows_chance_from_change() -> None:
+def test_the_interval_of_a_ratio_separates_change_from_chance() -> None:
     generator = np.random.default_rng(0)
     base, same = (list(generator.normal(1, 0.05, 30)) for _ in range(2))
     slower = [1.2 * value for value in same]
     chance, change = ratio_of_medians(same, base), ratio_of_medians(slower, base)
     assert chance.low < 1 < chance.high
     assert 1.1 < change.low < change.ratio < change.high < 1.3
-    assert ratio_of_medians(slower, base) == change  # not a matter of luck
+    assert ratio_of_medians(slower, base) == change  # the resampling is seeded
 
 
-def test_steady() -> None:
+def test_samples_are_steady_if_the_last_five_are() -> None:
     assert steady([9.0, 1.0, 1.01, 1.0, 0.99, 1.0])
     assert not steady([1.0, 1.0, 1.0, 1.0])
     assert not steady([1.0, 1.0, 1.2, 1.0, 1.0])
@@ -50,11 +50,11 @@ def span(stage: str, began: float, ended: float) -> Span:
     return Span(stage, stage, began, ended)
 
 
-def test_every_instant_is_shared_out_once() -> None:
+def test_every_instant_is_attributed_once() -> None:
     spans = [
         span(UNET, 1, 5),
-        span(DECODE, 4, 6),  # one second together with the UNet
-        span(DECODE, 4, 5),  # and with itself, on another stream
+        span(DECODE, 4, 6),  # overlaps the UNet for one second
+        span(DECODE, 4, 5),  # a second decoding, on another stream
         span(ENCODE, 6, 7),
         span(POSE, -1, 1),  # begins before the clip
         span(COPIES, 9, 12),  # ends after it
@@ -65,10 +65,10 @@ def test_every_instant_is_shared_out_once() -> None:
     assert found == pytest.approx({POSE: 1, UNET: 3.5, DECODE: 1.5, ENCODE: 1, COPIES: 1, RESIDUAL: 2})
 
 
-def test_stages_that_do_not_add_up_are_told() -> None:
+def test_stages_that_do_not_add_up_are_reported() -> None:
     whole = breakdown([span(UNET, 0, 9.9), span(DECODE, 5, 9)], 0, 10)
     assert whole["busy"][UNET] == pytest.approx(9.9)
-    assert whole["busy"][DECODE] == pytest.approx(4)  # hidden behind the UNet or not
+    assert whole["busy"][DECODE] == pytest.approx(4)  # including the time when the UNet was busy too
     assert whole["sum"] == pytest.approx(9.9)
     assert whole["outside_engines"] == pytest.approx(0.1)
     assert unexplained(whole) is None
@@ -78,7 +78,7 @@ def test_stages_that_do_not_add_up_are_told() -> None:
 
 
 def test_every_operation_of_a_clip_has_a_stage(small_bundle: object, small: object) -> None:
-    """A new name of an operation has to be given one; the log fails on it."""
+    """The log raises an error for an operation whose name has no stage."""
     from animate_rt import Animator
     from animate_rt.benchmarks.instruments.timeline import Log
 

@@ -1,4 +1,4 @@
-"""Bundles: whole or not there, refused when a bit is off, clear about what does not fit."""
+"""Bundles: written completely or not at all, and refused if a bit is wrong or something does not fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def flip(path: Path, bit: int) -> None:
     path.write_bytes(content)
 
 
-def test_every_file_is_vouched_for(small_bundle: Path) -> None:
+def test_the_manifest_lists_every_file(small_bundle: Path) -> None:
     bundle = open_bundle(small_bundle)
     assert sorted([*bundle.manifest.files, MANIFEST]) == names(small_bundle)
 
@@ -54,8 +54,8 @@ def test_a_flipped_bit_in_any_file_is_refused(copy: Path) -> None:
     open_bundle(copy)
 
 
-def test_every_bit_of_the_manifest_counts(copy: Path) -> None:
-    """White space and digest included; only the manifest is read, so all of it can be tried."""
+def test_a_flipped_bit_in_the_manifest_is_refused(copy: Path) -> None:
+    """White space and the digest included. Reading only the manifest is fast, so many bits are tried."""
     path = copy / MANIFEST
     content = path.read_bytes()
     chance = random.Random(1)
@@ -68,7 +68,7 @@ def test_every_bit_of_the_manifest_counts(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "empty"])
-def test_lost_bytes_are_refused_by_name(copy: Path, damage: str) -> None:
+def test_missing_and_truncated_files_are_named(copy: Path, damage: str) -> None:
     path = copy / "graphs" / "vae_decoder.onnx"
     if damage == "missing":
         path.unlink()
@@ -79,7 +79,7 @@ def test_lost_bytes_are_refused_by_name(copy: Path, damage: str) -> None:
 
 
 def reseal(bundle: Path, **changed: Any) -> None:
-    """Change the manifest as its owner could: digest and all."""
+    """Change fields of the manifest and its digest accordingly."""
     document = json.loads((bundle / MANIFEST).read_bytes()) | changed
     document.pop("digest")
     document["digest"] = digest_of(document)
@@ -92,7 +92,7 @@ def test_another_schema_is_a_mismatch(copy: Path) -> None:
         open_bundle(copy)
 
 
-def test_another_versions_graphs_are_a_mismatch_with_the_command_that_rebuilds(copy: Path) -> None:
+def test_graphs_of_another_version_are_refused_with_the_command_that_rebuilds(copy: Path) -> None:
     document = json.loads((copy / MANIFEST).read_bytes())
     document["graphs"]["pose_guider"]["inputs"][0]["name"] = "picture"
     reseal(copy, graphs=document["graphs"])
@@ -106,14 +106,14 @@ def test_an_unknown_field_is_a_mismatch(copy: Path) -> None:
         open_bundle(copy)
 
 
-def test_no_bundle(tmp_path: Path) -> None:
+def test_missing_bundles_and_folders_without_a_manifest(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match="animate-rt build"):
         open_bundle(tmp_path / "none")
     with pytest.raises(BundleError, match="expected a bundle"):
         open_bundle(tmp_path)
 
 
-def test_a_failed_build_leaves_what_was_there(copy: Path) -> None:
+def test_a_failed_build_keeps_the_old_bundle(copy: Path) -> None:
     before = (copy / MANIFEST).read_bytes()
 
     def fail() -> None:
@@ -127,7 +127,7 @@ def test_a_failed_build_leaves_what_was_there(copy: Path) -> None:
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
 
 
-def test_a_bundle_replaces_a_bundle_and_nothing_else(copy: Path, tmp_path: Path) -> None:
+def test_only_a_bundle_is_replaced_by_a_bundle(copy: Path, tmp_path: Path) -> None:
     flip(copy / MANIFEST, 0)
     link = copy.parent / "link"
     link.symlink_to(copy)

@@ -1,7 +1,8 @@
-"""What builds leave for later ones: reused where everything is the same, and never where anything is not."""
+"""Caches of plans and timings: entries are reused only if everything in their key is the same."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ KEY = {"graph": "g"}
 
 
 class Builder:
-    """Counts how often a plan is really built."""
+    """Counts how often the cache calls for a build."""
 
     def __init__(self, cache: PlanCache, plan: Path, content: bytes = b"plan\nwith\0bytes"):
         self.cache, self.plan, self.content = cache, plan, content
@@ -33,7 +34,7 @@ class Builder:
         return MEMORY
 
     def __call__(self, key: dict[str, object] = KEY) -> bool:
-        """Whether the plan had to be built."""
+        """True if the plan had to be built."""
         before = self.builds
         self.plan.unlink(missing_ok=True)
         assert self.cache.fill(key, self.plan, self.build) == MEMORY
@@ -77,12 +78,33 @@ def test_a_damaged_entry_is_built_again(builder: Builder, cache: PlanCache, wher
     assert not builder()
 
 
-def test_what_was_not_used_for_longest_goes_first(builder: Builder, cache: PlanCache) -> None:
+@pytest.mark.parametrize(
+    "memory",
+    [
+        *(None, "", {}, {"memory": 0}, {"memory": []}, {"memory": {"weights": 1}}),
+        *({"memory": {"weights": -1, "activations": 1}}, {"memory": {"weights": 1, "activations": 10**400}}),
+        *("[" * 500, "x" * 10**6),
+    ],
+)
+def test_an_entry_with_another_first_line_is_built_again(
+    builder: Builder, cache: PlanCache, memory: object
+) -> None:
+    builder()
+    (entry,) = entries(cache)
+    head, plan = entry.read_bytes().split(b"\n", 1)
+    sealed = {"sha256": json.loads(head)["sha256"]}
+    line = json.dumps(sealed | memory if isinstance(memory, dict) else memory) if memory != "" else ""
+    entry.write_bytes((memory if isinstance(memory, str) and memory else line).encode() + b"\n" + plan)
+    assert builder()
+    assert not builder()
+
+
+def test_the_least_recently_used_plan_is_evicted(builder: Builder, cache: PlanCache) -> None:
     for name in "abc":
         builder({"graph": name})
     for age, entry in enumerate(reversed(entries(cache))):
         os.utime(entry, ns=(0, 10**18 - age * 10**9))
-    builder({"graph": "a"})  # used: now the newest of all
+    builder({"graph": "a"})  # its use makes it the most recent
     cache.num_bytes = 2 * entries(cache)[0].stat().st_size + 1
     builder({"graph": "d"})
     assert len(entries(cache)) == 2
@@ -91,23 +113,23 @@ def test_what_was_not_used_for_longest_goes_first(builder: Builder, cache: PlanC
     assert builder({"graph": "b"})
 
 
-def test_where_nothing_can_be_kept_plans_are_built_all_the_same(tmp_path: Path) -> None:
+def test_plans_are_built_even_if_the_cache_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     builder = Builder(PlanCache(tmp_path / "file" / "plans"), tmp_path / "graph.plan")
     assert builder()
     assert builder()
 
 
-def test_the_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "animate-rt"
-    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # to be ignored, as the specification has it
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # the XDG specification says to ignore it
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert cache_folder() == tmp_path / "home" / ".cache" / "animate-rt"
 
 
 def save_graph(folder: Path, *, weight: float = 1.0, padding: int = 0, operator: str = "Add") -> Path:
-    """An ONNX file with a weight of 4 kB beside it, `padding` bytes into its file."""
+    """An ONNX file, and beside it a weight file with 4 kB of weights after `padding` bytes."""
     folder.mkdir(exist_ok=True)
     values = np.full(1024, weight, np.float32)
     (folder / "weights.bin").write_bytes(bytes(padding) + values.tobytes())
@@ -123,15 +145,15 @@ def save_graph(folder: Path, *, weight: float = 1.0, padding: int = 0, operator:
     return folder / "g.onnx"
 
 
-def test_a_graphs_digest_is_that_of_what_it_computes(tmp_path: Path) -> None:
+def test_a_graph_digest_covers_operators_and_weights(tmp_path: Path) -> None:
     digest = graph_digest(save_graph(tmp_path))
     assert graph_digest(save_graph(tmp_path)) == digest
-    assert graph_digest(save_graph(tmp_path, padding=64)) == digest  # another graph's weights before them
+    assert graph_digest(save_graph(tmp_path, padding=64)) == digest  # whatever precedes them in the file
     assert graph_digest(save_graph(tmp_path, weight=2)) != digest
     assert graph_digest(save_graph(tmp_path, operator="Mul")) != digest
 
 
-def test_every_part_of_the_key_counts(
+def test_a_change_of_any_part_of_the_key_builds_again(
     builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
@@ -153,7 +175,7 @@ def test_every_part_of_the_key_counts(
 
 @pytest.fixture
 def timings(tmp_path: Path) -> Callable[[], TimingCache]:
-    """Timing caches of TensorRT-RTX, which times nothing but has the calls."""
+    """`timings()`: a timing cache. TensorRT-RTX has its calls, although it measures no timings."""
     trt = pytest.importorskip("tensorrt_rtx")
     logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
     builder = trt.Builder(logger)
@@ -165,12 +187,12 @@ def timings(tmp_path: Path) -> Callable[[], TimingCache]:
 
 
 @pytest.mark.filterwarnings("ignore:Use Deprecated in TensorRT-RTX:DeprecationWarning")
-def test_timings_are_whole_or_not_there(timings: Callable[[], TimingCache], tmp_path: Path) -> None:
+def test_timing_caches_are_complete_or_ignored(timings: Callable[[], TimingCache], tmp_path: Path) -> None:
     one, other = timings(), timings()
     assert one.path == tmp_path / "t" / "tensorrt-11.1-NVIDIA-H200"
     assert one.read() == b""
     one.write()
-    other.write()  # both began when there was no file
+    other.write()  # both were opened before the file existed
     content = one.read()
     assert content
     assert timings().read() == content

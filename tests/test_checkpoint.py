@@ -1,4 +1,4 @@
-"""Checkpoints in every spelling the public has, and refusals that list what does not fit."""
+"""Checkpoints in every public layout and key style, and errors that list what does not fit."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from animate_rt import CheckpointError, InputMissing
 from animate_rt.engines.model import SamplingConfig
 from animate_rt.export import Checkpoint, load_checkpoint
 from animate_rt.export.checkpoints.weights import WrongWeights, read_weights
-from animate_rt.export.networks.motion import positions
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import load_file
 
-State = dict[str, Tensor]
+from .checkpoints import State, change, same, unchanged
 
 
 @pytest.fixture
@@ -35,36 +33,11 @@ def truth(small: Any) -> Checkpoint:
     return load_checkpoint(small.checkpoint, small.inference_config)
 
 
-def change(path: Path, edit: Callable[[State], State], suffix: str | None = None) -> None:
-    """Rewrite a weight file, in another format if `suffix` says so."""
-    state = edit(dict(read_weights(path)))
-    path.unlink()
-    path = path.with_suffix(suffix or path.suffix)
-    if path.suffix == ".safetensors":
-        save_file({key: value.contiguous() for key, value in state.items()}, path)
-    else:
-        torch.save(state, path)
-
-
-def same(a: Checkpoint, b: Checkpoint) -> bool:
-    return a.config == b.config and all(
-        torch.equal(x, y)
-        for name in ("denoising_unet", "reference_net", "pose_guider", "vae", "image_encoder")
-        for x, y in zip(
-            getattr(a, name).state_dict().values(), getattr(b, name).state_dict().values(), strict=True
-        )
-    )
-
-
-def as_it_is(state: State) -> State:
-    return state
-
-
 @pytest.mark.parametrize("suffix", [".pth", ".bin", ".safetensors"])
-def test_formats(folder: Path, truth: Checkpoint, suffix: str) -> None:
+def test_weight_file_formats(folder: Path, truth: Checkpoint, suffix: str) -> None:
     for path in list(folder.rglob("*")):
         if path.suffix in (".pth", ".bin", ".safetensors"):
-            change(path, as_it_is, suffix)
+            change(path, unchanged, suffix)
     assert same(load_checkpoint(folder), truth)
 
 
@@ -103,30 +76,33 @@ def old_attention(state: State) -> State:
         ("motion_module.pth", lambda state: {k: v for k, v in state.items() if not k.endswith(".pe")}),
     ],
 )
-def test_spellings(folder: Path, truth: Checkpoint, file: str, edit: Callable[[State], State]) -> None:
-    """Old VAE names as 1x1 convolutions, prefixes, wrappers, buffers, heads, half precision, absent pe."""
+def test_public_variants_of_keys_and_values(
+    folder: Path, truth: Checkpoint, file: str, edit: Callable[[State], State]
+) -> None:
+    """Old VAE names with 1x1 convolutions, a key prefix, a state_dict wrapper, an extra buffer, an extra
+    head, half precision, and no positional encodings."""
     change(folder / file, edit)
     assert same(load_checkpoint(folder), truth)
 
 
-def test_positional_encodings_of_any_length_are_recomputed(folder: Path) -> None:
-    """MusePose has 128; what is stored, possibly rounded, does not count."""
+@pytest.mark.parametrize("value", [65_520.0, -1e30])
+def test_weights_too_large_for_float16_are_refused(folder: Path, value: float) -> None:
+    def large(state: State) -> State:
+        weight = state["blocks.2.weight"].float()
+        weight[0, 0, 0, 0] = value
+        return {**state, "blocks.2.weight": weight}
 
-    def longer(state: State) -> State:
-        return {
-            key: torch.zeros(1, 128, value.shape[2]) if key.endswith(".pe") else value
-            for key, value in state.items()
-        }
+    change(folder / "pose_guider.pth", large)
+    assert load_checkpoint(folder).pose_guider.blocks[2].weight[0, 0, 0, 0] == value
+    with pytest.raises(CheckpointError, match=r"at most 65,504 in torch\.float16.* in blocks\.2\.weight"):
+        load_checkpoint(folder, dtype=torch.float16)
 
-    change(folder / "motion_module.pth", longer)
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint.config.motion.max_frames == 128
-    state = checkpoint.denoising_unet.state_dict()
-    tables = [value for key, value in state.items() if key.endswith(".pe")]
-    assert tables
-    for table in tables:
-        assert torch.equal(table, positions(128, table.shape[2]))
-    assert tables[0][0, 0].tolist() == [0.0, 1.0] * (tables[0].shape[2] // 2)
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder: Path, value: float) -> None:
+    change(folder / "pose_guider.pth", lambda state: {**state, "conv_in.bias": state["conv_in.bias"] * value})
+    with pytest.raises(CheckpointError, match=r"finite weights.* in conv_in\.bias"):
+        load_checkpoint(folder)
 
 
 def test_pose_channels_come_from_the_weights(truth: Checkpoint, sdlike: Any) -> None:
@@ -146,7 +122,7 @@ def without(part: str) -> Callable[[State], State]:
     return lambda state: {key: value for key, value in state.items() if part not in key}
 
 
-def test_missing_motion_weights_are_said_loudly(folder: Path) -> None:
+def test_missing_motion_weights_are_refused(folder: Path) -> None:
     change(folder / "motion_module.pth", without("up_blocks"))
     with pytest.raises(
         WrongWeights, match=r"motion_module\.pth.*missing: up_blocks\.0\.motion_modules"
@@ -179,7 +155,7 @@ def test_everything_that_does_not_fit_is_listed_at_once(folder: Path) -> None:
 
 
 class Trap:
-    """A pickle that would create a file if it were run."""
+    """Creates a folder when its pickle is loaded."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -188,7 +164,7 @@ class Trap:
         return os.mkdir, (os.fspath(self.path),)
 
 
-def test_a_file_never_runs_code(folder: Path, tmp_path: Path) -> None:
+def test_loading_runs_no_pickled_code(folder: Path, tmp_path: Path) -> None:
     torch.save({"conv_in.weight": Trap(tmp_path / "sprung")}, folder / "pose_guider.pth")
     with pytest.raises(CheckpointError, match=r"pose_guider\.pth"):
         load_checkpoint(folder)
@@ -200,20 +176,20 @@ def test_a_file_never_runs_code(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04"])
 @pytest.mark.parametrize("file", ["reference_unet.pth", "sd-vae-ft-mse/diffusion_pytorch_model.safetensors"])
-def test_broken_files(folder: Path, file: str, content: bytes) -> None:
+def test_unreadable_weight_files(folder: Path, file: str, content: bytes) -> None:
     (folder / file).write_bytes(content)
     with pytest.raises(CheckpointError, match="cannot read them") as caught:
         load_checkpoint(folder)
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_is_no_state_dict(folder: Path) -> None:
+def test_a_weight_file_that_holds_a_list(folder: Path) -> None:
     torch.save([torch.zeros(1)], folder / "pose_guider.pth")
     with pytest.raises(CheckpointError, match="mapping of names to tensors, found list"):
         load_checkpoint(folder)
 
 
-def test_missing_places(folder: Path, tmp_path: Path) -> None:
+def test_missing_folders(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputMissing):
         load_checkpoint(tmp_path / "none")
     shutil.rmtree(folder / "image_encoder")
@@ -237,7 +213,7 @@ def test_missing_places(folder: Path, tmp_path: Path) -> None:
         ),
         ("stable-diffusion-v1-5/unet", "attention_head_dim", "8", r"config\.json: attention_head_dim"),
         ("stable-diffusion-v1-5/unet", "norm_num_groups", 0, "divisible by 0 groups"),
-        ("stable-diffusion-v1-5/unet", "layers_per_block", 0, "at least 1"),
+        ("stable-diffusion-v1-5/unet", "layers_per_block", 0, "from 1 to 128, found 0"),
         ("sd-vae-ft-mse", "norm_num_groups", 0, "divisible by 0 groups"),
         ("image_encoder", "patch_size", 0, "pixels per patch"),
         ("image_encoder", "num_attention_heads", 5, "divisible by 5 heads"),
@@ -245,17 +221,15 @@ def test_missing_places(folder: Path, tmp_path: Path) -> None:
         ("image_encoder", "hidden_act", "relu", "hidden_act"),
     ],
 )
-def test_settings_that_would_need_another_network(
-    folder: Path, file: str, key: str, value: Any, message: str
-) -> None:
+def test_unsupported_network_settings(folder: Path, file: str, key: str, value: Any, message: str) -> None:
     path = folder / file / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folder)
 
 
-def test_a_base_has_what_few_step_weights_lack(small: Any, folder: Path, tmp_path: Path) -> None:
-    """A denoising UNet, and how it is sampled; everything else is the base's."""
+def test_few_step_weights_take_the_rest_from_a_base(small: Any, folder: Path, tmp_path: Path) -> None:
+    """The few-step folder has a denoising UNet and its sampling; everything else comes from the base."""
     few = tmp_path / "few"
     few.mkdir()
     shutil.move(folder / "denoising_unet.pth", few)
@@ -302,11 +276,11 @@ def inference(tmp_path: Path, small: Any, section: str, **changed: Any) -> Path:
         ("noise_scheduler_kwargs", {"prediction_type": "sample"}, "prediction_type"),
         ("noise_scheduler_kwargs", {"prediction_type": "epsilon"}, "zero terminal SNR"),
         ("noise_scheduler_kwargs", {"beta_end": "high"}, "beta_end: expected float"),
-        ("noise_scheduler_kwargs", {"beta_start": float("nan")}, "0 < beta_start"),
+        ("noise_scheduler_kwargs", {"beta_start": float("nan")}, "beta_start: expected a finite"),
         ("noise_scheduler_kwargs", {"beta_end": 2.0}, "0 < beta_start"),
     ],
 )
-def test_inference_settings_that_are_not_supported(
+def test_unsupported_inference_settings(
     small: Any, tmp_path: Path, section: str, changed: Any, message: str
 ) -> None:
     with pytest.raises(CheckpointError, match=message):
@@ -325,12 +299,12 @@ def test_inference_settings_are_read(small: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["[1, 2", "- a list", "", "unet_additional_kwargs: 3"])
-def test_files_that_are_no_settings(small: Any, tmp_path: Path, content: str) -> None:
+def test_unreadable_inference_settings(small: Any, tmp_path: Path, content: str) -> None:
     (tmp_path / "inference.yaml").write_text(content)
     with pytest.raises(CheckpointError, match=r"inference\.yaml"):
         load_checkpoint(small.checkpoint, tmp_path / "inference.yaml")
 
 
-def test_safetensors_of_the_recorded_vae_are_what_torch_reads(small: Any) -> None:
+def test_read_weights_finds_every_key_of_a_safetensors_file(small: Any) -> None:
     path = small.checkpoint / "sd-vae-ft-mse" / "diffusion_pytorch_model.safetensors"
     assert read_weights(path).keys() == load_file(path).keys()

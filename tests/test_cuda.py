@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("first", [True, False]), pytest.mark.parametrize(
 
 
 def filled(device: CUDADevice, array: Array) -> tuple[Buffer, Buffer]:
-    """The array in page-locked memory, and device memory for it."""
+    """A page-locked buffer that holds the array, and a device buffer of its shape."""
     dtype: Any = array.dtype.name
     host = device.host_buffer(dtype, array.shape)
     assert host.array is not None
@@ -45,7 +45,7 @@ def test_description(gpu: GPU, device: CUDADevice) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8", "int32"])
-def test_copies_go_everywhere(device: CUDADevice, dtype: DType) -> None:
+def test_copies_between_host_device_and_rows(device: CUDADevice, dtype: DType) -> None:
     values = np.random.default_rng(0).integers(0, 100, SHAPE).astype(dtype)
     host, first = filled(device, values)
     second, back = device.buffer(dtype, SHAPE), device.host_buffer(dtype, SHAPE)
@@ -58,7 +58,7 @@ def test_copies_go_everywhere(device: CUDADevice, dtype: DType) -> None:
     assert np.array_equal(back.array, np.roll(values, -1, axis=0))
 
 
-def test_copies_between_different_buffers_are_refused(device: CUDADevice) -> None:
+def test_copies_between_other_shapes_or_dtypes_are_refused(device: CUDADevice) -> None:
     a, b, c = (
         device.buffer("float32", (2, 3)),
         device.buffer("float32", (3, 2)),
@@ -91,14 +91,14 @@ def test_events_order_streams(device: CUDADevice) -> None:
         assert np.array_equal(back.array, values + step)
 
 
-def test_a_missing_event_would_be_noticed(gpu: GPU, device: CUDADevice) -> None:
+def test_the_stand_in_finds_a_missing_event(gpu: GPU, device: CUDADevice) -> None:
     host, there = filled(device, np.zeros(SHAPE, np.float32))
     device.stream("up").copy((there, host))
     with caught(gpu, "no order"):
         device.stream("down").copy((device.host_buffer("float32", SHAPE), there))
 
 
-def test_events_know_when(device: CUDADevice) -> None:
+def test_events_have_times(device: CUDADevice) -> None:
     stream = device.stream("work")
     first, second = stream.record(), stream.record()
     while not second.done:
@@ -107,7 +107,7 @@ def test_events_know_when(device: CUDADevice) -> None:
     assert 0 <= first.time_s <= second.time_s
 
 
-def test_time_is_kept_only_where_it_was_asked_for() -> None:
+def test_events_have_no_times_unless_the_device_was_opened_with_timing() -> None:
     with installed():
         device = CUDADevice(timing=False)
         event = device.stream("work").record()
@@ -139,19 +139,65 @@ def test_each_thread_activates_the_device(gpu: GPU, device: CUDADevice) -> None:
     assert gpu.calls["Device.set_current"] == 4
 
 
-def test_memory_is_counted_and_given_back(gpu: GPU) -> None:
+def test_memory_is_counted_and_freed_by_close(gpu: GPU) -> None:
     device = CUDADevice(timing=False)
     free = device.free_bytes()
     device.buffer("uint8", (1 << 20,))
     assert device.free_bytes() == free - (1 << 20)
     host, there = filled(device, np.ones(SHAPE, np.float32))
-    device.stream("work").copy((there, host))  # nobody waits for it
+    device.stream("work").copy((there, host))  # never waited for
     device.close()
     device.close()
     assert gpu.memory.used_bytes == 0
 
 
-def test_no_room(gpu: GPU, device: CUDADevice) -> None:
+def test_released_memory_goes_back_to_the_driver(gpu: GPU, device: CUDADevice) -> None:
+    """cuda.core's pool keeps it for this process until it is trimmed."""
+    free = device.free_bytes()
+    buffers = [device.buffer("uint8", (1 << 20,)) for _ in range(3)]
+    device.release(*buffers[:2])
+    assert gpu.memory.reserved_bytes == 3 << 20
+    assert device.free_bytes() == free - (1 << 20)  # what the pool keeps can be allocated again
+    device.trim()
+    assert gpu.memory.reserved_bytes == 1 << 20
+    device.close()
+    device.release(buffers[2])  # by a thread that was about to when the device was closed
+    assert gpu.memory.reserved_bytes == 0
+
+
+def test_a_gpu_without_memory_pools(device: CUDADevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuda.core then has another resource, without attributes."""
+    monkeypatch.setattr(type(device.device), "memory_resource", object())
+    free = device.free_bytes()
+    device.release(device.buffer("uint8", (1 << 20,)))
+    device.trim()
+    assert device.free_bytes() < free
+
+
+def test_memory_is_allocated_and_released_by_several_threads(gpu: GPU, device: CUDADevice) -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            device.activate()
+            for _ in range(30):
+                device.release(device.buffer("uint8", (512,)), device.host_buffer("uint8", (512,)))
+                device.buffer("uint8", (256,))
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert gpu.memory.used_bytes == 4 * 30 * 256
+    device.close()
+    assert gpu.memory.used_bytes == 0  # none was forgotten
+
+
+def test_out_of_memory(gpu: GPU, device: CUDADevice) -> None:
     gpu.memory.total_bytes = 8_000_000
     with pytest.raises(
         OutOfMemory, match=r"no room for float32 \(3, 1000000\): expected 12 MB, found 8 MB free"
@@ -189,7 +235,7 @@ def test_without_cuda_core() -> None:
             CUDADevice(timing=False)
 
 
-def test_a_gpu_that_fails_is_an_error_where_it_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_of_the_gpu_are_raised_by_waits_and_later_calls(caplog: pytest.LogCaptureFixture) -> None:
     with installed() as gpu:
         device = CUDADevice(timing=False)
         stream = device.stream("denoise")
@@ -234,7 +280,7 @@ def on_the_cpu(arrays: list[Array], first: bool, last: bool, a: float, b: float)
 
 @BOTH[0]
 @BOTH[1]
-def test_updates_are_those_of_the_cpu(device: CUDADevice, first: bool, last: bool) -> None:
+def test_updates_equal_the_cpu(device: CUDADevice, first: bool, last: bool) -> None:
     arrays, a, b = numbers(first + 2 * last)
     hosts, there = zip(*(filled(device, array) for array in arrays), strict=True)
     latents, total, prediction = there
@@ -245,7 +291,7 @@ def test_updates_are_those_of_the_cpu(device: CUDADevice, first: bool, last: boo
     stream.copy(*zip(backs, there, strict=True))
     stream.record().synchronize()
     expected = on_the_cpu(arrays, first, last, a, b)
-    for back, array in zip(backs, expected, strict=False):  # the total is nobody's after the last window
+    for back, array in zip(backs, expected, strict=False):  # the total is undefined after the last window
         assert back.array is not None
         assert back.array.tobytes() == array.tobytes()
 
@@ -268,8 +314,8 @@ def test_an_update_of_one_window_needs_no_total(device: CUDADevice) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-def test_the_kernels_source_computes_what_the_cpu_does(tmp_path: Path) -> None:
-    """As C++, with threads one after another, some of them past the end; bit for bit."""
+def test_the_kernel_compiled_as_cpp_equals_the_cpu(tmp_path: Path) -> None:
+    """Compiled as C++, with one thread after another and some past the end: bit for bit the same."""
     (tmp_path / "update.cpp").write_text(
         "struct Index { unsigned x; };\nstatic Index threadIdx, blockIdx, blockDim;\n#define __global__\n"
         + cuda.UPDATE

@@ -1,4 +1,4 @@
-"""Whole clips on the stand-in for CUDA and TensorRT: the CPU's frames bit for bit, whenever streams run."""
+"""Clips on the stand-in for CUDA and TensorRT: bit for bit the CPU's frames, whenever streams run."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def test_orders_and_streams_give_the_frames_of_the_cpu(
             installed(seed),
             Animator.load(plans, denoise_streams=num_streams, observe=log.append) as animator,
         ):
-            for _ in range(2):  # the second clip replays graphs, in buffers of the first
+            for _ in range(2):  # the second clip replays CUDA graphs in buffers of the first
                 found = render(animator, case, windows=windows, order=order)
                 assert np.array_equal(found, truth[windows])
         assert not hazards(log)
 
 
-def test_the_recorded_clip(plans: Path, bundle: Path, case: Any) -> None:
+def test_the_recorded_clip_equals_the_cpu(plans: Path, bundle: Path, case: Any) -> None:
     with Animator.load(bundle) as animator:
         expected = np.stack(list(animator.animate(case.reference, case.pose, **case.animate_options)))
     with installed(5), Animator.load(plans) as animator:
@@ -70,7 +70,7 @@ def test_the_recorded_clip(plans: Path, bundle: Path, case: Any) -> None:
 
 
 def test_short_clips_after_long_ones(small: Any, small_bundle: Path, small_plans: Path) -> None:
-    """Padding frames hold what was there before, which the stand-in makes NaN where it can."""
+    """Padding frames hold whatever the memory held before; the stand-in fills it with NaN where it can."""
     lengths = (1, small.window + 3, 2, small.window)
     with Animator.load(small_bundle) as animator:
         expected = [render(animator, small, count=count, guidance_scale=1.0) for count in lengths]
@@ -80,7 +80,7 @@ def test_short_clips_after_long_ones(small: Any, small_bundle: Path, small_plans
         assert np.array_equal(ours, theirs)
 
 
-def test_two_clips_at_once_and_both_forms_of_the_unet(
+def test_clips_in_several_threads_and_both_unet_variants(
     small: Any, small_bundle: Path, small_plans: Path
 ) -> None:
     jobs: list[dict[str, Any]] = [
@@ -97,7 +97,7 @@ def test_two_clips_at_once_and_both_forms_of_the_unet(
         assert np.array_equal(ours, theirs)
 
 
-def test_an_abandoned_clip_leaves_others_alone(small: Any, small_plans: Path) -> None:
+def test_an_abandoned_clip_does_not_affect_others(small: Any, small_plans: Path) -> None:
     with installed(3), Animator.load(small_plans) as animator:
         expected = render(animator, small)
         allocated = animator.session.pool.allocated_bytes
@@ -112,7 +112,7 @@ def test_an_abandoned_clip_leaves_others_alone(small: Any, small_plans: Path) ->
         assert animator.session.pool.allocated_bytes < 2 * allocated
 
 
-def test_no_room_on_the_device_is_said_and_leaves_nothing_taken(small: Any, small_plans: Path) -> None:
+def test_out_of_device_memory_is_raised_and_everything_freed(small: Any, small_plans: Path) -> None:
     with installed(4, total_bytes=8_000_000) as gpu:
         with Animator.load(small_plans) as animator, pytest.raises(OutOfMemory, match="MB free"):
             render(animator, small, count=900)

@@ -1,11 +1,8 @@
-"""TensorRT plans on the stand-in: every call of an engine and its contexts, and every way they can fail."""
+"""TensorRT engines on the stand-in: execution contexts, CUDA graphs, bindings, and how each can fail."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines import engine
-from animate_rt.engines.bundle import MANIFEST, Bundle, open_bundle, seal
+from animate_rt.engines.backends import load_engine
+from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import POSE_GUIDER, TIME_EMBEDDING
 from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.cuda import tensorrt
 from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.device import Buffer
-from animate_rt.errors import AnimateError, BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
+from animate_rt.errors import ConfigError, DeviceError, OutOfMemory
 from numpy.typing import NDArray
 
 from .standin import GPU, caught, installed, tensorrt_bundle
-from .standin import tensorrt as plans
 
 Array = NDArray[Any]
 
@@ -35,7 +31,7 @@ def bundle(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Bund
 
 
 class Run:
-    """An engine in a context on a stream, with its buffers."""
+    """An engine with an execution context, a stream, and device and page-locked buffers for its tensors."""
 
     def __init__(self, device: CUDADevice, bundle: Bundle, graph: str, name: str = "run"):
         self.device = device
@@ -83,7 +79,7 @@ def random_inputs(bundle: Bundle, graph: str, seed: int) -> dict[str, Array]:
 
 
 class Expected:
-    """What the CPU makes of the same inputs."""
+    """`expected(graph, inputs)`: the outputs of the same engine on the CPU."""
 
     def __init__(self, path: Path):
         self.bundle = open_bundle(path)
@@ -92,7 +88,7 @@ class Expected:
 
     def __call__(self, graph: str, inputs: dict[str, Array]) -> dict[str, Array]:
         if graph not in self.engines:
-            self.engines[graph] = engine.load_engine(self.bundle, graph, self.device)
+            self.engines[graph] = load_engine(self.bundle, graph, self.device)
         loaded, stream = self.engines[graph], self.device.stream("cpu")
         context = loaded.context(None)
         outputs = {spec.name: self.device.buffer(spec.dtype, spec.shape) for spec in loaded.contract.outputs}
@@ -121,7 +117,7 @@ def check(results: dict[str, Array], expected: dict[str, Array]) -> None:
         assert array.tobytes() == expected[name].tobytes(), name
 
 
-def test_plain_captured_and_replayed_runs_are_the_cpus(
+def test_plain_captured_and_replayed_runs_equal_the_cpu(
     gpu: GPU, device: CUDADevice, bundle: Bundle, expected: Expected
 ) -> None:
     run = Run(device, bundle, POSE_GUIDER)
@@ -130,11 +126,11 @@ def test_plain_captured_and_replayed_runs_are_the_cpus(
         check(run(inputs), expected(POSE_GUIDER, inputs))
     assert run.engine.runs == 4
     calls = gpu.calls
-    assert calls["IExecutionContext.execute_async_v3"] == 2  # one of them captured
+    assert calls["IExecutionContext.execute_async_v3"] == 2  # one run and one capture
     assert (calls["cuStreamBeginCapture"], calls["cuGraphInstantiate"], calls["cuGraphLaunch"]) == (1, 1, 3)
 
 
-def test_every_graph_runs_as_on_the_cpu(bundle: Bundle, expected: Expected) -> None:
+def test_every_graph_equals_the_cpu(bundle: Bundle, expected: Expected) -> None:
     with installed(5):
         device = CUDADevice(timing=False)
         for graph in bundle.manifest.graphs:
@@ -143,7 +139,7 @@ def test_every_graph_runs_as_on_the_cpu(bundle: Bundle, expected: Expected) -> N
         device.close()
 
 
-def test_a_steady_state_allocates_and_binds_nothing(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
+def test_replays_allocate_and_bind_nothing(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
     run = Run(device, bundle, TIME_EMBEDDING)
     inputs = random_inputs(bundle, TIME_EMBEDDING, 0)
     for _ in range(3):
@@ -159,10 +155,10 @@ def test_a_steady_state_allocates_and_binds_nothing(gpu: GPU, device: CUDADevice
     }
 
 
-def test_graphs_follow_the_buffers_and_are_few(
+def test_cuda_graphs_belong_to_their_buffers_and_are_limited(
     gpu: GPU, device: CUDADevice, bundle: Bundle, expected: Expected
 ) -> None:
-    """More sets of buffers than graphs are kept; some of those are let go in flight."""
+    """There are more sets of buffers than CUDA graphs are kept for; some graphs are destroyed in flight."""
     run = Run(device, bundle, TIME_EMBEDDING)
     sets = [run.rebind() for _ in range(tensorrt.MAX_GRAPHS + 2)]
     spec = run.outputs[0]
@@ -183,7 +179,7 @@ def test_graphs_follow_the_buffers_and_are_few(
 
 
 @pytest.mark.parametrize("how", ["run", "end", "cuStreamBeginCapture", "cuGraphInstantiate"])
-def test_without_graphs_it_goes_on_and_says_so_once(
+def test_a_failed_capture_disables_cuda_graphs_with_one_warning(
     gpu: GPU,
     device: CUDADevice,
     bundle: Bundle,
@@ -204,12 +200,14 @@ def test_without_graphs_it_goes_on_and_says_so_once(
             check(run(inputs), expected(TIME_EMBEDDING, inputs))
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert len(warnings) == 1
-    assert "goes on without CUDA graphs" in warnings[0].getMessage()
+    assert "continues without CUDA graphs" in warnings[0].getMessage()
     assert not run.context.graphs_enabled
     assert run.engine.runs == 4
 
 
-def test_graphs_can_be_switched_off(gpu: GPU, device: CUDADevice, bundle: Bundle, expected: Expected) -> None:
+def test_cuda_graphs_can_be_switched_off(
+    gpu: GPU, device: CUDADevice, bundle: Bundle, expected: Expected
+) -> None:
     run = Run(device, bundle, TIME_EMBEDDING)
     run.context.graphs_enabled = False
     for seed in range(3):
@@ -228,10 +226,10 @@ def test_runs_that_fail(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
         run.context.enqueue(run.stream)
     gpu.faults.clear()
     run.context.enqueue(run.stream)
-    assert gpu.calls["cuStreamBeginCapture"] == 0  # none has run yet
-    run.stream.record().synchronize()  # a context is kept until its work is done
+    assert gpu.calls["cuStreamBeginCapture"] == 0  # the first successful run is not captured
+    run.stream.record().synchronize()  # the context may only be destroyed once its work is done
     gpu.faults["ICudaEngine.create_execution_context"] = RuntimeError("no")
-    with pytest.raises(DeviceError, match="cannot make a context: no"):
+    with pytest.raises(DeviceError, match="cannot create an execution context: no"):
         run.engine.context(run.context.workspace)
 
 
@@ -247,7 +245,7 @@ def test_a_replay_that_fails(gpu: GPU, device: CUDADevice, bundle: Bundle) -> No
 
 
 def test_two_contexts_run_at_once(device: CUDADevice, bundle: Bundle, expected: Expected) -> None:
-    """On streams and in threads of their own, capturing while the other allocates."""
+    """Each has its own stream and thread, and captures while the other allocates."""
     device.activate()
     shared = tensorrt.load_plan(bundle, TIME_EMBEDDING, device)
     failures: list[BaseException] = []
@@ -275,7 +273,7 @@ def test_two_contexts_run_at_once(device: CUDADevice, bundle: Bundle, expected: 
     assert shared.runs == 8
 
 
-def test_what_may_be_bound(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
+def test_bindings_are_checked(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None:
     run = Run(device, bundle, POSE_GUIDER)
     features = run.specs["pose_features"]
     with pytest.raises(ConfigError, match="pose_features: expected float32"):
@@ -301,7 +299,7 @@ def test_what_may_be_bound(gpu: GPU, device: CUDADevice, bundle: Bundle) -> None
     assert not gpu.memory.mistakes
 
 
-def test_a_workspace_in_two_contexts_at_once_would_be_noticed(
+def test_the_stand_in_finds_a_workspace_in_two_contexts_at_once(
     gpu: GPU, device: CUDADevice, bundle: Bundle
 ) -> None:
     one, two = Run(device, bundle, TIME_EMBEDDING, "one"), Run(device, bundle, TIME_EMBEDDING, "two")
@@ -313,92 +311,10 @@ def test_a_workspace_in_two_contexts_at_once_would_be_noticed(
     one.stream.record().synchronize()
 
 
-def test_a_context_that_is_let_go_while_it_runs_would_be_noticed(
+def test_the_stand_in_finds_a_context_destroyed_while_it_runs(
     gpu: GPU, device: CUDADevice, bundle: Bundle
 ) -> None:
     run = Run(device, bundle, TIME_EMBEDDING)
     run.context.enqueue(run.stream)
     del run.context
     assert "memory is freed that an execution" in str(gpu.memory.mistakes.pop())
-
-
-def changed(bundle: Bundle, folder: Path, plan: bytes | None = None, **manifest: Any) -> Bundle:
-    """The bundle with other bytes as the time embedding's plan, or with other words in its manifest."""
-    path = folder / "changed"
-    shutil.copytree(bundle.path, path)
-    if plan is not None:
-        (path / "engines" / f"{TIME_EMBEDDING}.plan").write_bytes(plan)
-    (path / MANIFEST).unlink()
-    seal(path, dataclasses.replace(bundle.manifest, **manifest))
-    return open_bundle(path)
-
-
-@pytest.fixture
-def opened() -> Iterator[CUDADevice]:
-    with installed():
-        device = CUDADevice(timing=False)
-        yield device
-        device.close()
-
-
-@pytest.mark.parametrize(
-    ("manifest", "found"),
-    [
-        ({"backend_version": "tensorrt 10.12.0"}, "which is installed, found plans of tensorrt 10.12.0"),
-        ({"compute_capabilities": ("SM80", "SM89")}, r"expected plans for SM90 .* for SM80, SM89"),
-        ({"compute_capabilities": ()}, "expected plans for SM90"),
-    ],
-)
-def test_plans_of_another_version_or_gpu(
-    opened: CUDADevice, bundle: Bundle, tmp_path: Path, manifest: dict[str, Any], found: str
-) -> None:
-    other = changed(bundle, tmp_path, **manifest)
-    with pytest.raises(BundleMismatch, match=found) as caught:
-        tensorrt.load_plan(other, TIME_EMBEDDING, opened)
-    assert "animate-rt build" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "tensors",
-    [
-        {"time_row": ("OUTPUT", "HALF", (1, 8))},
-        {"time_row": ("OUTPUT", "FLOAT", (2, 8))},
-        {"timestep": ("OUTPUT", "FLOAT", (1,))},
-        {"another": ("INPUT", "FLOAT", (1,))},
-    ],
-)
-def test_plans_that_break_the_contract(
-    opened: CUDADevice, bundle: Bundle, tmp_path: Path, tensors: dict[str, Any]
-) -> None:
-    graph = json.loads(
-        (bundle.path / "engines" / f"{TIME_EMBEDDING}.plan").read_bytes().removeprefix(plans.MAGIC)
-    )["graph"]
-    other = changed(bundle, tmp_path, plans.plan(Path(graph), "SM90", **tensors))
-    with pytest.raises(BundleMismatch, match=f"{TIME_EMBEDDING}: {next(iter(tensors))}: expected"):
-        tensorrt.load_plan(other, TIME_EMBEDDING, opened)
-
-
-def test_a_plan_of_another_graph(opened: CUDADevice, bundle: Bundle, tmp_path: Path) -> None:
-    other = changed(bundle, tmp_path, (bundle.path / "engines" / f"{POSE_GUIDER}.plan").read_bytes())
-    with pytest.raises(BundleMismatch, match=r"frame: expected (none|nothing), found"):
-        tensorrt.load_plan(other, TIME_EMBEDDING, opened)
-
-
-@pytest.mark.parametrize("content", [b"", b"junk", plans.plan(Path("x"), "SM80")])
-def test_plans_that_cannot_be_loaded(
-    opened: CUDADevice, bundle: Bundle, tmp_path: Path, content: bytes
-) -> None:
-    other = changed(bundle, tmp_path, content)
-    with pytest.raises(AnimateError, match=r"cannot (read|load) the plan: .") as caught:
-        tensorrt.load_plan(other, TIME_EMBEDDING, opened)
-    assert isinstance(caught.value, BundleError if not content else DeviceError)
-    (other.path / "engines" / f"{TIME_EMBEDDING}.plan").unlink()
-    with pytest.raises(BundleError, match="cannot read the plan"):
-        tensorrt.load_plan(other, TIME_EMBEDDING, opened)
-
-
-def test_the_seam(opened: CUDADevice, bundle: Bundle) -> None:
-    assert isinstance(engine.open_device("tensorrt", timing=True), CUDADevice)
-    loaded = engine.load_engine(bundle, TIME_EMBEDDING, opened)
-    assert loaded.contract == bundle.manifest.graphs[TIME_EMBEDDING]
-    assert tensorrt.version() == bundle.manifest.backend_version

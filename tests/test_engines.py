@@ -1,4 +1,4 @@
-"""OpenVINO engines: recorded boundaries, an independent oracle, and binding that refuses the wrong bytes."""
+"""OpenVINO engines against recorded tensors and ONNX Runtime, and their bindings."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ from animate_rt.engines.engine import Engine
 from animate_rt.runtime.media.picture import read_picture, square
 from numpy.typing import NDArray
 
-BAR = 1e-3  # of the largest value, against the recorded boundaries
-ORACLE = 1e-4  # of the largest value, against ONNX Runtime on the same graph
+BAR = 1e-3  # relative to the largest value, against recorded tensors
+ORACLE = 1e-4  # relative to the largest value, against ONNX Runtime on the same graph
 
 Array = NDArray[Any]
 
 
 class Engines:
+    """`engines(graph, **inputs)`: the outputs of a graph. Each engine is loaded once."""
+
     def __init__(self, path: Path, run: Any):
         self.bundle = open_bundle(path)
         self.run = run
@@ -133,8 +135,8 @@ def test_binding_refuses_other_dtypes_and_shapes(
         context.bind("latents", device.buffer(dtype, shape))
 
 
-def test_results_land_in_the_bound_buffers(small_bundle: Path) -> None:
-    """The runtime reads its own buffers after a run; nothing is handed back."""
+def test_results_are_in_the_bound_buffers(small_bundle: Path) -> None:
+    """A run writes into the bound output buffers; it returns nothing."""
     device = CPUDevice()
     stream = device.stream("test")
     engine = load_engine(open_bundle(small_bundle), "time_embedding", device)
@@ -156,12 +158,12 @@ def test_results_land_in_the_bound_buffers(small_bundle: Path) -> None:
     assert engine.runs == 3
 
 
-def test_loading_reports_to_nobody(small_bundle: Path) -> None:
-    """OpenVINO's converter, imported by default, sends an event for every import and writes to HOME."""
+def test_loading_imports_no_telemetry(small_bundle: Path) -> None:
+    """OpenVINO by default imports its converter, which sends telemetry and writes to HOME."""
     script = f"""
 import sys
 from animate_rt.engines.bundle import open_bundle
-from animate_rt.engines.engine import load_engine, open_device
+from animate_rt.engines.backends import load_engine, open_device
 load_engine(open_bundle({os.fspath(small_bundle)!r}), "time_embedding", open_device("openvino"))
 assert "openvino" in sys.modules
 print([name for name in sys.modules if "telemetry" in name or "ovc" in name])

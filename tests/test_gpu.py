@@ -1,6 +1,6 @@
-"""What only a GPU can show: streams, the sampler's kernel, engines against PyTorch, clips.
+"""Tests that need a GPU: streams, the sampler's kernel, engines against PyTorch, clips.
 
-Engines are TensorRT's plans where it runs them, and the graphs' PyTorch modules on our streams everywhere.
+Engines are TensorRT plans, where TensorRT supports the GPU, and the graphs' PyTorch modules on our streams.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from onnx import TensorProto, helper
 pytestmark = pytest.mark.gpu
 
 Array = NDArray[Any]
-DECIBELS = {"fp32": 45, "fp16": 30}  # at least, of a clip against the public implementation's
+DECIBELS = {"fp32": 45, "fp16": 30}  # minimum PSNR of a clip against the public implementation
 
 
 class Engines(NamedTuple):
-    """A bundle, and what loads its engines."""
+    """A bundle, and the function that loads its engines."""
 
     bundle: Bundle
     load: Callable[[Bundle, str, Device], Any]
@@ -43,7 +43,7 @@ class Engines(NamedTuple):
 
 @pytest.fixture(scope="module")
 def device() -> Iterator[CUDADevice]:
-    """The GPU, keeping time."""
+    """The GPU, with timing enabled."""
     try:
         from cuda.core import Device
 
@@ -57,7 +57,7 @@ def device() -> Iterator[CUDADevice]:
 
 @pytest.fixture(scope="module")
 def plans_run(device: CUDADevice, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Skips where TensorRT is missing or does not know this GPU: tensorrt_rtx knows only some."""
+    """Skip if TensorRT is missing or does not support this GPU; tensorrt_rtx supports only some."""
     try:
         trt, capabilities = provider(), compute_capabilities()
     except DeviceError as error:
@@ -93,7 +93,7 @@ def engines(request: pytest.FixtureRequest, small: Any, tmp_path_factory: pytest
 
 
 class Bench:
-    """An engine on a stream, with buffers of its own."""
+    """An engine with its own stream, execution context and buffers."""
 
     def __init__(self, device: CUDADevice, engine: Any):
         self.engine = engine
@@ -126,7 +126,7 @@ def read(buffer: Buffer) -> Array:
     return buffer.array.copy()
 
 
-def test_copies_arrive_whole_and_in_rows(device: CUDADevice) -> None:
+def test_copies_of_whole_buffers_and_of_rows(device: CUDADevice) -> None:
     stream, shape = device.stream("copy"), (5, 3, 7)
     dtypes: tuple[DType, ...] = ("float32", "float16", "uint8", "int32")
     for dtype in dtypes:
@@ -142,7 +142,7 @@ def test_copies_arrive_whole_and_in_rows(device: CUDADevice) -> None:
 
 
 @pytest.mark.parametrize(("first", "last"), [(True, True), (True, False), (False, False), (False, True)])
-def test_the_sampler_rounds_as_on_the_cpu(device: CUDADevice, first: bool, last: bool) -> None:
+def test_the_sampler_equals_the_cpu_bit_for_bit(device: CUDADevice, first: bool, last: bool) -> None:
     chance, stream, shape = np.random.default_rng(0), device.stream("update"), (3, 4, 33, 17)
     arrays = [chance.standard_normal(shape).astype(np.float32) for _ in range(3)]
     host, buffers = [device.host_buffer("float32", shape) for _ in arrays], []
@@ -156,12 +156,12 @@ def test_the_sampler_rounds_as_on_the_cpu(device: CUDADevice, first: bool, last:
     stream.record().synchronize()
     mirror = [Buffer("float32", shape, array.ctypes.data, array=array) for array in arrays]
     cpu.apply(Update(mirror[0], mirror[1], mirror[2], **numbers))
-    compared = [0, 2] if last else [0, 1, 2]  # the sum is no one's after the last
+    compared = [0, 2] if last else [0, 1, 2]  # the sum is undefined after the last window
     assert all(np.array_equal(read(host[i]), arrays[i]) for i in compared)
 
 
-def test_events_order_streams_and_know_when(device: CUDADevice) -> None:
-    """Two streams pass a block to and fro: each copy has to see the one before."""
+def test_events_order_streams_and_have_times(device: CUDADevice) -> None:
+    """Two streams copy a block in turns; each copy has to see the one before."""
     streams, shape = [device.stream(f"order {i}") for i in range(2)], (16 << 20,)
     source, target = device.host_buffer("uint8", shape), device.host_buffer("uint8", shape)
     blocks = [device.buffer("uint8", shape) for _ in range(9)]
@@ -254,8 +254,8 @@ def test_a_replay_computes_the_same_bits(device: CUDADevice, engines: Engines) -
 def test_engines_agree_with_pytorch(
     device: CUDADevice, engines: Engines, small: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Against PyTorch in float32, on the CPU. The bar is the error of PyTorch in float16, times 3: products
-    of float32 are TF32's on the GPU, which rounds their factors to float16's precision."""
+    """Against PyTorch in float32 on the CPU. Up to 3 times the error of PyTorch in float16 is allowed, as the
+    GPU multiplies float32 in TF32, which rounds the factors to float16's precision."""
     import torch
     from animate_rt.export import load_checkpoint
     from animate_rt.export.graphs import graph_modules
@@ -290,7 +290,7 @@ def test_engines_agree_with_pytorch(
 
 
 def given(specs: Contract, known: dict[str, Array], chance: np.random.Generator) -> dict[str, Array]:
-    """Inputs for a graph: what earlier graphs have computed, as far as they have, and chance."""
+    """Inputs for a graph: outputs of earlier graphs where there are any, and random values."""
     inputs: dict[str, Array] = {}
     for spec in specs.inputs:
         if spec.name in known:
@@ -305,12 +305,12 @@ def given(specs: Contract, known: dict[str, Array], chance: np.random.Generator)
 
 
 def distance(found: list[Array], truth: list[Array]) -> float:
-    """Root mean square of the differences by that of the truth; of several tensors, the largest."""
+    """Root mean square of the differences over that of the truth; the largest of several tensors'."""
     pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(found, truth, strict=True)]
     return max(float(np.sqrt(np.mean((a - b) ** 2) / np.mean(b**2))) for a, b in pairs)
 
 
-def test_a_clip_is_the_public_implementation_s(
+def test_a_clip_is_close_to_the_public_implementation(
     device: CUDADevice, engines: Engines, small: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth = small.io["video"][0].transpose(1, 2, 3, 0)
@@ -330,8 +330,8 @@ def test_a_clip_is_the_public_implementation_s(
     assert runs["vae_decoder"] == 2 * small.frames
 
 
-def test_neither_order_nor_streams_change_a_clip(engines: Engines, small: Any) -> None:
-    """Windows side by side, and decoded while others are denoised."""
+def test_order_and_number_of_streams_do_not_change_a_clip(engines: Engines, small: Any) -> None:
+    """With windows denoised in parallel, and frames decoded at the same time."""
     clips = []
     for order, streams in (("step-major", 1), ("time-skewed", 1), ("time-skewed", 2)):
         with engines.animator(denoise_streams=streams) as animator:

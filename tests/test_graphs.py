@@ -1,4 +1,4 @@
-"""What is in a bundle's ONNX files: contract, shared weights, nothing dead, nothing of the builder."""
+"""The ONNX files of a bundle: contract, shared weights, no unused weights, no paths of the build machine."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ def external(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_both_forms_of_the_unet_share_their_weights(models: Any) -> None:
+def test_both_variants_of_the_unet_share_their_weights(models: Any) -> None:
     guided, conditional = (
         set(external(models[name]).values()) for name in ("denoising_unet", "denoising_unet_conditional")
     )
     assert conditional
-    # The guided form alone has the unconditional half's cross-attention biases; small ones stay inside.
+    # Only the guided variant has cross-attention biases for the unconditional half. Small weights are not
+    # in the shared file.
     assert conditional <= guided
 
 
@@ -84,8 +85,8 @@ def test_the_weight_file_holds_each_weight_once(bundle: Path, models: Any) -> No
     assert (bundle / "graphs" / WEIGHTS).stat().st_size == last + length
 
 
-def test_what_has_no_effect_does_not_survive_export(models: Any) -> None:
-    """The softmax of one token, and ReferenceNet after its last block's input."""
+def test_weights_without_effect_are_not_exported(models: Any) -> None:
+    """Queries and keys of attention to one token, and ReferenceNet after the input of its last attention."""
     unet = {tensor.name for tensor in models["denoising_unet"].graph.initializer}
     assert unet
     assert not [
@@ -105,7 +106,7 @@ def test_what_has_no_effect_does_not_survive_export(models: Any) -> None:
     ]
 
 
-def test_no_path_of_the_building_machine_is_left(bundle: Path) -> None:
+def test_graphs_hold_no_paths_of_the_build_machine(bundle: Path) -> None:
     package = str(Path(onnx.__file__).parents[1]).encode()
     for path in bundle.rglob("*.onnx"):
         content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Group normalisation by channel against its definition in float64, as OpenVINO computes both."""
+"""The graph pass for group normalisation, computed by OpenVINO, against the definition in float64."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EPS = 1e-5
 
 
 def network(rows: int, channels: int, groups: int) -> Any:
-    """Two normalisations, one after the other."""
+    """A model of two group normalisations, one after the other."""
     ov = import_openvino()
     from openvino import opset13 as ops
 
@@ -42,10 +42,12 @@ def defined(x: NDArray[Any], groups: int) -> NDArray[Any]:
 
 @pytest.mark.parametrize("mean", [0.0, 100.0])
 @pytest.mark.parametrize(("rows", "channels", "groups"), [(1, 32, 8), (3, 32, 32), (2, 24, 1), (16, 64, 32)])
-def test_channels_make_up_their_groups(rows: int, channels: int, groups: int, mean: float) -> None:
+def test_group_norm_by_channel_equals_the_definition(
+    rows: int, channels: int, groups: int, mean: float
+) -> None:
     ov = import_openvino()
     generator = np.random.default_rng(0)
-    # Every channel has a mean and a deviation of its own, so that it matters which are in a group.
+    # Each channel has its own mean and deviation, so that the result depends on which ones form a group.
     offset, spread = generator.standard_normal((2, 1, channels, 1, 1)) * 3
     x = (generator.standard_normal((rows, channels, 6, 10)) * spread + offset + mean).astype(np.float32)
     expected = defined(np.maximum(defined(x.astype(np.float64), groups), 0), groups)
@@ -53,5 +55,5 @@ def test_channels_make_up_their_groups(rows: int, channels: int, groups: int, me
     assert "GroupNormalization" not in {node.get_type_name() for node in model.get_ops()}
     exact = {ov.properties.hint.inference_precision: ov.Type.f32}
     (found,) = ov.Core().compile_model(model, "CPU", exact)(x).values()
-    # A mean of 100 takes two of float32's seven digits, whichever form is used.
+    # A mean of 100 costs two of float32's seven digits, with the pass or without it.
     assert np.abs(found - expected).max() <= (1e-5 if mean == 0 else 1e-3) * np.abs(expected).max()

@@ -1,4 +1,4 @@
-"""Job lists with bad lines: all are told, and nothing is started."""
+"""Job lists with bad lines: every one is reported, and nothing is started."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_job_inputs(tmp_path_factory.mktemp("inputs"))
 
 
-def test_bad_lines_are_told_all_at_once(
+def test_all_bad_lines_are_reported_at_once(
     inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = [
@@ -28,7 +28,7 @@ def test_bad_lines_are_told_all_at_once(
         (json.dumps(job("x1", colour="red")), "unknown colour"),
         (json.dumps(job("x2", steps="many")), "steps: expected a number of steps like 25"),
         (json.dumps(job("../x")), "name: expected up to 100"),
-        (json.dumps(job("good")), "found good: good.mp4 is of line 1"),
+        (json.dumps(job("good")), "found good: good.mp4 is used by line 1"),
         (json.dumps(job("x3", pose="none.mp4")), "pose: expected a video or directory of pictures, found no"),
         (json.dumps(job("x4", bundle="pose")), "expected a bundle"),
         (json.dumps(job("x5", steps=0)), "steps: expected 1 to 1000"),
@@ -38,11 +38,11 @@ def test_bad_lines_are_told_all_at_once(
         (json.dumps(job("x9", fps="fast")), "expected frames per second"),
         (json.dumps(job("x10", format="gif")), "format: expected mp4 or png"),
         (json.dumps(job("x11", fps="1e99999999")), "expected frames per second"),
-        (json.dumps(job("good.mp4", format="png")), "good.mp4 is of line 1"),
-        (json.dumps(job("good.sheet.png", format="png")), "good.sheet.png is of line 1"),
-        (json.dumps(job("index.html", format="png")), "index.html is of the farm"),
-        (json.dumps(job("x12", steps=[249, 999])), "steps: expected falling timesteps"),
-        (json.dumps(job("x13", steps=["999"])), "falling timesteps"),
+        (json.dumps(job("good.mp4", format="png")), "good.mp4 is used by line 1"),
+        (json.dumps(job("good.sheet.png", format="png")), "good.sheet.png is used by line 1"),
+        (json.dumps(job("index.html", format="png")), "index.html is used by the farm"),
+        (json.dumps(job("x12", steps=[249, 999])), "steps: expected descending timesteps"),
+        (json.dumps(job("x13", steps=["999"])), "descending timesteps"),
         (json.dumps(job("x14", guidance_interval=[0, 0.5, 1])), "guidance_interval: expected two fractions"),
         (json.dumps(job("x15", guidance_interval=[0, "1"])), "guidance_interval: expected two fractions"),
     ]
@@ -50,10 +50,10 @@ def test_bad_lines_are_told_all_at_once(
     lines = [json.dumps(job("good")), "", *(line for line, _ in bad)]
     path.write_bytes(b"\n".join(line.encode("utf-8" if line.isascii() else "utf-16") for line in lines))
     assert main(["farm", str(path), "--output", str(tmp_path / "out")]) == 65
-    *told, last = capsys.readouterr().err.splitlines()
-    assert len(told) == len(bad)
-    for number, (line, (_, part)) in enumerate(zip(told, bad, strict=True), start=3):
+    *messages, last = capsys.readouterr().err.splitlines()
+    assert len(messages) == len(bad)
+    for number, (line, (_, part)) in enumerate(zip(messages, bad, strict=True), start=3):
         assert line.startswith(f"animate-rt: {path}:{number}: ")
         assert part in line
-    assert f"found {len(bad)} bad; nothing was started" in last
+    assert f"found {len(bad)} invalid; nothing was started" in last
     assert list((tmp_path / "out").iterdir()) == []

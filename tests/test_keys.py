@@ -10,9 +10,8 @@ import pytest
 import torch
 from animate_rt.benchmarks.random_checkpoint import SIZES
 from animate_rt.engines.model import ModelConfig
+from animate_rt.export.checkpoints.families import V2_MOTION, V2_NOISE
 from animate_rt.export.checkpoints.settings import (
-    V2_MOTION,
-    V2_NOISE,
     Settings,
     image_encoder_config,
     motion_config,
@@ -43,7 +42,7 @@ def sd15() -> ModelConfig:
 
 @pytest.fixture(scope="module")
 def shapes(sd15: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Key -> shape of each network, made on the meta device: no memory, no time."""
+    """Key -> shape for each network, made on PyTorch's meta device, which takes no memory and no time."""
     with torch.device("meta"):
         networks = {
             "denoising_unet": DenoisingUNet(sd15),
@@ -93,7 +92,7 @@ def test_full_size_keys_and_shapes_are_the_public_ones(
         ("clip_image_encoder", None, 303_966_208),
     ],
 )
-def test_full_size_totals(shapes: Any, network: str, part: Any, total: int) -> None:
+def test_full_size_parameter_counts(shapes: Any, network: str, part: Any, total: int) -> None:
     assert sum(prod(shape) for key, shape in shapes[network].items() if part is None or part(key)) == total
 
 

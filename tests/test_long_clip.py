@@ -1,4 +1,4 @@
-"""A long clip in the time-skewed order: frames leave early, and a longer clip takes no more memory."""
+"""A long clip in the time-skewed order: its first frames come early, and memory does not grow with length."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def run(bundle: Path, num_frames: int) -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_first_frames_leave_early_and_length_takes_no_memory(
+def test_first_frames_come_early_and_memory_does_not_grow_with_length(
     small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = tmp_path / "bundle"

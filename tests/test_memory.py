@@ -1,4 +1,4 @@
-"""What a frame of a long clip holds: in uniform windows latents and pose features, in open ones nothing."""
+"""Memory per frame of a long clip: latents and pose features in uniform windows, nothing in open ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def poses(count: int) -> Iterator[np.ndarray]:
 def peak(bundle: Path, frames: int, windows: str) -> int:
     reference = np.zeros((96, 64, 3), np.uint8)
     with Animator.load(bundle) as animator:
-        list(animator.animate(reference, poses(1), steps=2, guidance_scale=1))  # engines load
+        list(animator.animate(reference, poses(1), steps=2, guidance_scale=1))  # loads the engines
         tracemalloc.start()
         clip = animator.animate(reference, poses(frames), steps=2, guidance_scale=1, windows=windows)
         made = sum(1 for _ in clip)
@@ -36,10 +36,10 @@ def growth(bundle: Path, windows: str) -> float:
     return (peak(bundle, LONG, windows) - peak(bundle, SHORT, windows)) / (LONG - SHORT)
 
 
-def test_uniform_windows_hold_a_frame_as_picture_or_as_features_and_not_both(small_bundle: Path) -> None:
+def test_uniform_windows_hold_a_picture_or_features_of_a_frame_and_not_both(small_bundle: Path) -> None:
     held = max(PICTURE, 3 * LATENTS + POSE_FEATURES)
     assert growth(small_bundle, "uniform") < held + OVERHEAD < PICTURE + POSE_FEATURES
 
 
-def test_open_windows_hold_no_frame_that_is_done(small_bundle: Path) -> None:
+def test_open_windows_hold_nothing_of_finished_frames(small_bundle: Path) -> None:
     assert growth(small_bundle, "open") < OVERHEAD

@@ -1,4 +1,4 @@
-"""What a clip is said to take on the device, against what it takes."""
+"""The planned device memory of a clip against what it allocates."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from .arithmetic import ArithmeticEngine
 
 @pytest.mark.parametrize("num_frames", [3, 40, 61])
 @pytest.mark.parametrize(("windows", "order"), [("uniform", "step-major"), ("open", "time-skewed")])
-def test_the_plan_is_what_is_allocated(small_bundle: Path, windows: str, order: str, num_frames: int) -> None:
+def test_the_plan_is_close_to_what_is_allocated(
+    small_bundle: Path, windows: str, order: str, num_frames: int
+) -> None:
     bundle = open_bundle(small_bundle)
     plan = plan_memory(bundle, num_frames=num_frames, num_steps=4, overlap=2, windows=windows, order=order)
     pose = list(np.zeros((num_frames, 96, 64, 3), np.uint8))
@@ -25,5 +27,5 @@ def test_the_plan_is_what_is_allocated(small_bundle: Path, windows: str, order: 
         taken = animator.session.pool.allocated_bytes
     assert plan.weights is None
     assert plan.activations is None
-    # Segments at the end of a clip are of other lengths, for which no buffer is left over.
+    # Segments at the end of a clip have other lengths, which no free buffer fits.
     assert plan.total <= taken + 8 <= 1.3 * plan.total

@@ -1,4 +1,4 @@
-"""Counting multiply-adds: by hand on a small graph, and the bar at full size."""
+"""Counting multiply-adds: a small graph counted by hand, and the limit at full size."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from animate_rt.export.networks.unet import DenoisingUNet
 from animate_rt.export.onnx_graphs import EXTERNAL_BYTES, export_graph
 from onnx import TensorProto, helper
 
-BAR_GMAC = 1850  # per frame with guidance, at 512x768 with a window of 24; as publicly written it is 2237
+BAR_GMAC = 1850  # per frame with guidance, at 512x768 with a window of 24; the public code takes 2237
 
 
-def test_by_hand(tmp_path: Path) -> None:
+def test_a_small_graph_counted_by_hand(tmp_path: Path) -> None:
     def tensor(name: str, *shape: int) -> onnx.ValueInfoProto:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
@@ -47,7 +47,7 @@ def test_by_hand(tmp_path: Path) -> None:
     ]
     outputs = [tensor(name) for name in "rmno"]
     for output in outputs:
-        output.type.tensor_type.ClearField("shape")  # all shapes in between are inferred
+        output.type.tensor_type.ClearField("shape")  # so that it is inferred, as all shapes in between are
     model = helper.make_model(
         helper.make_graph(nodes, "g", inputs, outputs), opset_imports=[helper.make_opsetid("", 23)]
     )
@@ -81,11 +81,11 @@ def model_of(size: str, folder: Path) -> ModelConfig:
 
 
 def export_without_weights(size: str, graph: str, bucket: ShapeBucket, folder: Path) -> Path:
-    """A form of the denoising UNet whose weights were never written, neither to memory nor to a file."""
+    """A variant of the denoising UNet whose weights are written neither to memory nor to a file."""
     model = model_of(size, folder)
     with torch.device("meta"):
         network = DenoisingUNet(model).half()
-    network.to_empty(device="cpu")  # which the system gives out page by page, when they are touched
+    network.to_empty(device="cpu")  # pages that are never touched take no memory
     for buffer in network.buffers():
         buffer.zero_()
     module = {DENOISING_UNET: DenoisingUNetGraph, DENOISING_UNET_CONDITIONAL: ConditionalUNetGraph}[graph]
@@ -104,7 +104,9 @@ def export_without_weights(size: str, graph: str, bucket: ShapeBucket, folder: P
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("graph", [DENOISING_UNET, DENOISING_UNET_CONDITIONAL])
-def test_full_size(graph: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_size_is_within_the_limit(
+    graph: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bucket = ShapeBucket(width=512, height=768, window=24)
     path = export_without_weights("sd15", graph, bucket, tmp_path)
     per_frame = multiply_adds(path) / bucket.window / 1e9

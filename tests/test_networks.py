@@ -1,4 +1,4 @@
-"""The PyTorch networks against the public implementation's recorded boundaries, in float32."""
+"""The PyTorch networks against recorded tensors of the public implementation, in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from animate_rt.export.graphs import graph_modules
 from animate_rt.export.networks.transformer import Reference
 from torch import Tensor
 
-TOLERANCE = 1e-5  # of the largest value; the recorded run batches differently
+TOLERANCE = 1e-5  # relative to the largest value; the recorded run used other batches
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Initial noise: by frame from a seed, or from a file that is checked."""
+"""Initial noise: per frame from a seed, or from a file that is checked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_noise_is_standard_normal() -> None:
     assert abs(noise.std() - 1) < 0.01
 
 
-def test_a_file_comes_back_frames_first(tmp_path: Path) -> None:
+def test_a_file_is_read_with_frames_first(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).standard_normal((1, 4, 3, 6, 5)).astype(np.float32)
     np.save(tmp_path / "noise.npy", noise)
     found = read_noise(tmp_path / "noise.npy", SHAPE)
@@ -41,8 +41,8 @@ def test_a_file_comes_back_frames_first(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_one_frame_can_be_written_to(tmp_path: Path, dtype: type) -> None:
-    """Its axes swap without a copy, which would leave the file's read-only memory."""
+def test_noise_of_one_frame_is_writable(tmp_path: Path, dtype: type) -> None:
+    """For one frame, swapping the axes makes no copy, and the memory-mapped file is read-only."""
     np.save(tmp_path / "noise.npy", np.ones((1, 4, 1, 6, 5), dtype))
     found = read_noise(tmp_path / "noise.npy", SHAPE)
     assert found.dtype == np.float32
@@ -62,7 +62,7 @@ def test_one_frame_can_be_written_to(tmp_path: Path, dtype: type) -> None:
         np.zeros((1, 3, 3, 6, 5), np.float32),
     ],
 )
-def test_unusable_arrays(tmp_path: Path, array: np.ndarray) -> None:
+def test_unusable_arrays_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     np.save(tmp_path / "noise.npy", array)
     with pytest.raises(InputError, match=r"noise\.npy: expected"):
         read_noise(tmp_path / "noise.npy", SHAPE)
@@ -71,7 +71,7 @@ def test_unusable_arrays(tmp_path: Path, array: np.ndarray) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"text", b"\x93NUMPY", b"PK\x03\x04 not a zip", HEADER % b"{(", HEADER % b"{}"]
 )
-def test_unreadable_files(tmp_path: Path, content: bytes) -> None:
+def test_unreadable_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "noise.npy").write_bytes(content)
     with pytest.raises(InputError, match="cannot read it"):
         read_noise(tmp_path / "noise.npy", SHAPE)
@@ -83,6 +83,6 @@ def test_pickles_do_not_run(tmp_path: Path) -> None:
         read_noise(tmp_path / "noise.npy", SHAPE)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputMissing, match=r"none\.npy"):
         read_noise(tmp_path / "none.npy", SHAPE)

@@ -1,4 +1,4 @@
-"""Templates of Open Job Description: checked and run by its own command."""
+"""Open Job Description templates, checked and run by the `openjd` command."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def write_jobs(folder: Path, small: Any, bundle: Path, names: list[str]) -> None
 
 
 def emit(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`animate-rt openjd jobs.jsonl --output out > template.yaml` in that folder."""
+    """Run `animate-rt openjd jobs.jsonl --output out > template.yaml` in a folder."""
     monkeypatch.chdir(folder)
     capsys.readouterr()
     assert main(["openjd", "jobs.jsonl", "--output", "out"]) == 0
     (folder / "template.yaml").write_text(capsys.readouterr().out)
 
 
-def test_a_template_is_one(
+def test_a_template_passes_openjd_check(
     small: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("openjd.cli")
@@ -54,7 +54,7 @@ def test_a_template_is_one(
     assert (summary["total_steps"], summary["total_tasks"]) == (1, 4)
 
 
-def test_too_many_shots(tmp_path: Path) -> None:
+def test_too_many_shots_are_refused(tmp_path: Path) -> None:
     hollow_bundle(tmp_path / "bundle")
     shot = example(tmp_path, tmp_path / "out.mp4")
     assert isinstance(shot.output, Output)
@@ -62,23 +62,23 @@ def test_too_many_shots(tmp_path: Path) -> None:
         template(tmp_path / "jobs.jsonl", tmp_path, [shot] * (MAX_SHOTS + 1))
 
 
-def test_a_template_runs(
+def test_openjd_runs_a_template(
     small: Any,
     small_bundle: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Every shot, by the real command and engines; and again, when all is done."""
+    """The real command and engines make every shot; a second run finds them done."""
     pytest.importorskip("openjd.cli")
     if not shutil.which("animate-rt"):
         monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=":")
     write_jobs(tmp_path, small, small_bundle, ["s010", "s020"])
     emit(tmp_path, capsys, monkeypatch)
-    for told in ("already_done False", "already_done True"):
+    for text in ("already_done False", "already_done True"):
         done = openjd("run", "template.yaml", folder=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
-        assert done.stdout.count(told) == 2
+        assert done.stdout.count(text) == 2
         assert "openjd_progress: 100.0" in done.stdout
     names = [f"{name}{suffix}" for name in ("s010", "s020") for suffix in (".mp4", ".mp4.json", ".sheet.png")]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names

@@ -1,4 +1,4 @@
-"""Layouts and orders of tasks: each frame in one segment, no window ahead of its neighbours, frames early."""
+"""Layouts and task orders: frames lie in one segment, windows do not run ahead, first frames come early."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES = [
 
 
 class Growing:
-    """A clip whose end shows only when it is reached; notes how far it was read."""
+    """A clip whose length is unknown until its end is read; `num_read` is how many frames were read."""
 
     def __init__(self, num_frames: int):
         self.num_frames, self.num_read = num_frames, 0
@@ -34,7 +34,7 @@ class Growing:
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_every_row_of_a_window_lies_in_one_segment_and_segments_know_their_windows(policy: str) -> None:
+def test_every_frame_of_a_window_is_in_one_segment_that_lists_the_window(policy: str) -> None:
     for frames, size, overlap in SHAPES:
         layout = Layout(POLICIES[policy](Known(frames), size, overlap))
         covered: defaultdict[int, list[int]] = defaultdict(list)
@@ -56,7 +56,7 @@ def test_every_row_of_a_window_lies_in_one_segment_and_segments_know_their_windo
 
 
 def check(tasks: Iterable[Task], windows: list[Window], num_steps: int) -> None:
-    """Every task once, in an order in which frames may be averaged."""
+    """Check that every task comes once, in an order that allows overlapping frames to be averaged."""
     taken: defaultdict[int, int] = defaultdict(int)
     latest: dict[int, int] = {}
     frames = [set(window) for window in windows]
@@ -107,11 +107,11 @@ def test_time_skewed_finishes_early_and_keeps_few_windows_under_way(steps: int) 
     assert read <= (steps + 2) * (size - overlap) + size
 
 
-def test_a_thousand_steps_are_no_deep_recursion() -> None:
+def test_a_thousand_steps_do_not_recurse_deeply() -> None:
     assert sum(1 for _ in time_skewed(Layout(open_ended(Known(60), 24, 4)), 1000)) == 3000
 
 
-def test_an_endless_clip_leaves_nothing_behind() -> None:
+def test_finished_windows_of_a_long_clip_are_forgotten() -> None:
     layout = Layout(open_ended(Known(20_000), 24, 4))
     most = 0
     for window, step in time_skewed(layout, 5):

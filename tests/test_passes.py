@@ -1,7 +1,8 @@
-"""Operators in the forms that the CPU is given: the same in float32, right in bfloat16 where there is any.
+"""Graph passes for the CPU: results stay the same in float32, and are right in bfloat16 where the CPU has it.
 
-What OpenVINO gets wrong without them depends on the CPU: convolutions need AMX, attention AVX-512 BF16. So
-each shape is held to float32's results, and on CPUs without bfloat16 only float32 to itself.
+Which operators OpenVINO gets wrong without the passes depends on the CPU: convolutions with AMX, attention
+with AVX-512 BF16. So each shape in bfloat16 is compared with float32; on CPUs without bfloat16 only float32
+with the pass is compared with float32 without it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from animate_rt.engines.cpu.passes.upsampling import convolution_before_upsampli
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
-# Of the largest value: measured 3e-3 for convolutions, 7e-3 for attention; what is wrong is 0.5.
+# Relative to the largest value. Measured: 3e-3 for convolutions, 7e-3 for attention, 0.5 for wrong results.
 ROUNDING = 2e-2
 
 
@@ -36,7 +37,7 @@ def check(make: Callable[[], Any], rewrite: Callable[[Any], Any], inputs: list[A
     assert np.abs(again - truth).max() <= (0 if exact else 1e-5) * largest
     if "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         found = computed(rewrite(make()), "bf16", inputs)
-        assert np.abs(found - truth).max() <= ROUNDING * largest  # also false for what is not a number
+        assert np.abs(found - truth).max() <= ROUNDING * largest  # also false for NaN
 
 
 def normal(*shapes: tuple[int, ...]) -> list[Array]:
@@ -74,12 +75,14 @@ def test_downsampling(width: int, height: int, pads: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(("kernel", "width", "pads"), [(3, 3, (1, 0)), (3, 4, (0, 0)), (1, 2, (0, 0))])
-def test_columns_that_no_kernel_reaches(kernel: int, width: int, pads: tuple[int, int]) -> None:
+def test_downsampling_with_columns_that_no_kernel_reaches(
+    kernel: int, width: int, pads: tuple[int, int]
+) -> None:
     x = (12, 64, 6, width)
     check(convolution(x, *pads, kernel=kernel), convolution_without_idle_strides, normal(x), exact=True)
 
 
-def test_other_convolutions_stay() -> None:
+def test_other_convolutions_are_left_as_they_are() -> None:
     for x, stride in (((12, 64, 3, 4), 2), ((12, 64, 3, 1), 1)):
         model = convolution(x, 1, 1, stride=stride)()
         before = nodes(model)
@@ -121,7 +124,9 @@ def attention(rows: int, heads: int, queries: int, keys: int, width: int, masked
         *((2, 8, 24, 24), (2, 8, 8, 40), (2, 4, 12, 40)),
     ],
 )
-def test_attention(rows: int, heads: int, queries: int, keys: int, width: int, masked: bool) -> None:
+def test_attention_keys_first(
+    rows: int, heads: int, queries: int, keys: int, width: int, masked: bool
+) -> None:
     size = heads * width
     inputs = normal((rows, queries, size), (rows, keys, size), (rows, keys, size))
     if masked:
@@ -129,22 +134,22 @@ def test_attention(rows: int, heads: int, queries: int, keys: int, width: int, m
     check(attention(rows, heads, queries, keys, width, masked), attention_keys_first, inputs, exact=False)
 
 
-def test_attention_to_many_keys_stays() -> None:
-    for keys, axis in ((24, 2), (25, -1)):  # of the softmax: keys come first, or last as they were
+def test_attention_to_many_keys_is_left_as_it_is() -> None:
+    for keys, axis in ((24, 2), (25, -1)):  # of the softmax: keys come first after the pass, last without it
         model = attention_keys_first(attention(2, 4, 12, keys, 16, masked=False)())
         (softmax,) = (node for node in model.get_ordered_ops() if node.get_type_name() == "Softmax")
         assert softmax.get_attributes()["axis"] % 4 == axis % 4
 
 
-def enlarging(x: tuple[int, ...], kernel: int = 3, pad: int = 1, scale: int = 2) -> Callable[[], Any]:
-    """An enlargement and a convolution that makes more channels, then both once more."""
+def upsampling(x: tuple[int, ...], kernel: int = 3, pad: int = 1, scale: int = 2) -> Callable[[], Any]:
+    """Upsampling and a convolution to twice the channels, then both once more, to 3 channels."""
     from openvino import opset13 as ops
 
     def make() -> Any:
         parameter = found = ops.parameter(x, np.float32)
         for outputs in (2 * x[1], 3):
             inputs, size = found.get_output_shape(0)[1], found.get_output_shape(0)[2:]
-            enlarged = ops.interpolate(
+            upsampled = ops.interpolate(
                 found,
                 np.array([scale * side for side in size]),
                 "nearest",
@@ -154,24 +159,26 @@ def enlarging(x: tuple[int, ...], kernel: int = 3, pad: int = 1, scale: int = 2)
                 nearest_mode="floor",
             )
             weights, bias = normal((outputs, inputs, kernel, kernel), (1, outputs, 1, 1))
-            convolved = ops.convolution(enlarged, weights, [1, 1], [pad, pad], [pad, pad], [1, 1])
+            convolved = ops.convolution(upsampled, weights, [1, 1], [pad, pad], [pad, pad], [1, 1])
             found = ops.add(convolved, bias)
-        return import_openvino().Model([found], [parameter], "enlarging")
+        return import_openvino().Model([found], [parameter], "upsampling")
 
     return make
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 1), (3, 7), (8, 6)])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_doubled_pictures(rows: int, size: tuple[int, int]) -> None:
+def test_convolution_before_upsampling(rows: int, size: tuple[int, int]) -> None:
     x = (rows, 8, *size)
-    kinds = {node.get_type_name() for node in convolution_before_upsampling(enlarging(x)()).get_ordered_ops()}
+    kinds = {
+        node.get_type_name() for node in convolution_before_upsampling(upsampling(x)()).get_ordered_ops()
+    }
     assert "Interpolate" not in kinds
-    check(enlarging(x), convolution_before_upsampling, normal(x), exact=False)
+    check(upsampling(x), convolution_before_upsampling, normal(x), exact=False)
 
 
 @pytest.mark.parametrize(("kernel", "pad", "scale"), [(3, 0, 2), (3, 2, 2), (5, 2, 2), (1, 0, 2), (3, 1, 3)])
-def test_other_enlargements_stay(kernel: int, pad: int, scale: int) -> None:
-    model = enlarging((1, 4, 5, 6), kernel, pad, scale)()
+def test_other_upsamplings_are_left_as_they_are(kernel: int, pad: int, scale: int) -> None:
+    model = upsampling((1, 4, 5, 6), kernel, pad, scale)()
     before = nodes(model)
     assert nodes(convolution_before_upsampling(model)) == before

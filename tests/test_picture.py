@@ -1,3 +1,5 @@
+"""Pictures: reading files, images and arrays, resizing, and writing PNG files."""
+
 import struct
 import zlib
 from pathlib import Path
@@ -43,12 +45,12 @@ def test_a_palette_with_alpha_is_read_without_a_warning(tmp_path, pixels):
 
 def test_turns_a_photo_upright(tmp_path, pixels):
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was held so that the top of the scene is at the right of the sensor
+    exif[0x0112] = 6  # the scene's top is at the right of the stored picture
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     assert np.array_equal(np.asarray(read_picture(tmp_path / "a.png")), np.rot90(pixels, -1))
 
 
-def test_leaves_a_given_image_alone(png):
+def test_leaves_a_given_image_open(png):
     with Image.open(png) as given:
         read_picture(given)
         assert given.getpixel((0, 0))
@@ -93,7 +95,8 @@ def test_refuses_more_than_8_bits_per_channel(tmp_path, mode):
 
 
 def test_a_large_picture_is_read_without_a_warning(png, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)  # warns above, refuses above twice that
+    # Pillow warns above this limit and refuses above twice the limit.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 24 * 40 - 1)
     assert read_picture(png).size == (40, 24)
 
 
@@ -114,7 +117,7 @@ def test_refuses_a_directory(tmp_path):
         (None, "NoneType"),
     ],
 )
-def test_refuses_what_is_no_picture(source, found):
+def test_refuses_other_arrays_and_objects(source, found):
     with pytest.raises(InputError, match=found):
         read_picture(source)
 
@@ -133,7 +136,7 @@ def test_square_is_bicubic(pixels):
     assert np.array_equal(square(picture, 30), np.asarray(picture.resize((30, 30), Image.Resampling.BICUBIC)))
 
 
-def test_write_png_replaces_what_was_there(png, pixels):
+def test_write_png_replaces_a_file(png, pixels):
     write_png(png, 255 - pixels)
     assert np.array_equal(np.asarray(Image.open(png)), 255 - pixels)
     assert list(png.parent.iterdir()) == [png]

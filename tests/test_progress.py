@@ -1,4 +1,4 @@
-"""Progress on a terminal and off it, and the contact sheet."""
+"""The progress bar on a terminal and elsewhere, and the contact sheet."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_plain_lines_begin_and_end_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_lines_come_at_intervals_and_at_both_ends_of_a_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(console, "monotonic", iter([0.0, 1.0, 31.0, 40.0]).__next__)
     stream = io.StringIO()
     bar = ProgressBar(stream)
@@ -42,7 +42,7 @@ def test_a_terminal_gets_one_line_per_stage() -> None:
     assert "\r" in written
 
 
-def test_an_unknown_total_shows_no_share() -> None:
+def test_an_unknown_total_shows_no_percentage() -> None:
     stream = io.StringIO()
     ProgressBar(stream).show("pose", 0, None, "frame 0/?")
     assert stream.getvalue() == "pose      frame 0/?  00:00\n"

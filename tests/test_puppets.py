@@ -1,4 +1,4 @@
-"""The puppet world: scenes from seeds, pictures that agree with their keypoints; and the training on it."""
+"""The puppet world: scenes from seeds, pictures that agree with keypoints. The model and its training."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from animate_rt.export.networks.vae import VAE
 # The world
 
 
-def test_a_seed_has_its_pictures() -> None:
+def test_a_seed_always_gives_the_same_pictures() -> None:
     once, again = Scene("train", 3), Scene("train", 3)
     assert np.array_equal(once.reference(), again.reference())
     assert np.array_equal(once.frame(5), again.frame(5))
@@ -65,7 +65,7 @@ def test_a_skeleton_is_drawn_where_its_keypoints_are() -> None:
 
 
 def test_hands_are_at_the_wrists() -> None:
-    """Seen from the front, beside the body: the colour at a wrist's keypoint is skin's or a glove's."""
+    """Where a wrist is beside the body, the colour at its keypoint is that of the skin or glove."""
     found = 0
     for seed in range(60):
         scene = Scene("train", seed)
@@ -108,12 +108,12 @@ def model() -> SmallModel:
     torch.manual_seed(0)
     model = SmallModel()
     for layer in (model.pose_guider.conv_out, *(module.proj_out for module in model.temporal())):
-        torch.nn.init.normal_(layer.weight, std=0.1)  # as if it had learned something
+        torch.nn.init.normal_(layer.weight, std=0.1)  # they start at zero and would have no effect
     return model
 
 
 @torch.no_grad()
-def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> None:
+def test_the_training_model_predicts_as_the_exported_network(model: SmallModel) -> None:
     generator = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -143,13 +143,13 @@ def test_a_clip_is_predicted_as_the_exported_network_does(model: SmallModel) -> 
         torch.testing.assert_close(guided, unet(*inputs, scale), rtol=1e-3, atol=1e-4)
 
 
-def test_every_weight_that_matters_learns(model: SmallModel) -> None:
+def test_every_weight_with_an_effect_gets_a_gradient(model: SmallModel) -> None:
     latents, timesteps = torch.randn(4, CHANNELS, 8, 8), torch.tensor([9.0, 500.0, 0.0, 999.0])
     reference, images = torch.randn(2, CHANNELS, 8, 8), torch.rand(2, 3, 64, 64)
     model(latents, timesteps, torch.rand(4, 3, 64, 64), reference, images, 2, motion=True).sum().backward()
     silent = {name for name, parameter in model.named_parameters() if parameter.grad is None}
     model.zero_grad()
-    # With one token of context these have no say; nor has what ReferenceNet does after its last note.
+    # With one context token these have no effect, nor has ReferenceNet after the last feature that is read.
     pointless = ("norm2", "attn2.to_q", "attn2.to_k", "reference_net.up_blocks.3.attentions.1.")
     assert {name for name in silent if not any(part in name for part in pointless)} == set()
 
@@ -174,7 +174,7 @@ STAGES = autoencoder.Autoencoder, denoising.SingleFrames, denoising.Motion, deno
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A few scenes, in two parts."""
+    """Pictures of 4 scenes, drawn in two parts."""
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(dataset, "PART", 2)
@@ -184,7 +184,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def world(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder to train in, with small batches and sums in one order."""
+    """A folder to train in, with small batches, and one thread so that sums have a fixed order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for module in (autoencoder, denoising):
@@ -198,7 +198,7 @@ def world(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     torch.set_num_threads(threads)
 
 
-def test_pictures_are_drawn_once_and_whatever_the_parts(drawn: Path) -> None:
+def test_pictures_are_drawn_once_and_do_not_depend_on_the_parts(drawn: Path) -> None:
     pictures, poses, image = (np.load(drawn / f"{name}.npy") for name in dataset.Drawn._fields)
     whole = dataset.draw_clips("train", range(4))
     assert np.array_equal(pictures, whole.pictures)
@@ -225,7 +225,7 @@ def test_training_lowers_the_loss(world: Path) -> None:
     assert loss() < 0.8 * before
 
 
-def test_resuming_equals_not_having_stopped(world: Path) -> None:
+def test_resumed_training_equals_uninterrupted_training(world: Path) -> None:
     for name in ("whole", "halves"):
         (world / name).mkdir()
 
@@ -240,7 +240,7 @@ def test_resuming_equals_not_having_stopped(world: Path) -> None:
         assert torch.equal(weight, halves.state_dict()[name]), name
 
 
-def test_all_stages_follow_each_other(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_runs_all_stages(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One iteration of each, from pictures to two checkpoints that the loader reads."""
     for kind in STAGES:
         monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(1, 1e-4, batch=4)})
@@ -253,15 +253,15 @@ def test_all_stages_follow_each_other(world: Path, monkeypatch: pytest.MonkeyPat
     latents = np.load(world / "latents.npy")
     assert latents.shape == (4, *dataset.LATENTS_SHAPE)
     assert latents.any(axis=(2, 3, 4)).all()
-    # What is there is kept, not made again.
+    # A second run makes none of the files again.
     files = [*world.glob("*.pt"), *world.glob("*.npy"), *world.glob("puppets*/*")]
     before = {path: path.stat().st_mtime_ns for path in files}
     train.work(0, 1, world)
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
-def test_workers_share_the_latents(world: Path) -> None:
-    """Each encodes its parts; only together are they the file."""
+def test_workers_encode_the_latents_together(world: Path) -> None:
+    """Two workers that encode parts of the pictures write the same file as one worker."""
 
     def encode(pictures: Any) -> Any:
         means = pictures.mean(axis=(1, 2, 3), dtype=np.float32)[:, None, None, None]

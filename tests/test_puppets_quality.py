@@ -1,4 +1,4 @@
-"""How puppets' clips are judged: the measures, and models with parts off."""
+"""Quality of puppet clips: the measures, models with parts switched off, and the tables."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def truth() -> Truth:
     return Truth(Scene("held-out", 2000, SIZE), 4)
 
 
-def test_the_truth_is_perfect(truth: Truth) -> None:
+def test_the_true_frames_get_perfect_scores(truth: Truth) -> None:
     figures = truth.figures(truth.frames)
     assert figures["psnr_db"] == figures["character_db"] == float("inf")
     assert [figures[name] for name in ("ssim", "clothes", "limbs", "flicker")] == [1, 1, 1, 0]
 
 
-def test_limbs_are_missed_where_the_body_is_elsewhere(truth: Truth) -> None:
+def test_limbs_of_shifted_frames_are_not_found(truth: Truth) -> None:
     near, far = (np.roll(truth.frames, pixels, axis=2) for pixels in (2, 9))
     assert limbs_found(near, truth.frames, truth.keypoints) > 0.8
     assert limbs_found(far, truth.frames, truth.keypoints) < 0.2
     assert limbs_found(np.full_like(far, 128), truth.frames, truth.keypoints) == 0
 
 
-def test_an_offset_is_how_far_a_spot_has_moved() -> None:
+def test_offset_is_the_distance_that_a_spot_has_moved() -> None:
     true = np.random.default_rng(0).integers(0, 255, (128, 128, 3), np.uint8)
     moved = np.roll(true, (3, -4), axis=(0, 1))
     assert offset(moved, true, np.array([60, 70])) == 5
     assert offset(true, true, np.array([0, 127])) == 0  # at the very edge
 
 
-def test_clothes_of_other_colours_are_not_the_same(truth: Truth) -> None:
+def test_clothes_likeness_depends_only_on_the_colours_of_clothes(truth: Truth) -> None:
     wrong = truth.frames[..., ::-1]
     noisy = truth.frames + np.random.default_rng(0).integers(-3, 4, truth.frames.shape)
     assert clothes_likeness(wrong, truth.frames, truth.clothes) < 0.5
@@ -58,20 +58,20 @@ def test_clothes_of_other_colours_are_not_the_same(truth: Truth) -> None:
     assert clothes_likeness(elsewhere, truth.frames, truth.clothes) == 1
 
 
-def test_a_darker_background_leaves_the_character_alone(truth: Truth) -> None:
+def test_the_background_does_not_affect_the_character_psnr(truth: Truth) -> None:
     made = truth.frames.copy()
     made[~truth.character] //= 2
     figures = truth.figures(made)
     assert figures["character_db"] == float("inf") > figures["psnr_db"]
 
 
-# Parts off
+# Models with parts switched off
 
 
 def test_without_guidance_there_is_no_reference_and_without_features_no_pose(
     small: Any, small_bundle: Path
 ) -> None:
-    """What is off has no say; what is not still has."""
+    """The part that is switched off has no effect on the frames; the other part still has."""
     bundle = open_bundle(small_bundle)
     generator = np.random.default_rng(0)
     references = generator.integers(0, 255, (2, small.height, small.width, 3), np.uint8)
@@ -95,7 +95,7 @@ def test_without_guidance_there_is_no_reference_and_without_features_no_pose(
 # The tables
 
 
-def test_costs_have_a_column_and_a_chart_where_they_were_measured() -> None:
+def test_costs_have_a_column_and_a_chart_if_they_were_measured() -> None:
     figures = dict.fromkeys(("psnr_db", "character_db", "ssim", "clothes", "limbs", "flicker"), 0.5)
     rows = [{"name": "plain", **figures}]
     priced = [{"name": str(n), **figures, "unet_evaluations": n, "time_ratio": n / 2} for n in (2, 8)]

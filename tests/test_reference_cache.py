@@ -1,4 +1,4 @@
-"""The reference cache: once per image, bounded, shared by threads."""
+"""The reference cache: one computation per image, a bounded size, and use from several threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from animate_rt.runtime.clip.reference import Reference, ReferenceCache, image_k
 
 
 class Cache(ReferenceCache):
-    """Notes what it releases."""
+    """A cache that records the sizes of the references it releases."""
 
     def __init__(self, max_bytes: int):
-        self.released: list[int] = []  # their sizes
+        self.released: list[int] = []
         super().__init__(max_bytes, lambda reference: self.released.append(reference["key_0"].num_bytes))
 
     def get(self, name: bytes, compute: Callable[[], Reference]) -> Reference:
@@ -29,7 +29,7 @@ def reference(num_bytes: int) -> Reference:
     return {"key_0": CPUDevice().buffer("uint8", (num_bytes,))}
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_is_evicted_first() -> None:
     cache = Cache(max_bytes=250)
     for name, size in ((b"a", 100), (b"b", 99)):
         cache.get(name, lambda size=size: reference(size))  # type: ignore[misc]
@@ -47,7 +47,7 @@ def test_the_newest_stays_even_over_the_budget() -> None:
     assert not cache.released
 
 
-def test_what_a_clip_still_reads_is_released_when_the_clip_is_done() -> None:
+def test_a_borrowed_reference_is_released_after_its_last_borrower() -> None:
     cache = Cache(max_bytes=10)
     with cache.borrow(b"a", lambda: reference(100)), cache.borrow(b"a", lambda: reference(100)):
         cache.get(b"b", lambda: reference(50))
@@ -93,14 +93,14 @@ def test_a_failed_reference_is_computed_again() -> None:
     assert not cache.released
 
 
-def test_the_key_is_the_content() -> None:
+def test_the_key_depends_on_pixels_and_shape() -> None:
     image = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
     assert image_key(image) == image_key(image.copy())
     assert image_key(image) != image_key(image + 1)
     assert image_key(image) != image_key(image.reshape(4, 1, 3))
 
 
-def test_another_image_does_not_wait() -> None:
+def test_an_image_does_not_wait_for_another() -> None:
     cache = Cache(max_bytes=100)
     started, finish = Event(), Event()
 
@@ -118,8 +118,8 @@ def test_another_image_does_not_wait() -> None:
         assert pending.result(10)
 
 
-def test_an_interrupted_thread_takes_nobody_with_it() -> None:
-    """Whoever waits for what it was computing computes it then."""
+def test_an_interrupted_computation_is_taken_over() -> None:
+    """A thread that was waiting for the reference computes it."""
     cache = Cache(max_bytes=100)
     started, finish = Event(), Event()
 
@@ -139,7 +139,7 @@ def test_an_interrupted_thread_takes_nobody_with_it() -> None:
         assert second.result(10)["key_0"].num_bytes == 7
 
 
-def test_what_is_on_its_way_is_not_evicted() -> None:
+def test_a_reference_being_computed_is_not_evicted() -> None:
     cache = Cache(max_bytes=10)
     started, finish = Event(), Event()
     computed = []

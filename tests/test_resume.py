@@ -1,14 +1,8 @@
-"""A clip that is killed goes on from what is kept of it, and is bit for bit what it would have been."""
+"""A shot that was stopped resumes, and its result is bit for bit that of an uninterrupted run."""
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,50 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.errors import InputError, InputMissing, OutputError
+from animate_rt.errors import InputError, InputMissing
 from animate_rt.runtime.clip.snapshot import Snapshot
-from animate_rt.runtime.shots import output as output_module
+from animate_rt.runtime.shots import shot as shot_module
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.resume import SNAPSHOT, PartialClip
-from animate_rt.runtime.shots.shot import Shot, is_done, make
+from animate_rt.runtime.shots.shot import is_done, make
 
-from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
+from . import stopped_shots
+from .fixed_cost import example, open_animator
+from .stopped_shots import NUM_POSES, Stopped, make_until, result, start
 
-NUM_POSES = 11
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """bundle/, reference.png and pose/ of 11 pictures."""
-    return write_inputs(tmp_path_factory.mktemp("inputs"), NUM_POSES)
-
-
-class Stopped(Exception):
-    pass
-
-
-def make_until(shot: Shot, num_calls: int, *, force: bool = False) -> bool:
-    """Make a shot that is stopped at so many calls of its progress; whether it came to its end before."""
-    calls = 0
-
-    def progress(_progress: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > num_calls:
-            raise Stopped
-
-    with open_animator(shot.bundle) as animator:
-        try:
-            make(shot, animator, shot.digest(), force=force, progress=progress)
-        except Stopped:
-            return False
-    return True
-
-
-def result(folder: Path) -> dict[str, bytes]:
-    """Every file in it, hidden ones and sidecars included."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
+inputs = stopped_shots.inputs
 
 SHAPES = [
     {"windows": "uniform"},
@@ -71,26 +33,28 @@ SHAPES = [
 
 @pytest.mark.parametrize("options", SHAPES)
 @pytest.mark.parametrize("name", ["out.mp4", "frames"])
-def test_stopped_at_every_moment_it_tells_of(
+def test_shots_stopped_again_and_again_give_the_same_files(
     inputs: Path, tmp_path: Path, options: dict[str, Any], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PartialClip, "due", lambda _kept: True)  # a snapshot after every task
-    (tmp_path / "quiet").mkdir()
+    (tmp_path / "undisturbed").mkdir()
     (tmp_path / "stopped").mkdir()
-    assert make_until(example(inputs, tmp_path / "quiet" / name, steps=3, **options), 10**9)
+    assert make_until(example(inputs, tmp_path / "undisturbed" / name, steps=3, **options), 10**9)
     shot = example(inputs, tmp_path / "stopped" / name, steps=3, **options)
     num_stops = 0
-    # Reading the poses alone takes 14 calls, and while frames finish out of order nothing is kept.
+    # Reading the poses takes 14 calls, and no snapshot is taken while frames finish out of order.
     while not make_until(shot, (16, 17, 30)[num_stops % 3]):
         assert not shot.output.path.exists()
         num_stops += 1
         assert num_stops < 100
     assert num_stops >= 3
-    assert result(tmp_path / "stopped") == result(tmp_path / "quiet")
+    assert result(tmp_path / "stopped") == result(tmp_path / "undisturbed")
     assert is_done(shot, shot.digest())
 
 
-def test_nothing_that_is_kept_is_made_again(inputs: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_resumed_shot_repeats_no_finished_task_or_frame(
+    inputs: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(PartialClip, "due", lambda _kept: True)
     shot = example(inputs, tmp_path / "frames", steps=3, windows="open", order="time-skewed")
     seen = []
@@ -101,8 +65,8 @@ def test_nothing_that_is_kept_is_made_again(inputs: Path, tmp_path: Path, monkey
 
     with open_animator(shot.bundle) as animator:
         with pytest.raises(Stopped):
-            make(shot, animator, shot.digest(), progress=stop)
-        made = make(shot, animator, shot.digest(), progress=seen.append)
+            make(shot, animator, progress=stop)
+        made = make(shot, animator, progress=seen.append)
     assert (made.num_frames, made.num_kept) == (NUM_POSES, 6)
     decode = [progress.done for progress in seen if progress.stage == "decode"]
     denoise = [progress.done for progress in seen if progress.stage == "denoise"]
@@ -112,12 +76,14 @@ def test_nothing_that_is_kept_is_made_again(inputs: Path, tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("damage", ["snapshot", "frame", "both", "cut"])
-def test_what_is_damaged_is_made_again(inputs: Path, tmp_path: Path, damage: str, monkeypatch: Any) -> None:
+def test_damaged_frames_and_snapshots_are_made_again(
+    inputs: Path, tmp_path: Path, damage: str, monkeypatch: Any
+) -> None:
     monkeypatch.setattr(PartialClip, "due", lambda _kept: True)
-    (tmp_path / "quiet").mkdir()
+    (tmp_path / "undisturbed").mkdir()
     (tmp_path / "damaged").mkdir()
     options: dict[str, Any] = {"steps": 3, "windows": "open", "order": "time-skewed"}
-    assert make_until(example(inputs, tmp_path / "quiet" / "frames", **options), 10**9)
+    assert make_until(example(inputs, tmp_path / "undisturbed" / "frames", **options), 10**9)
     shot = example(inputs, tmp_path / "damaged" / "frames", **options)
     assert not make_until(shot, 40)
     (kept,) = (tmp_path / "damaged").iterdir()
@@ -135,35 +101,35 @@ def test_what_is_damaged_is_made_again(inputs: Path, tmp_path: Path, damage: str
         frames[1].write_bytes(frames[1].read_bytes()[:-20])
         frames[2].write_bytes(b"")
     assert make_until(shot, 10**9)
-    assert result(tmp_path / "damaged") == result(tmp_path / "quiet")
+    assert result(tmp_path / "damaged") == result(tmp_path / "undisturbed")
 
 
-def test_other_options_begin_anew_and_leave_nothing_behind(inputs: Path, tmp_path: Path) -> None:
+def test_other_options_discard_the_partial_files(inputs: Path, tmp_path: Path) -> None:
     assert not make_until(example(inputs, tmp_path / "out.mp4", steps=3), 18)
     assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
     assert make_until(example(inputs, tmp_path / "out.mp4", steps=2), 10**9)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.mp4", "out.mp4.json"]
 
 
-def test_bad_inputs_leave_nothing_behind(inputs: Path, tmp_path: Path) -> None:
+def test_bad_inputs_leave_no_files(inputs: Path, tmp_path: Path) -> None:
     shot = example(inputs, tmp_path / "out.mp4", steps=3, frames="5-50")
     with open_animator(shot.bundle) as animator, pytest.raises(InputError, match="found 11"):
-        make(shot, animator, shot.digest())
+        make(shot, animator)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_input_that_is_gone_for_a_moment_costs_nothing(inputs: Path, tmp_path: Path) -> None:
+def test_a_missing_input_keeps_the_partial_files(inputs: Path, tmp_path: Path) -> None:
     shutil.copy(inputs / "reference.png", tmp_path / "reference.png")
     shot = replace(example(inputs, tmp_path / "out.mp4", steps=3), reference=tmp_path / "reference.png")
     assert not make_until(shot, 18)
-    before, digest = result(tmp_path), shot.digest()
+    before = result(tmp_path)
     (tmp_path / "reference.png").unlink()
     with open_animator(shot.bundle) as animator, pytest.raises(InputMissing):
-        make(shot, animator, digest)
+        make(shot, animator)
     assert result(tmp_path) == {name: file for name, file in before.items() if name != "reference.png"}
 
 
-def test_forced_it_is_made_anew_whoever_goes_on(inputs: Path, tmp_path: Path) -> None:
+def test_a_stopped_force_run_resumes_without_force(inputs: Path, tmp_path: Path) -> None:
     for name in ("out.mp4", "frames"):
         shot = example(inputs, tmp_path / name, steps=3)
         assert make_until(shot, 10**9)
@@ -179,90 +145,28 @@ def test_forced_it_is_made_anew_whoever_goes_on(inputs: Path, tmp_path: Path) ->
     ]
 
 
-def test_two_processes_with_the_same_frames_publish_them_once(
-    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["out.mp4", "frames"])
+def test_a_process_that_finishes_second_leaves_the_result_alone(
+    inputs: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One is there between the other's last look at the frames and their taking their place."""
-    shot = example(inputs, tmp_path / "frames", steps=3)
-    real, digest = output_module.hashes, shot.digest()
+    """Another process publishes the same shot after this one has made its last frame."""
+    shot = example(inputs, tmp_path / name, steps=3)
+    shot = replace(shot, contact_sheet=tmp_path / "sheet.png")
+    real, before = shot_module.sheet_of, dict[str, bytes]()
 
-    def hashes(files: Any) -> dict[str, str]:
-        monkeypatch.setattr(output_module, "hashes", real)
-        found = real(files)
-        shot.output.publish(kept.frames, digest, {})
-        return found
+    def sheet_of(*arguments: Any) -> Any:
+        monkeypatch.setattr(shot_module, "sheet_of", real)
+        assert make_until(shot, 10**9)
+        before.update(result(tmp_path))
+        return real(*arguments)
 
-    with PartialClip(shot.output, digest) as kept:
-        shot.output.save(kept.frame(0), np.zeros((HEIGHT, WIDTH, 3), np.uint8))
-        monkeypatch.setattr(output_module, "hashes", hashes)
-        with pytest.raises(OutputError):
-            shot.output.publish(kept.frames, digest, {})
-        assert is_done(shot, digest)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["frames", "frames.json"]
+    monkeypatch.setattr(shot_module, "sheet_of", sheet_of)
+    assert make_until(shot, 10**9)
+    assert result(tmp_path) == before
+    assert {"sheet.png", f"{name}.json"} < before.keys()
 
 
-CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "shutil.rmtree")
-
-
-def made_by_another(shot: Shot, kill_at: int = -1, count: Path | None = None) -> int:
-    """The exit status of a process that makes a shot, and is killed before that change of the file system."""
-    if process := os.fork():
-        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    changes = 0
-
-    def note(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal changes
-        write = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
-        if event in CHANGES or (write and str(shot.output.path.parent) in str(arguments[0])):
-            if changes == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            changes += 1
-
-    status = 1
-    try:
-        PartialClip.due = lambda _kept: True  # type: ignore[method-assign]
-        sys.addaudithook(note)
-        if is_done(shot, shot.digest()) or make_until(shot, 10**9):
-            status = 0
-        num_changes = changes
-        if count:
-            count.write_text(str(num_changes))
-    finally:
-        os._exit(status)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # nothing else runs here
-@pytest.mark.parametrize(("output", "windows"), [("out.mp4", "open"), ("frames", "uniform")])
-@pytest.mark.parametrize(
-    "every", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
-)
-def test_kills_at_every_change_of_the_file_system(
-    inputs: Path, tmp_path: Path, output: str, windows: str, every: bool
-) -> None:
-    """Of which the default tries some at the beginning, and all at the end; every other time there is a
-    result of other options to be replaced."""
-
-    def shot(folder: Path, steps: int = 2) -> Shot:
-        folder.mkdir(exist_ok=True)
-        sheet = folder / "sheet.png"
-        return example(inputs, folder / output, windows=windows, steps=steps, contact_sheet=sheet, frames="6")
-
-    assert made_by_another(shot(tmp_path / "old", steps=1)) == 0
-    shutil.copytree(tmp_path / "old", tmp_path / "quiet")
-    assert made_by_another(shot(tmp_path / "quiet"), count=tmp_path / "count") == 0
-    num_changes, truth = int((tmp_path / "count").read_text()), result(tmp_path / "quiet")
-    late = num_changes - 24
-    for kill_at in range(num_changes) if every else (*range(0, late, 9), *range(late, num_changes)):
-        folder = tmp_path / f"killed {kill_at}"
-        if kill_at % 2:
-            shutil.copytree(tmp_path / "old", folder)
-        assert made_by_another(shot(folder), kill_at) in (-signal.SIGKILL, 0)
-        assert made_by_another(shot(folder)) == 0
-        assert result(folder) == truth, kill_at
-        assert len(list(folder.iterdir())) == 3, kill_at
-
-
-def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
+def test_a_saved_snapshot_is_read_back(tmp_path: Path) -> None:
     segments = {3: [np.ones((2, 4, 1, 1), np.float32)], 5: [np.zeros((1, 4, 1, 1), np.float32)] * 2}
 
     def take() -> Snapshot:
@@ -272,7 +176,7 @@ def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
     with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         for _ in kept.write(iter([np.zeros((8, 8, 3), np.uint8)]), (8, 8, 3)):
             kept.save(take)
-            assert kept.cost_s > 0.05  # taking it is part of what it costs
+            assert kept.cost_s > 0.05  # the measured cost includes taking the snapshot
     with PartialClip(Output.at(str(tmp_path / "out.mp4")), "0" * 64) as kept:
         assert (kept.start.num_tasks, kept.start.first_frame, kept.num_frames) == (7, 1, 1)
         assert [len(arrays) for arrays in kept.start.segments.values()] == [1, 2]
@@ -280,97 +184,10 @@ def test_a_snapshot_is_what_was_kept(tmp_path: Path) -> None:
 
 
 def test_two_processes_with_the_same_shot_make_it_once(inputs: Path, tmp_path: Path) -> None:
-    (tmp_path / "quiet").mkdir()
+    (tmp_path / "undisturbed").mkdir()
     (tmp_path / "both").mkdir()
     for name in ("out.mp4", "frames"):
-        assert make_until(example(inputs, tmp_path / "quiet" / name, steps=8), 10**9)
+        assert make_until(example(inputs, tmp_path / "undisturbed" / name, steps=8), 10**9)
         commands = [start(inputs, tmp_path / "both" / name, "uniform", 8, 0.01) for _ in range(2)]
         assert [process.wait(60) for process in commands] == [0, 0]
-    assert result(tmp_path / "both") == result(tmp_path / "quiet")
-
-
-def start(inputs: Path, output: Path, windows: str, num_steps: int, cost_s: float) -> subprocess.Popen[bytes]:
-    arguments = [inputs, output, windows, num_steps, cost_s]
-    return subprocess.Popen([sys.executable, "-m", "animate_rt.tests.fixed_cost", *map(str, arguments)])
-
-
-def kill_and_resume(
-    inputs: Path, folder: Path, num_kills: int, num_steps: int, cost_s: float
-) -> dict[str, Any]:
-    """Kill one run of a shot at a random moment, resume it, compare; so many times."""
-    chance = random.Random(0)
-    shapes = [(windows, name) for windows in ("uniform", "open") for name in ("out.mp4", "frames")]
-    shapes = shapes[::3] if num_kills < len(shapes) else shapes
-    quiet: dict[tuple[str, str], tuple[dict[str, bytes], float]] = {}
-    for number, shape in enumerate(shapes):
-        (folder / f"quiet {number}").mkdir()
-        began = time.monotonic()
-        output = folder / f"quiet {number}" / shape[1]
-        assert start(inputs, output, shape[0], num_steps, cost_s).wait() == 0
-        quiet[shape] = result(output.parent), time.monotonic() - began
-    found: dict[str, Any] = {"kills": 0, "identical": 0, "leftovers": 0, "resumed": 0, "too_late": 0}
-    while found["kills"] < num_kills:
-        shape = shapes[found["kills"] % len(shapes)]
-        truth, run_s = quiet[shape]
-        parent = folder / f"killed {found['kills'] + found['too_late']}"
-        parent.mkdir()
-        process = start(inputs, parent / shape[1], shape[0], num_steps, cost_s)
-        time.sleep(chance.uniform(0.2, 1.0) * run_s)
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == 0:
-            found["too_late"] += 1
-            continue
-        found["kills"] += 1
-        found["resumed"] += any(parent.glob(f".*/{SNAPSHOT}"))
-        assert start(inputs, parent / shape[1], shape[0], num_steps, cost_s).wait() == 0
-        after = result(parent)
-        found["identical"] += after == truth
-        found["leftovers"] += len(after.keys() - truth.keys())
-    return found
-
-
-@pytest.mark.parametrize(
-    ("num_kills", "num_steps", "cost_s"),
-    [(2, 20, 0.01), pytest.param(50, 20, 0.03, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
-)
-def test_kills_at_random_moments(
-    inputs: Path,
-    tmp_path: Path,
-    num_kills: int,
-    num_steps: int,
-    cost_s: float,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    found = kill_and_resume(inputs, tmp_path, num_kills, num_steps, cost_s)
-    with capsys.disabled():
-        print(f"\n{json.dumps(found)}")
-    assert (found["identical"], found["leftovers"]) == (num_kills, 0)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-def test_kills_of_the_real_engines(
-    small: Any, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The command, OpenVINO and all, killed 5 times on its way, wherever it then is, and let be."""
-    chance = random.Random(1)
-
-    def command(folder: str) -> list[str]:
-        (tmp_path / folder).mkdir(exist_ok=True)
-        inputs = ["--reference", str(small.reference), "--pose", str(small.pose)]
-        output = ["--output", str(tmp_path / folder / "out.mp4"), "--steps", "200", "--progress", "json"]
-        return [sys.executable, "-m", "animate_rt", "animate", str(small_bundle), *inputs, *output]
-
-    subprocess.run(command("quiet"), check=True, stdout=subprocess.DEVNULL)
-    for percent in sorted(chance.uniform(5, 90) for _ in range(5)):
-        with subprocess.Popen(command("killed"), stdout=subprocess.PIPE, text=True) as process:
-            assert process.stdout
-            while json.loads(process.stdout.readline()).get("percent", 0) < percent:
-                pass
-            time.sleep(chance.random())  # lines come once a second
-            process.kill()
-    done = subprocess.run(command("killed"), check=True, capture_output=True, text=True)
-    with capsys.disabled():
-        print(f"\nafter 5 kills: {done.stdout.splitlines()[-1]}")
-    assert not json.loads(done.stdout.splitlines()[-1])["already_done"]
-    assert result(tmp_path / "killed") == result(tmp_path / "quiet")
+    assert result(tmp_path / "both") == result(tmp_path / "undisturbed")

@@ -1,4 +1,4 @@
-"""Each exact rewrite of the graphs against the plain formulation (benchmarks/plain.py), same weights."""
+"""Each exact rewrite of the graphs against the plain formulation (benchmarks/baselines/plain.py)."""
 
 from __future__ import annotations
 
@@ -92,8 +92,8 @@ def assert_close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> No
     assert (found - expected).abs().max() <= tolerance * expected.abs().max()
 
 
-def test_reference_once_for_the_conditional_row_alone(checkpoint: Any, inputs: Inputs) -> None:
-    """1: one row at batch 1 gives what the plain pass over two rows wrote for the conditional one."""
+def test_the_reference_is_computed_for_the_conditional_row_alone(checkpoint: Any, inputs: Inputs) -> None:
+    """One row at batch 1 gives what the plain pass over two rows gives for the conditional one."""
     bank = plain.PlainPipeline(checkpoint).write_bank(inputs.reference_latents, inputs.context)
     features = checkpoint.reference_net(inputs.reference_latents, inputs.embeds)
     names = {module: name for name, module in checkpoint.reference_net.named_modules()}
@@ -103,8 +103,8 @@ def test_reference_once_for_the_conditional_row_alone(checkpoint: Any, inputs: I
         assert_close(feature, bank[names[layer.attention]][1:])
 
 
-def test_keys_and_values_cached_after_projection() -> None:
-    """2: projecting the reference once equals projecting the concatenation of every frame."""
+def test_keys_and_values_are_cached_after_projection() -> None:
+    """Projecting the reference once equals projecting it together with every frame."""
     attention = Attention(48, heads=6)
     normed, feature = torch.randn(FRAMES, 20, 48), torch.randn(1, 12, 48)
     everything = torch.cat([normed, feature.expand(FRAMES, -1, -1)], dim=1)
@@ -123,7 +123,7 @@ def test_keys_and_values_cached_after_projection() -> None:
 def test_the_unconditional_half_never_sees_the_reference(
     checkpoint: Any, inputs: Inputs, plain_rows: tuple[Tensor, Tensor]
 ) -> None:
-    """3: at scale 0 only the unconditional half is left, and no reference changes it."""
+    """At scale 0 only the unconditional half is left, and no reference changes it."""
     assert_close(predict(checkpoint, inputs, 0.0), plain_rows[0])
     assert_close(predict(checkpoint, inputs, None), plain_rows[1])
     unet = checkpoint.denoising_unet
@@ -136,7 +136,7 @@ def test_the_unconditional_half_never_sees_the_reference(
 
 
 def test_cross_attention_to_one_token_is_a_constant() -> None:
-    """4: whatever the query; and the zero embedding leaves the bias."""
+    """It does not depend on the query. With a zero embedding it is the bias of the output layer."""
     attention = Attention(48, heads=6, context_dim=32)
     context, queries = torch.randn(3, 1, 32), torch.randn(3, 20, 48)
     expected = plain.attention(attention, queries, context)
@@ -146,7 +146,7 @@ def test_cross_attention_to_one_token_is_a_constant() -> None:
 
 
 def test_time_row_holds_every_resnets_projection(checkpoint: Any, inputs: Inputs) -> None:
-    """5: in the order in which the plain formulation's resnets ask for them."""
+    """In the order in which the plain formulation's resnets use them."""
     unet = checkpoint.denoising_unet
     time = plain.embed(unet, inputs.timestep)
     blocks = (*unet.down_blocks, unet.mid_block, *unet.up_blocks)
@@ -157,15 +157,14 @@ def test_time_row_holds_every_resnets_projection(checkpoint: Any, inputs: Inputs
 def test_guidance_inside_the_graph(
     checkpoint: Any, inputs: Inputs, plain_rows: tuple[Tensor, Tensor]
 ) -> None:
-    """6"""
     unconditional, conditional = plain_rows
     expected = unconditional + GUIDANCE * (conditional - unconditional)
     assert_close(predict(checkpoint, inputs, GUIDANCE), expected)
 
 
-def test_the_plain_formulation_equals_the_recorded_one(case: Any, checkpoint: Any) -> None:
-    """What all of them are held to: the plain formulation's frames are the public implementation's. (Rewrite
-    7, pixels at the edges, is in tests/test_networks.py.)"""
+def test_the_plain_formulation_equals_the_recorded_frames(case: Any, checkpoint: Any) -> None:
+    """The plain formulation gives the frames of the public implementation. (test_networks.py tests the graphs
+    that take or give pixels as uint8.)"""
     io = {name: torch.from_numpy(array) for name, array in case.io.items()}
     frames = plain.PlainPipeline(checkpoint)(
         io["reference_image"][None],
@@ -185,8 +184,8 @@ def resized(case: Any) -> Tensor:
     return torch.from_numpy(square(read_picture(case.reference), 224))[None]
 
 
-def test_motion_tokens_laid_out_once() -> None:
-    """The motion module keeps its tokens by position; the plain one moves them around each attention."""
+def test_motion_tokens_are_reordered_once() -> None:
+    """The motion module orders its tokens by position once; the plain one does so for each attention."""
     config = MotionConfig(levels=(True,), mid=True, heads=4, blocks=2, attentions=2, max_frames=8)
     module = MotionModule(32, 8, config)
     x = torch.randn(2 * FRAMES, 32, 4, 3)
@@ -225,8 +224,8 @@ def test_a_hidden_key_has_exactly_no_weight() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "width"), [(torch.float32, 40), (torch.bfloat16, 40), (torch.bfloat16, 8)])
-def test_both_forms_of_attention_agree(dtype: torch.dtype, width: int) -> None:
-    """Head width and dtype decide between the fused operator and its parts (DESIGN: numerics)."""
+def test_fused_and_decomposed_attention_agree(dtype: torch.dtype, width: int) -> None:
+    """Head width and dtype decide between the fused operator and its parts (docs/structure.md)."""
     query, key, value = (torch.randn(2, 3, 7, width, dtype=dtype) for _ in range(3))
     mask = torch.zeros(7, dtype=dtype)
     mask[5:] = HIDDEN
@@ -237,8 +236,8 @@ def test_both_forms_of_attention_agree(dtype: torch.dtype, width: int) -> None:
     assert_close(attend(query, key, value, mask).double(), expected, tolerance)
 
 
-def test_feature_equal_to_the_frame_changes_nothing() -> None:
-    """A reference that is the frame itself doubles every key and so leaves the weights (SPEC.md 9.1)."""
+def test_a_reference_equal_to_the_frame_changes_nothing() -> None:
+    """A reference that is the frame itself doubles every key, so the result stays the same (SPEC.md 9.1)."""
     attention: nn.Module = Attention(48, heads=6)
     normed = torch.randn(1, 20, 48)
     twice = torch.cat([normed, normed], dim=1)

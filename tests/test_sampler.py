@@ -1,4 +1,4 @@
-"""The DDIM schedule: documented tables, and the two scalars against the formulas they fold."""
+"""The DDIM schedule: documented tables, and the two factors of a step against the formulas they combine."""
 
 from __future__ import annotations
 
@@ -69,8 +69,8 @@ def test_recorded_timesteps(case: Any) -> None:
 
 @pytest.mark.parametrize("steps", [1, 3, 15, 25, 30, 1000])
 @pytest.mark.parametrize("noise", [V2, SCALED, NoiseConfig()])
-def test_two_scalars_are_the_formulas(noise: NoiseConfig, steps: int) -> None:
-    """SPEC.md 4.3, x0 and epsilon spelled out, on one pair of numbers."""
+def test_the_two_factors_of_a_step_equal_the_formulas(noise: NoiseConfig, steps: int) -> None:
+    """Against x0 and epsilon of SPEC.md 4.3, computed one by one for one pair of numbers."""
     alpha_bar, stride = alphas_cumprod(noise), 1000 // steps
     x, prediction = 0.7, -1.3
     for step in ddim(noise, steps):
@@ -87,15 +87,15 @@ def test_two_scalars_are_the_formulas(noise: NoiseConfig, steps: int) -> None:
 
 
 @pytest.mark.parametrize("steps", [0, -1, 1001])
-def test_impossible_numbers_of_steps(steps: int) -> None:
+def test_numbers_of_steps_out_of_range_are_refused(steps: int) -> None:
     with pytest.raises(ConfigError, match="1 to 1000"):
         ddim(V2, steps)
 
 
 @pytest.mark.parametrize("noise", [V2, V1])
 @pytest.mark.parametrize("steps", [1, 4, 5])
-def test_the_timesteps_of_a_schedule_are_that_schedule(noise: NoiseConfig, steps: int) -> None:
-    """Where its stride is a whole number and it ends at the start of the noise."""
+def test_giving_the_timesteps_of_a_schedule_gives_that_schedule(noise: NoiseConfig, steps: int) -> None:
+    """If the stride of the schedule is a whole number."""
     given = ddim(noise, tuple(timesteps(noise, steps)))
     assert [step.timestep for step in given] == timesteps(noise, steps)
     if noise is V2:
@@ -110,12 +110,12 @@ def test_a_step_ends_where_the_next_timestep_begins() -> None:
 
 
 @pytest.mark.parametrize("given", [(), (999, 999), (249, 999), (1000, 1), (5, -1), (9.5, 1), ("9", "1")])
-def test_impossible_timesteps(given: Any) -> None:
-    with pytest.raises(ConfigError, match="falling timesteps from at most 999"):
+def test_invalid_timesteps_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="descending timesteps from at most 999"):
         ddim(V2, given)
 
 
-def test_leading_spacing_past_the_end() -> None:
+def test_leading_spacing_past_the_last_timestep_is_refused() -> None:
     with pytest.raises(ConfigError, match="at most 999"):
         ddim(V1, 1000)
 

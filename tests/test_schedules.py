@@ -1,4 +1,4 @@
-"""When operations run must not matter: orders, streams, delays, clips at once."""
+"""Results must not depend on when operations run: orders, streams, delays, clips in several threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SHAPES = [("uniform", "step-major"), ("open", "step-major"), ("open", "time-skew
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.5])
 def test_orders_and_streams_do_not_change_a_bit(bundle: Path, case: Any, guidance_scale: float) -> None:
-    """The real engines of both recorded models."""
+    """With the OpenVINO engines of both recorded models."""
     chance = np.random.default_rng(0)
     options = {
         "pose": list(chance.integers(0, 256, (case.window + 5, case.height, case.width, 3), np.uint8)),
@@ -77,7 +77,7 @@ def test_200_random_schedules_of_the_real_engines(small_bundle: Path) -> None:
 
 
 def test_no_hazard_in_any_order_and_shape(arithmetic: Callable[..., Animator]) -> None:
-    """In what operations declare, and in what streams are really asked to do."""
+    """Neither in the buffers and waits that operations declare, nor in the calls that streams receive."""
     for num_streams, (windows, order) in product((1, 2, 3), SHAPES):
         device, log = NotingDevice(), []
 
@@ -96,10 +96,8 @@ def test_no_hazard_in_any_order_and_shape(arithmetic: Callable[..., Animator]) -
 
 
 @pytest.mark.parametrize(("windows", "order"), SHAPES)
-def test_an_event_that_is_missing_is_found(
-    arithmetic: Callable[..., Animator], windows: str, order: str
-) -> None:
-    """Waits between streams are left out one by one. What others imply does no harm; all else is found."""
+def test_a_missing_wait_is_found(arithmetic: Callable[..., Animator], windows: str, order: str) -> None:
+    """Waits between streams are left out one by one. Each is found, unless other waits imply it."""
     log: list[Operation] = []
     with arithmetic(denoise_streams=2, observe=log.append) as animator:
         render(animator, pose=pictures(13), steps=2, windows=windows, order=order)
@@ -113,14 +111,14 @@ def test_an_event_that_is_missing_is_found(
                 if hazards(without):
                     found[log[i].name] += 1
                 else:
-                    log = without  # so that of two waits that imply each other one is left
+                    log = without  # so that one of two waits that imply each other stays
     for name in ("gather", "vae_decoder", "copy out", "host"):
         assert found[name] > 0, name
     assert not hazards(log)
 
 
 @pytest.mark.parametrize("mistake", ["no wait", "readers forgotten", "a write not declared"])
-def test_a_mistake_that_is_really_made_is_found(
+def test_a_scheduling_mistake_is_found_in_the_calls(
     arithmetic: Callable[..., Animator], monkeypatch: pytest.MonkeyPatch, mistake: str
 ) -> None:
     issue, wait = StreamScheduler.issue, NotingStream.wait
@@ -169,8 +167,8 @@ def test_frames_are_decoded_while_later_windows_are_denoised(
     assert share > 0.2
 
 
-def test_the_next_clip_is_prepared_while_this_one_is_denoised(small_bundle: Path) -> None:
-    """Reference and pose features of another clip, asked for in another thread once this one denoises."""
+def test_another_clip_is_prepared_while_this_one_is_denoised(small_bundle: Path) -> None:
+    """A second thread asks for its clip while the first denoises; its reference and poses run meanwhile."""
     log: list[Operation] = []
     with Animator.load(small_bundle, observe=log.append) as animator:
         render(animator)
@@ -210,7 +208,7 @@ def test_clips_of_several_threads_interleave_and_do_not_mix(arithmetic: Callable
     assert all(np.array_equal(a, b) for a, b in zip(alone, together, strict=True))
     assert not hazards(log)
     turns = [operation.reads for operation in log if operation.name == "gather"]
-    clips = [reads[0].owner for reads in turns]  # its time rows tell a clip
+    clips = [reads[0].owner for reads in turns]  # the time rows, of which each clip has its own
     assert len(set(clips)) == len(jobs)
     assert sum(a is not b for a, b in pairwise(clips)) > len(jobs)
 
@@ -243,12 +241,12 @@ def test_poses_may_come_from_an_endless_stream(arithmetic: Callable[..., Animato
         assert np.array_equal(np.stack(first), whole[:20])
 
 
-def test_time_outside_engines(
+def test_host_time_per_window_and_step(
     arithmetic: Callable[..., Animator], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The bar: 200 microseconds of the host's time per window and step. The issuing thread's is what counts;
-    how long threads take to wake each other, which streams on a GPU are not, differs by a factor of four
-    between machines."""
+    """At most 200 microseconds per window and step, of the CPU time of the thread that issues operations. The
+    time that stream threads take to wake each other differs by a factor of four between machines, and streams
+    on a GPU are not threads."""
     host, wall = [], []
     with arithmetic(load=FreeEngine) as animator:
         for _ in range(6):  # the first one allocates
@@ -265,5 +263,5 @@ def test_time_outside_engines(
                 medians.append(statistics.median((b[i] - a[i]) * 1e6 for a, b in pairwise(times)))
     with capsys.disabled():
         print(f"\nhost time per window and step: {min(host):.0f} to {max(host):.0f} microseconds, ", end="")
-        print(f"{min(wall):.0f} to {max(wall):.0f} with all waiting")
+        print(f"{min(wall):.0f} to {max(wall):.0f} of wall time")
     assert min(host) <= 200

@@ -1,4 +1,4 @@
-"""One shot as a farm's task: what it tells, how it ends, and what it leaves."""
+"""One shot: its options, its output files, its digest, and how it resumes."""
 
 from __future__ import annotations
 
@@ -10,59 +10,22 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import av
 import numpy as np
 import pytest
-from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError, OutputError
-from animate_rt.runtime.clip.progress import Progress
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.shot import frame_range, is_done, make, open_frames
-from animate_rt.runtime.shots.status import OverallProgress, StatusLines
 from PIL import Image
 
-from . import fixed_cost
-from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
+from . import shot_command
+from .fixed_cost import HEIGHT, WIDTH, example, open_animator
+from .shot_command import NUM_POSES, names
 
-NUM_POSES = 6
-
-
-@pytest.fixture
-def inputs(tmp_path: Path) -> Path:
-    """bundle/, reference.png and pose/ of 6 pictures."""
-    (tmp_path / "inputs").mkdir()
-    return write_inputs(tmp_path / "inputs", NUM_POSES)
-
-
-@pytest.fixture
-def animate(inputs: Path, tmp_path: Path, monkeypatch: Any) -> Callable[..., int]:
-    """`animate-rt animate`, in this process, with engines of arithmetic."""
-    monkeypatch.setattr("animate_rt.runtime.shots.commands.Animator.load", open_animator)
-
-    def call(output: str, *options: str) -> int:
-        named = ["--reference", str(inputs / "reference.png"), "--pose", str(inputs / "pose")]
-        return main(
-            [
-                "animate",
-                str(inputs / "bundle"),
-                *named,
-                "--output",
-                str(tmp_path / output),
-                "--steps",
-                "2",
-                *options,
-            ]
-        )
-
-    return call
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.name != "inputs")
+inputs, animate = shot_command.inputs, shot_command.animate
 
 
 @pytest.mark.parametrize(
@@ -74,7 +37,7 @@ def names(folder: Path) -> list[str]:
         ("frames.v2/#.PNG", ["--first-number", "9"], ["10.PNG", "9.PNG"]),
     ],
 )
-def test_numbering(
+def test_names_of_numbered_frames(
     animate: Callable[..., int], tmp_path: Path, output: str, options: list[str], expected: list[str]
 ) -> None:
     assert animate(output, "--frames", "2", *options) == 0
@@ -83,7 +46,7 @@ def test_numbering(
     assert names(tmp_path) == [folder, f"{folder}.json"]
 
 
-def test_16_bits_are_the_same_frames(animate: Callable[..., int], tmp_path: Path) -> None:
+def test_16_bit_pngs_hold_the_8_bit_values_times_257(animate: Callable[..., int], tmp_path: Path) -> None:
     for bits in ("8", "16"):
         sheet = str(tmp_path / f"{bits}.sheet.png")
         assert animate(f"of{bits}", "--bits", bits, "--contact-sheet", sheet) == 0
@@ -99,17 +62,17 @@ def test_16_bits_are_the_same_frames(animate: Callable[..., int], tmp_path: Path
 @pytest.mark.parametrize(
     ("frames", "expected"), [(None, (0, None)), ("48", (0, 48)), ("25-72", (24, 72)), ("7-7", (6, 7))]
 )
-def test_frame_ranges(frames: str | None, expected: tuple[int, int | None]) -> None:
+def test_frame_ranges_are_parsed(frames: str | None, expected: tuple[int, int | None]) -> None:
     assert frame_range(frames) == expected
 
 
 @pytest.mark.parametrize("frames", ["0", "-3", "3-", "5-4", "0-4", "1-2-3", "1,2", "x", "", "1e3"])
-def test_frame_ranges_that_are_none(frames: str) -> None:
+def test_invalid_frame_ranges_are_refused(frames: str) -> None:
     with pytest.raises(ConfigError, match="frames: expected at least 1"):
         frame_range(frames)
 
 
-def test_a_range_is_those_pose_frames(inputs: Path) -> None:
+def test_a_frame_range_selects_pose_frames(inputs: Path) -> None:
     whole = [np.asarray(picture) for picture in open_frames(inputs / "pose", None)]
     part = [np.asarray(picture) for picture in open_frames(inputs / "pose", "3-5")]
     assert np.array_equal(whole[2:5], part)
@@ -119,7 +82,7 @@ def test_a_range_is_those_pose_frames(inputs: Path) -> None:
         list(open_frames(inputs / "pose", "3-9"))
 
 
-def test_everything_that_decides_the_result_is_in_the_digest(
+def test_the_digest_covers_everything_that_changes_the_result(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def digest(**options: Any) -> str:
@@ -139,28 +102,32 @@ def test_everything_that_decides_the_result_is_in_the_digest(
         {"output": "frames/#.png"},
     ]
     digests = {before, *(digest(**change) for change in changes)}
-    with monkeypatch.context() as patch:
-        patch.setattr("animate_rt.runtime.shots.shot.metadata.version", lambda _package: "another")
-        digests.add(digest())
-    assert len(digests) == len(changes) + 2
+    versions = ("numpy.__version__", "PIL.__version__", "av.__version__", "openvino.__version__")
+    for version in ("animate_rt.runtime.shots.versions.OWN", *versions):
+        with monkeypatch.context() as patch:
+            patch.setattr(version, "another")
+            digests.add(digest())
+    assert len(digests) == len(changes) + 6
     assert digest(contact_sheet=tmp_path / "sheet.png") == before
     picture = Image.open(inputs / "pose" / "003.png").transpose(Image.Transpose.ROTATE_180)
     picture.save(inputs / "pose" / "003.png")
     assert digest() not in digests
     changed = digest()
-    (inputs / "pose" / "notes.txt").touch()  # is no picture
+    (inputs / "pose" / "notes.txt").touch()  # not a picture
     assert digest() == changed
     (inputs / "pose" / "009.png").write_bytes((inputs / "pose" / "000.png").read_bytes())
     assert digest() not in {*digests, changed}
 
 
 @pytest.mark.parametrize("output", ["out.mp4", "frames"])
-def test_done_is_what_is_there(inputs: Path, tmp_path: Path, output: str) -> None:
+def test_a_shot_is_done_only_if_its_files_match_the_sidecar(
+    inputs: Path, tmp_path: Path, output: str
+) -> None:
     shot = example(inputs, tmp_path / output, steps=2)
     digest = shot.digest()
     assert not is_done(shot, digest)
     with open_animator(shot.bundle) as animator:
-        make(shot, animator, digest)
+        make(shot, animator)
     assert is_done(shot, digest)
     assert not is_done(shot, example(inputs, tmp_path / output, steps=3).digest())
     path = shot.output.path if shot.output.video else shot.output.path / "00001.png"
@@ -174,15 +141,15 @@ def test_done_is_what_is_there(inputs: Path, tmp_path: Path, output: str) -> Non
     assert not is_done(shot, digest)
 
 
-def test_a_directory_of_an_earlier_result_is_replaced_and_no_other(inputs: Path, tmp_path: Path) -> None:
+def test_only_a_directory_of_an_earlier_result_is_replaced(inputs: Path, tmp_path: Path) -> None:
     for steps in (2, 3):
         shot = example(inputs, tmp_path / "frames", steps=steps)
         with open_animator(shot.bundle) as animator:
-            make(shot, animator, shot.digest())
+            make(shot, animator)
         assert is_done(shot, shot.digest())
     assert names(tmp_path) == ["frames", "frames.json"]
     (tmp_path / "frames" / "notes.txt").touch()
-    with pytest.raises(OutputError, match=r"notes\.txt is not of an earlier result"):
+    with pytest.raises(OutputError, match=r"notes\.txt does not belong to an earlier"):
         Output.at(str(tmp_path / "frames"))
 
 
@@ -192,172 +159,14 @@ def test_a_contact_sheet(animate: Callable[..., int], tmp_path: Path) -> None:
         assert sheet.size == (7 * WIDTH + 8 * 4, 2 * HEIGHT + 3 * 4)
 
 
-def test_a_contact_sheet_of_what_is_done(animate: Callable[..., int], tmp_path: Path) -> None:
+def test_a_contact_sheet_can_be_added_to_a_finished_shot(animate: Callable[..., int], tmp_path: Path) -> None:
     assert animate("out.mp4") == 0
     assert animate("out.mp4", "--contact-sheet", str(tmp_path / "sheet.png")) == 0
     assert names(tmp_path) == ["out.mp4", "out.mp4.json", "sheet.png"]
 
 
-def test_out_of_memory_may_pass(
-    animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any
-) -> None:
-    opened = partial(fixed_cost.open_troubled_animator, folder=tmp_path)
-    monkeypatch.setattr("animate_rt.runtime.shots.commands.Animator.load", opened)
-    tired = ["out.mp4", "--seed", str(fixed_cost.TIRED_SEED), "--progress", "none"]
-    assert animate(*tired) == 75
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last == "animate_error code=out_of_memory retryable=1 status=75 shot=out"
-    assert animate(*tired) == 0
-
-
-def test_a_reader_that_goes_away_and_streams_that_are_not_there(inputs: Path, tmp_path: Path) -> None:
-    script = (
-        "import sys; from animate_rt.tests.fixed_cost import open_animator;"
-        "from animate_rt.runtime.shots import commands; from animate_rt.__main__ import main;"
-        "commands.Animator.load = open_animator; sys.exit(main(sys.argv[1:]))"
-    )
-    command = f"{sys.executable} -c '{script}' animate bundle --reference reference.png --pose pose --steps 1"
-
-    def status(rest: str) -> tuple[int, str]:
-        done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {command} {rest}"],
-            cwd=inputs,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.returncode, done.stderr
-
-    found, err = status("--output ../gone.mp4 --progress json | true")
-    assert found == 74, err
-    assert "Traceback" not in err
-    assert err.splitlines()[-1] == "animate_error code=io retryable=1 status=74 shot=gone"
-    assert status("--output ../out.mp4 2>&-") == (0, "")
-    assert status("--output ../again.mp4 >&-")[0] == 0
-    assert {"out.mp4", "again.mp4"} < set(names(tmp_path))
-
-
-def test_lines_of_json(animate: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert animate("out.mp4", "--progress", "json", "--name", "s010") == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {line["shot"] for line in lines} == {"s010"}
-    assert [lines[0]["event"], lines[1]["event"], lines[-1]["event"]] == ["begin", "progress", "end"]
-    assert (lines[-1]["frames"], lines[-1]["already_done"]) == (NUM_POSES, False)
-    assert animate("out.mp4", "--progress", "json") == 0
-    (last,) = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert last["already_done"]
-
-
-def test_lines_of_open_job_description(
-    animate: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: Any
-) -> None:
-    monkeypatch.setattr("animate_rt.runtime.shots.status.LINE_S", 0.0)
-    monkeypatch.setenv("OPENJD_SESSION_WORKING_DIR", "/tmp")  # so auto is openjd
-    assert animate("out.mp4") == 0
-    lines = capsys.readouterr().out.splitlines()
-    percents = [float(line.split()[1]) for line in lines if line.startswith("openjd_progress: ")]
-    assert percents == sorted(percents)
-    assert percents[-1] == 100
-    assert len(set(percents)) > 5
-    assert any(line.startswith("openjd_status: out: decode 3/6") for line in lines)
-    assert animate("out.mp4", "--frames", "7-9") == 65
-    captured = capsys.readouterr()
-    assert captured.out.splitlines()[-1].startswith("openjd_fail: out: ")
-    assert captured.err.splitlines()[-1] == "animate_error code=input retryable=0 status=65 shot=out"
-
-
-def test_lines_for_people_have_a_name(
-    animate: Callable[..., int], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert animate("out.mp4", "--name", "s010") == 0
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) > 2
-    assert all("  s010  " in line for line in lines)
-
-
-def test_no_lines(animate: Callable[..., int], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert animate("out.mp4", "--progress", "none") == 0
-    assert capsys.readouterr() == (f"{tmp_path / 'out.mp4'}\n", "")
-
-
-def test_progress_never_falls() -> None:
-    overall, shares = OverallProgress(), []
-    for stage, done, total in (
-        ("denoise", 5, 10),
-        ("denoise", 3, 10),
-        ("denoise", 5, 10),
-        ("pose", 1, 9),
-        ("decode", 1, 2),
-        ("decode", 2, None),
-    ):
-        overall.add(Progress(stage, done, total))
-        shares.append(overall.share)
-    assert shares == pytest.approx([0.45, 0.45, 0.45, 0.45, 0.5, 0.5])
-    assert overall.num_frames == 2
-
-
-def test_a_line_per_second_and_none_that_could_be_taken_for_another(capsys: Any) -> None:
-    lines = StatusLines("openjd", "s010\nopenjd_env: A=B", sys.stdout)
-    for done in range(1000):
-        lines.progress(Progress("denoise", done, 1000))
-    lines.fail("two\nlines", "input", retryable=False)
-    out = capsys.readouterr().out.splitlines()
-    assert [line.split(":")[0] for line in out] == ["openjd_progress", "openjd_status", "openjd_fail"]
-
-
-STATUSES = [
-    ({"--pose": "none.mp4"}, 66, "input_missing", 0),
-    ({"--reference": "pose.txt"}, 65, "input", 0),
-    ({"--pose": "/dev/zero"}, 65, "input", 0),  # would never end
-    ({"--output": "/proc"}, 73, "output", 0),  # a mount point
-    ({"--frames": "0"}, 64, "config", 0),
-    ({"--output": "none/out.mp4"}, 73, "output", 0),
-    ({"bundle": "none"}, 66, "input_missing", 0),
-    ({}, 69, "device", 0),  # a bundle whose engines are not there
-]
-
-
-@pytest.mark.parametrize(("changed", "status", "code", "retryable"), STATUSES)
-def test_statuses(
-    inputs: Path, tmp_path: Path, changed: dict[str, str], status: int, code: str, retryable: int
-) -> None:
-    """Of the real command, with a line at the end that a farm can match."""
-    (inputs / "pose.txt").write_text("no picture")
-    named = {
-        "--reference": "reference.png",
-        "--pose": "pose",
-        "--output": "../out.mp4",
-        "--seed": "1",
-    } | changed
-    bundle = named.pop("bundle", "bundle")
-    arguments = [part for pair in named.items() for part in pair]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "animate_rt",
-            "animate",
-            bundle,
-            *arguments,
-            "--progress",
-            "none",
-            "--name",
-            "s",
-        ],
-        cwd=inputs,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stderr
-    told, last = done.stderr.splitlines()
-    assert told.startswith("animate-rt: ")
-    assert last == f"animate_error code={code} retryable={retryable} status={status} shot=s"
-    assert names(tmp_path) == []
-
-
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_stopped_it_keeps_what_it_has_and_goes_on_from_there(
+def test_a_stopped_shot_keeps_its_progress_and_resumes(
     inputs: Path, tmp_path: Path, number: int, status: int
 ) -> None:
     script = (
@@ -405,8 +214,8 @@ def test_stopped_it_keeps_what_it_has_and_goes_on_from_there(
     assert names(tmp_path) == ["out.mp4", "out.mp4.json"]
 
 
-def test_names_that_the_locale_cannot_spell(inputs: Path, tmp_path: Path) -> None:
-    """ASCII alone, forced: no home, no terminal, nothing writable but the output's folder."""
+def test_file_names_that_the_locale_cannot_encode(inputs: Path, tmp_path: Path) -> None:
+    """Paths with umlauts in an ASCII locale, without HOME or terminal, in a read-only working directory."""
     folder = tmp_path / "bühne"
     folder.mkdir()
     (inputs / "größe.png").write_bytes((inputs / "reference.png").read_bytes())
@@ -418,8 +227,13 @@ def test_names_that_the_locale_cannot_spell(inputs: Path, tmp_path: Path) -> Non
         "commands.Animator.load = open_animator; sys.exit(main(sys.argv[1:]))"
     )
     named = ["--reference", str(inputs / "größe.png"), "--pose", str(inputs / "pose")]
-    for form in ("auto", "json"):
-        output = ["--output", str(folder / f"ä{form}.mp4"), "--contact-sheet", str(folder / f"ö{form}.png")]
+    for progress in ("auto", "json"):
+        output = [
+            "--output",
+            str(folder / f"ä{progress}.mp4"),
+            "--contact-sheet",
+            str(folder / f"ö{progress}.png"),
+        ]
         done = subprocess.run(
             [
                 sys.executable,
@@ -430,7 +244,7 @@ def test_names_that_the_locale_cannot_spell(inputs: Path, tmp_path: Path) -> Non
                 *named,
                 *output,
                 "--progress",
-                form,
+                progress,
             ],
             env={
                 "PATH": os.environ["PATH"],

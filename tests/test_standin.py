@@ -1,5 +1,5 @@
-"""The stand-in for CUDA and TensorRT: it finds the mistakes that are planted here, lets correct programs
-pass, and when things run changes no result."""
+"""The stand-in for CUDA: it finds the mistakes made here and lets correct programs pass, whose results do not
+depend on when things run."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_correct_programs_pass_and_results_do_not_depend_on_the_seed() -> None:
     assert len(seen) > 1
 
 
-def test_without_an_event_it_is_a_race_whatever_runs_first(program: Program) -> None:
+def test_a_missing_event_is_a_race_whatever_runs_first(program: Program) -> None:
     with caught(program.gpu, "no order between a copy .* and a copy"):
         relay(program, ordered=False)
 
 
-def test_without_an_event_results_are_wrong_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_event_also_gives_wrong_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(GPU, "check_order", lambda *_: None)
     wrong = 0
     for seed in SEEDS:
@@ -57,7 +57,7 @@ def test_without_an_event_results_are_wrong_too(monkeypatch: pytest.MonkeyPatch)
     assert wrong > 0
 
 
-def test_nothing_has_run_before_somebody_waits() -> None:
+def test_nothing_needs_to_run_before_a_wait() -> None:
     with installed(0) as gpu:
         assert gpu.haste == 0
         program = Program(gpu)
@@ -65,11 +65,11 @@ def test_nothing_has_run_before_somebody_waits() -> None:
         target, result = program.pinned(7)
         source = program.memory()
         program.copy(target, source, stream)
-        assert np.isnan(result).all()  # the host's no longer: it reads poison
+        assert np.isnan(result).all()  # the copy may write it at any time, so the host reads NaN
         assert gpu.queues[-1].executed == 0
 
 
-def test_host_memory_is_the_devices_until_it_is_waited_for(program: Program) -> None:
+def test_host_memory_must_not_be_written_before_a_wait(program: Program) -> None:
     gpu, stream = program.gpu, program.device.create_stream()
     gpu.haste = 0
     there = program.memory()
@@ -80,7 +80,7 @@ def test_host_memory_is_the_devices_until_it_is_waited_for(program: Program) -> 
         stream.sync()
 
 
-def test_host_may_write_again_once_it_has_waited(program: Program) -> None:
+def test_host_memory_may_be_written_after_a_wait(program: Program) -> None:
     stream, there = program.device.create_stream(), program.memory()
     source, array = program.pinned()
     for value in range(3):
@@ -92,20 +92,20 @@ def test_host_may_write_again_once_it_has_waited(program: Program) -> None:
     assert (array == 2).all()
 
 
-def test_addresses(program: Program) -> None:
+def test_wrong_addresses(program: Program) -> None:
     gpu, stream, there, other = program.gpu, program.pool, program.memory(), program.memory()
     with caught(gpu, "end outside"):
         program.copy(there, other, stream, SIZE + 1)
-    with caught(gpu, "no memory of the device's"):
+    with caught(gpu, "no device or page-locked memory"):
         program.copy(there, other + SIZE, stream, 1)
-    with caught(gpu, "no memory of the device's"):
+    with caught(gpu, "no device or page-locked memory"):
         program.copy(there, np.zeros(N, np.float32).ctypes.data, stream)
     with caught(gpu, "onto itself"):
         program.copy(there, there + 4, stream, SIZE - 4)
     assert there % 256 == 0
 
 
-def test_memory_is_poison_when_new_and_when_freed(program: Program) -> None:
+def test_new_and_freed_memory_is_nan(program: Program) -> None:
     address, array = program.pinned()
     assert np.isnan(array).all()
     array[:] = 1
@@ -115,7 +115,9 @@ def test_memory_is_poison_when_new_and_when_freed(program: Program) -> None:
         program.copy(program.memory(), address, program.pool)
 
 
-def test_memory_of_the_pool_is_there_for_who_comes_after_its_allocation(program: Program) -> None:
+def test_pool_memory_must_not_be_used_before_its_allocation_or_after_its_deallocation(
+    program: Program,
+) -> None:
     stream = program.device.create_stream()
     buffer = program.device.allocate(SIZE, stream=program.pool)
     source, _ = program.pinned(0)
@@ -127,14 +129,14 @@ def test_memory_of_the_pool_is_there_for_who_comes_after_its_allocation(program:
         buffer.close(program.pool)
 
 
-def test_pinned_memory_is_not_freed_in_use(program: Program) -> None:
+def test_pinned_memory_must_not_be_freed_in_use(program: Program) -> None:
     there, (source, _) = program.memory(), program.pinned(0)
     program.copy(there, source, program.pool)
     with caught(program.gpu, "memory is freed that a copy .* may still use"):
         program.kept[-1].close()
 
 
-def test_a_mistake_that_nobody_sees_is_raised_in_the_end() -> None:
+def test_a_mistake_in_a_destructor_is_raised_at_the_end() -> None:
     def forget() -> None:
         with installed(0) as gpu:
             program = Program(gpu)
@@ -146,7 +148,7 @@ def test_a_mistake_that_nobody_sees_is_raised_in_the_end() -> None:
         forget()
 
 
-def test_no_room(program: Program) -> None:
+def test_out_of_memory(program: Program) -> None:
     program.gpu.memory.total_bytes = 10 * SIZE
     free = program.driver.cuMemGetInfo()[1]
     with pytest.raises(Exception, match="CUDA_ERROR_OUT_OF_MEMORY"):
@@ -154,7 +156,7 @@ def test_no_room(program: Program) -> None:
     assert free == program.driver.cuMemGetInfo()[1] == 10 * SIZE
 
 
-def test_a_thread_sets_its_device_first(program: Program) -> None:
+def test_a_thread_must_set_its_device_first(program: Program) -> None:
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -201,7 +203,7 @@ def test_kernel_arguments(program: Program) -> None:
         program.update(stream, *good[:3], np.int64(N + 1), *good[4:])
     with caught(gpu, "end outside"):
         program.update(stream, *good[:3], np.int64(2 * N), *good[4:], block=2 * N)
-    with caught(gpu, "no memory of the device's"):
+    with caught(gpu, "no device or page-locked memory"):
         program.update(stream, a, 0, *good[2:])
     with caught(gpu, "expected device memory .* found host memory"):
         program.update(stream, a, b, program.pinned()[0], *good[3:])
@@ -213,7 +215,7 @@ def test_kernel_arguments(program: Program) -> None:
 # Captures
 
 
-def test_what_is_captured_runs_when_it_is_launched(program: Program) -> None:
+def test_captured_work_runs_when_it_is_launched(program: Program) -> None:
     stream, there = program.device.create_stream(), program.memory()
     source, array = program.pinned(1)
     target, result = program.pinned(5)
@@ -231,7 +233,7 @@ def test_what_is_captured_runs_when_it_is_launched(program: Program) -> None:
     program.driver.cuGraphLaunch(executable, stream.handle)
     program.driver.cuGraphExecDestroy(executable)  # in flight
     stream.sync()
-    with caught(program.gpu, "launched that has been destroyed"):
+    with caught(program.gpu, "launch of a graph that has been destroyed"):
         program.driver.cuGraphLaunch(executable, stream.handle)
 
 
@@ -278,7 +280,7 @@ def test_rules_of_a_capture(program: Program) -> None:
         program.driver.cuStreamBeginCapture(stream.handle, modes.CU_STREAM_CAPTURE_MODE_GLOBAL)
 
 
-def test_imports_lead_here_and_back_again() -> None:
+def test_packages_are_replaced_and_restored() -> None:
     before = {name: module for name, module in sys.modules.items() if name.startswith(("cuda", "tensorrt"))}
     with installed():
         import tensorrt
@@ -293,7 +295,8 @@ def test_imports_lead_here_and_back_again() -> None:
 
 NAMES = {
     "cuda.core": {
-        "Device": "name device_id arch set_current create_stream allocate sync",
+        "Device": "name device_id arch memory_resource set_current create_stream allocate sync",
+        "DeviceMemoryResource": "attributes handle",
         "LegacyPinnedMemoryResource": "allocate",
         "Buffer": "handle size close",
         "Stream": "handle sync record wait",
@@ -308,6 +311,7 @@ NAMES = {
         "CUresult": "CUDA_SUCCESS CUDA_ERROR_OUT_OF_MEMORY CUDA_ERROR_STREAM_CAPTURE_INVALIDATED",
         "CUstreamCaptureMode": "CU_STREAM_CAPTURE_MODE_THREAD_LOCAL",
         "cuMemGetInfo": "__call__",
+        "cuMemPoolTrimTo": "__call__",
         "cuMemcpyAsync": "__call__",
         "cuStreamBeginCapture": "__call__",
         "cuStreamEndCapture": "__call__",
@@ -333,7 +337,7 @@ NAMES = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_here_is_in_the_real_packages(name: str) -> None:
+def test_the_real_packages_have_the_names_of_the_stand_in(name: str) -> None:
     real = pytest.importorskip(name)
     for item, attributes in NAMES[name].items():
         for attribute in attributes.split():

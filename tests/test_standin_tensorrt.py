@@ -1,4 +1,4 @@
-"""The stand-in for TensorRT: mistakes with engines and contexts that are planted here are found."""
+"""The stand-in for TensorRT: it finds mistakes with engines and execution contexts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .standin import tensorrt as plans
 
 
 class Engine:
-    """A loaded plan of the case's pose guider, and what it needs."""
+    """A loaded plan of the case's pose guider, with buffers for its tensors."""
 
     def __init__(self, program: Program, content: bytes):
         import tensorrt as trt
@@ -45,7 +45,7 @@ def engine(program: Program, small_bundle: Path) -> Engine:
     return Engine(program, plans.plan(small_bundle / "graphs" / "pose_guider.onnx", "SM90"))
 
 
-def test_an_engine_tells_of_its_graph(engine: Engine, small: Any) -> None:
+def test_an_engine_describes_its_tensors(engine: Engine, small: Any) -> None:
     trt, real = engine.trt, engine.engine
     assert {name: real.get_tensor_mode(name) for name in engine.buffers} == {
         "frame": trt.TensorIOMode.INPUT,
@@ -56,7 +56,7 @@ def test_an_engine_tells_of_its_graph(engine: Engine, small: Any) -> None:
     assert real.device_memory_size_v2 > 0
 
 
-def test_a_context_runs_in_order_with_itself(engine: Engine) -> None:
+def test_runs_of_a_context_must_be_ordered(engine: Engine) -> None:
     program, context = engine.program, engine.context()
     one, two = program.device.create_stream(), program.device.create_stream()
     assert context.execute_async_v3(int(one.handle))
@@ -65,7 +65,7 @@ def test_a_context_runs_in_order_with_itself(engine: Engine) -> None:
     program.device.sync()
 
 
-def test_activations_are_one_contexts_at_a_time(engine: Engine) -> None:
+def test_runs_that_share_activation_memory_must_be_ordered(engine: Engine) -> None:
     program = engine.program
     block = program.memory(engine.engine.device_memory_size_v2)
     one, two = program.device.create_stream(), program.device.create_stream()
@@ -80,7 +80,7 @@ def test_activations_are_one_contexts_at_a_time(engine: Engine) -> None:
     two.sync()
 
 
-def test_what_a_context_is_given(engine: Engine) -> None:
+def test_wrong_bindings_of_a_context(engine: Engine) -> None:
     gpu, program, context = engine.program.gpu, engine.program, engine.context()
     size = engine.engine.device_memory_size_v2
     with caught(gpu, "not aligned to 256"):
@@ -105,7 +105,7 @@ def test_what_a_context_is_given(engine: Engine) -> None:
         engine.engine.create_execution_context(engine.trt.ExecutionContextAllocationStrategy.STATIC)
 
 
-def test_a_context_is_kept_until_it_has_run(engine: Engine) -> None:
+def test_a_context_must_not_be_destroyed_before_it_has_run(engine: Engine) -> None:
     context = engine.context()
     context.execute_async_v3(int(engine.program.pool.handle))
     del context
@@ -113,7 +113,7 @@ def test_a_context_is_kept_until_it_has_run(engine: Engine) -> None:
     assert "may still use" in str(engine.program.gpu.memory.mistakes.pop())
 
 
-def test_a_context_is_not_captured_before_it_has_run(engine: Engine) -> None:
+def test_a_context_must_not_be_captured_before_it_has_run(engine: Engine) -> None:
     program, context, stream = engine.program, engine.context(), engine.program.device.create_stream()
     capture(program, stream)
     with caught(program.gpu, "has never run"):

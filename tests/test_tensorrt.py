@@ -1,4 +1,4 @@
-"""TensorRT plans, really built without a GPU: all graphs of a small model in float16."""
+"""TensorRT plans, built by TensorRT-RTX without a GPU: all graphs of a small model in float16."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from animate_rt.engines.contract import Contract, TensorSpec
 from animate_rt.engines.cuda import tensorrt
 from animate_rt.engines.cuda.plan import GRACE_S, PlanOptions, build_plan, compute_capabilities
 from animate_rt.engines.model import ModelConfig
+from animate_rt.engines.precision import PRECISIONS
 from animate_rt.export import build_bundle
 from animate_rt.export.networks.layers import Attention, attend
 from animate_rt.export.onnx_graphs import export_graph
@@ -35,7 +36,7 @@ pytest.importorskip("tensorrt_rtx", reason="its wheels exist for Linux and Windo
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:
-    """A float16 bundle of a small model with heads of width 16 and 32, and the seconds it took."""
+    """A float16 bundle of a small model with heads of width 16 and 32, and the seconds per stage."""
     folder = tmp_path_factory.mktemp("tensorrt")
     write_random_checkpoint(folder / "checkpoint", "tiny")
     seconds: dict[str, float] = {}
@@ -84,7 +85,7 @@ def test_all_graphs_build_without_a_gpu(
     assert manifest.compute_capabilities == compute_capabilities()
 
 
-def test_wide_heads_export_the_fused_operator_and_the_vae_does_not(
+def test_attention_is_the_fused_operator_for_heads_of_width_16_and_more(
     built: tuple[Path, dict[str, float]],
 ) -> None:
     def count(graph: str, operator: str) -> int:
@@ -111,7 +112,7 @@ class Types:
         self.of = {value.name: value.type.tensor_type.elem_type for value in values} | self.constants
 
     def casts(self, source: int, target: int) -> int:
-        """How often anything but a weight goes from one type to the other."""
+        """The number of casts from one type to the other, except of weights."""
         return sum(
             self.of[node.input[0]] == source and node.attribute[0].i == target
             for node in self.nodes
@@ -119,15 +120,15 @@ class Types:
         )
 
     def products(self) -> Counter[int]:
-        """By type of both factors."""
+        """The number of products and convolutions by the type of both factors."""
         found = [node for node in self.nodes if node.op_type in ("MatMul", "Gemm", "Conv", "Attention")]
         assert all(self.of[node.input[0]] == self.of[node.input[1]] for node in found)
         return Counter(self.of[node.input[0]] for node in found)
 
 
 def float32_islands(model: ModelConfig) -> dict[str, tuple[int, int]]:
-    """Of each graph, how often it enters float32 and how often it leaves it again: at every norm, and at the
-    ends that are float32 or uint8 in the contract."""
+    """For each graph, the number of casts to float32 and of casts back: at every norm, and at inputs and
+    outputs that are float32 or uint8 in the contract."""
     resnets, spatial = len(model.resnet_widths()), len(model.spatial_attentions())
     motion = resnets - 1  # after every layer; the second resnet in the middle has none
     levels, layers, encoder = len(model.vae.widths), model.vae.layers_per_block, model.image_encoder.layers
@@ -148,9 +149,9 @@ def float32_islands(model: ModelConfig) -> dict[str, tuple[int, int]]:
     }
 
 
-def test_float32_is_what_is_meant_to_be_and_nothing_else(built: tuple[Path, dict[str, float]]) -> None:
-    """In strongly typed networks the graph decides: a norm that lost its casts would lose accuracy, a product
-    that gained them would take twice the time and leave the tensor cores."""
+def test_only_norms_and_the_time_embedding_are_in_float32(built: tuple[Path, dict[str, float]]) -> None:
+    """In strongly typed networks the graph determines the types. A norm in float16 would lose accuracy; a
+    product in float32 would take twice the time and not run on tensor cores."""
     model = open_bundle(built[0]).manifest.model
     resnets = len(model.resnet_widths())
     for graph, (entered, left) in float32_islands(model).items():
@@ -159,8 +160,8 @@ def test_float32_is_what_is_meant_to_be_and_nothing_else(built: tuple[Path, dict
         assert types.casts(TensorProto.FLOAT, TensorProto.FLOAT16) == left, graph
         products = types.products()
         assert products.keys() <= {TensorProto.FLOAT, TensorProto.FLOAT16}
-        # The time embedding's two layers and each resnet's projection of it: one row, and angles up to 1000.
-        # Of ReferenceNet's, always at time 0, the first layer is a constant.
+        # In float32 are the time embedding's two layers and each resnet's projection of it: they are one row,
+        # from angles up to 1000. ReferenceNet always has time 0, which makes its first layer a constant.
         in_float32 = {"time_embedding": resnets + 2, "reference_net": resnets + 1}.get(graph, 0)
         assert products[TensorProto.FLOAT] == in_float32, graph
         assert products[TensorProto.FLOAT16] > 0 or graph == "time_embedding"
@@ -170,7 +171,7 @@ def test_float32_is_what_is_meant_to_be_and_nothing_else(built: tuple[Path, dict
 def test_onnx_runtime_is_an_oracle_for_float16(
     built: tuple[Path, dict[str, float]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is what plans are verified against: here its float16 and OpenVINO's float32 of the same graphs."""
+    """Plans are verified against ONNX Runtime. Here its float16 is compared with OpenVINO's float32."""
     pytest.importorskip("openvino")
     shutil.copytree(built[0] / "graphs", tmp_path / "bundle" / "graphs")
     seal(tmp_path / "bundle", replace(open_bundle(built[0]).manifest, backend="openvino"))
@@ -182,10 +183,10 @@ def test_onnx_runtime_is_an_oracle_for_float16(
         worst[c.graph] = max(worst[c.graph], c.relative)
     with capsys.disabled():
         print("\n" + "\n".join(f"{graph:28} {error:.1e}" for graph, error in worst.items()))
-    assert max(worst.values()) > 10 * verify.TOLERANCES["fp32"]  # it was float16
+    assert max(worst.values()) > 10 * PRECISIONS["fp32"].tolerance  # so it did compute in float16
 
 
-def test_a_graph_that_cannot_be_built_is_one_line(tmp_path: Path) -> None:
+def test_a_graph_that_cannot_be_built_raises_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.onnx").write_bytes(b"not a graph")
     with pytest.raises(BuildError, match=r"broken\.onnx: TensorRT ended with status 1: .*\w") as caught:
         build_plan(tmp_path / "broken.onnx", tmp_path / "broken.plan")
@@ -194,7 +195,7 @@ def test_a_graph_that_cannot_be_built_is_one_line(tmp_path: Path) -> None:
 
 
 class SharedQuery(nn.Module):
-    """Two Attention operators that share a query, which brings the builder of TensorRT-RTX 1.7 down."""
+    """Two Attention operators that share a query, which crashes the builder of TensorRT-RTX 1.7."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -207,7 +208,7 @@ class SharedQuery(nn.Module):
         return self.attention.output(torch.cat(halves))
 
 
-def test_a_builder_that_crashes_is_an_error_and_not_the_end(tmp_path: Path) -> None:
+def test_a_crash_of_the_builder_raises_an_error(tmp_path: Path) -> None:
     contract = Contract(
         (TensorSpec("x", "float16", (4, 16, 32)), TensorSpec("key", "float16", (1, 2, 16, 16))),
         (TensorSpec("y", "float16", (8, 16, 32)),),
@@ -229,7 +230,7 @@ def test_a_graph_in_float32(tmp_path: Path) -> None:
     assert (tmp_path / "attention.plan").stat().st_size > memory.weights
 
 
-def test_plans_are_for_the_gpus_that_are_named(built: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_plans_are_for_the_requested_gpus(built: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
     graph, plan = built[0] / "graphs" / "vae_decoder.onnx", tmp_path / "vae_decoder.plan"
     one = PlanOptions(compute_capabilities=("SM89",))
     assert compute_capabilities(one) == ("SM89",)
@@ -239,14 +240,16 @@ def test_plans_are_for_the_gpus_that_are_named(built: tuple[Path, dict[str, floa
         build_plan(graph, plan, PlanOptions(compute_capabilities=("SM89", "SM17")))
 
 
-def test_impossible_options() -> None:
+def test_invalid_options_are_refused() -> None:
     with pytest.raises(ConfigError, match="optimization level: expected 0 to 5, found 6"):
         PlanOptions(optimization_level=6)
-    with pytest.raises(ConfigError, match="workspace: expected more than nothing"):
+    with pytest.raises(ConfigError, match="workspace: expected at least 1 byte"):
         PlanOptions(workspace_bytes=0)
 
 
-def test_a_workspace_that_is_too_small_says_so(built: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+def test_a_workspace_that_is_too_small_raises_an_error(
+    built: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
     graph = built[0] / "graphs" / "denoising_unet.onnx"
     with pytest.raises(BuildError, match="within workspace limit"):
         build_plan(graph, tmp_path / "plan", PlanOptions(workspace_bytes=1 << 20))
@@ -264,17 +267,17 @@ def running(pid: int) -> bool:
         return False
 
 
-def test_a_build_tells_how_far_it_is_and_stops_when_asked(
+def test_a_build_reports_progress_and_stops_if_progress_raises(
     built: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     graph = built[0] / "graphs" / "denoising_unet.onnx"
     before = set(children())
     compilers: set[int] = set()
-    told = []
+    seen = []
 
     def progress(what: str) -> None:
         compilers.update(set(children()) - before)
-        told.append(what)
+        seen.append(what)
         if "profile costs" in what:
             raise SystemExit(143)
 
@@ -282,14 +285,14 @@ def test_a_build_tells_how_far_it_is_and_stops_when_asked(
     with pytest.raises(SystemExit):
         build_plan(graph, tmp_path / "plan", progress=progress)
     assert time.monotonic() - began < built[1]["compile denoising_unet"] + 2 * GRACE_S
-    assert told[-1].startswith("computing profile costs ")
-    assert "reading the graph" in told
+    assert seen[-1].startswith("computing profile costs ")
+    assert "reading the graph" in seen
     assert len(compilers) == 1
     assert not any(map(running, compilers))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_that_is_killed_says_what_it_may_have_been(
+def test_a_killed_compiler_is_reported_as_likely_out_of_memory(
     built: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     before = set(children())
@@ -304,10 +307,8 @@ def test_a_compiler_that_is_killed_says_what_it_may_have_been(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_compiler_does_not_outlive_whom_it_works_for(
-    built: tuple[Path, dict[str, float]], tmp_path: Path
-) -> None:
-    """Not even one that is killed and cannot say goodbye."""
+def test_a_compiler_does_not_outlive_its_parent(built: tuple[Path, dict[str, float]], tmp_path: Path) -> None:
+    """The parent is killed by SIGKILL, so it cannot stop the compiler."""
     script = f"""
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The graphs' PyTorch modules as engines: frames as the product's, and when runs are captured."""
+"""The graphs' PyTorch modules as engines: accuracy of a clip, and which runs are captured as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from animate_rt.engines.precision import Precision
 
 
 @pytest.mark.parametrize(("precision", "decibels"), [("fp32", 45), ("fp16", 30)])
-def test_a_clip_without_a_bundle_on_disk(small: Any, precision: Precision, decibels: float) -> None:
+def test_a_clip_needs_no_bundle_on_disk(small: Any, precision: Precision, decibels: float) -> None:
     checkpoint = small.checkpoint, small.inference_config
     bucket = ShapeBucket(width=small.width, height=small.height, window=small.window)
     bundle = torch_bundle(*checkpoint, bucket, precision)
@@ -35,7 +35,7 @@ def test_a_clip_without_a_bundle_on_disk(small: Any, precision: Precision, decib
 
 
 class FakeGraph:
-    """Of torch.cuda: what is launched during a capture is kept, and not run."""
+    """Stands in for torch.cuda.CUDAGraph and counts its replays."""
 
     fails = False
 
@@ -60,7 +60,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Bound:
-    """A context with a buffer bound, anew each time."""
+    """A context. `bind` binds a new buffer; `graph` asks for the CUDA graph of a run with what is bound."""
 
     def __init__(self) -> None:
         spec = TensorSpec("x", "float32", (2,))
@@ -96,7 +96,7 @@ def test_the_second_run_with_the_same_buffers_is_captured() -> None:
         kept.append(bound.bind())
         bound.graph()
     bound.context.bind("x", first)
-    assert bound.graph() is None  # forgotten
+    assert bound.graph() is None  # evicted
     assert len(bound.context.graphs) == MAX_GRAPHS
 
 
@@ -111,4 +111,4 @@ def test_a_capture_that_fails_is_not_tried_again(
         assert bound.graph() is None
         assert bound.graph() is None
     assert not bound.context.graphs_enabled
-    assert "goes on without CUDA graphs" in caplog.text
+    assert "continues without CUDA graphs" in caplog.text

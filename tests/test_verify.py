@@ -1,4 +1,4 @@
-"""`verify`: every engine against ONNX Runtime, and a difference that is there is found."""
+"""`verify` compares every engine with ONNX Runtime, and finds differences."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from animate_rt.engines.bundle import MANIFEST, Bundle, open_bundle, seal
 from animate_rt.engines.contract import DENOISING_UNET, DENOISING_UNET_CONDITIONAL
 from animate_rt.engines.device import Device
 from animate_rt.engines.engine import Engine
-from animate_rt.engines.verify import TOLERANCES, check, table
+from animate_rt.engines.precision import PRECISIONS
+from animate_rt.engines.verify import check, table
 
 
 def shown(comparisons: list[verify.Comparison]) -> str:
-    """The table, with the first block for all of them."""
+    """The table without the keys, values and cross-attention of all blocks but the first."""
     lines = table(comparisons).splitlines()
     return "\n".join(line for line in lines if not re.search(r"(key|value|cross)_[1-9]", line))
 
 
 def resealed(bundle: Path, copy: Path, **changed: Any) -> Bundle:
-    """The same bundle with another manifest, or other files, as its owner could make one."""
+    """A copy of the bundle, or what is in `copy` already, sealed with changed fields in its manifest."""
     if not copy.exists():
         shutil.copytree(bundle, copy)
     (copy / MANIFEST).unlink()
@@ -36,7 +37,7 @@ def resealed(bundle: Path, copy: Path, **changed: Any) -> Bundle:
     return open_bundle(copy)
 
 
-def test_float32(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_float32_engines_pass(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle = open_bundle(small_bundle)
     comparisons = verify.verify(bundle)
     with capsys.disabled():
@@ -45,10 +46,10 @@ def test_float32(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [(c.graph, c.output) for c in comparisons] == expected
     check(bundle, comparisons)
     worst = max(c.relative for c in comparisons if c.output != "frame")
-    assert 0 < worst < TOLERANCES["fp32"] / 10  # or the tolerance would say little
+    assert 0 < worst < PRECISIONS["fp32"].tolerance / 10  # the tolerance leaves a margin of 10
 
 
-def test_bfloat16(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bfloat16_engines_pass(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     opened = resealed(bundle, tmp_path / "bundle", precision="bf16")
     try:
         comparisons = verify.verify(opened)
@@ -59,21 +60,21 @@ def test_bfloat16(bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     check(opened, comparisons)
 
 
-def test_a_tolerance_that_is_exceeded(
+def test_exceeding_the_tolerance_fails_the_command(
     small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(TOLERANCES, "fp32", 1e-9)
+    monkeypatch.setitem(PRECISIONS, "fp32", dataclasses.replace(PRECISIONS["fp32"], tolerance=1e-9))
     assert main(["verify", str(small_bundle)]) == BundleError.exit_status
     done = capsys.readouterr()
     assert "denoising_unet              prediction" in done.out
     assert "FAILED" in done.out
-    assert "found more than the tolerance" in done.err.splitlines()[-1]
+    assert "expected outputs within the tolerance" in done.err.splitlines()[-1]
 
 
-def test_engines_of_other_weights(
+def test_slightly_different_weights_are_found(
     small_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The engines are made from weights of which one tensor, the UNet's last, is a thousandth larger."""
+    """The engines are made from weights whose last tensor of the UNet is 0.1 % larger."""
     shutil.copytree(small_bundle, tmp_path / "other")
     graphs = tmp_path / "other" / "graphs"
     model = onnx.load(graphs / "denoising_unet.onnx", load_external_data=False)
@@ -95,7 +96,7 @@ def test_engines_of_other_weights(
     assert failed == {DENOISING_UNET, DENOISING_UNET_CONDITIONAL}
 
 
-def test_the_command(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_a_table(small_bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(small_bundle)]) == 0
     done = capsys.readouterr()
     header, *rows = done.out.splitlines()

@@ -1,4 +1,4 @@
-"""The small model that ships: its size and shape, and that what is measured on it can be."""
+"""The small model in weights/: its size and shape, and the measurements on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from animate_rt.export import load_checkpoint
 from safetensors.torch import load_file
 
 
-def test_what_ships_is_small_and_of_a_shape_that_fuses() -> None:
+def test_the_model_is_small_and_its_attention_heads_can_be_fused() -> None:
     files = [path for folder in (WEIGHTS, FEW_STEP_WEIGHTS) for path in folder.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) <= 40e6
     unet = load_checkpoint(WEIGHTS).config.unet
@@ -23,13 +23,13 @@ def test_what_ships_is_small_and_of_a_shape_that_fuses() -> None:
     assert all(width % 32 == 0 for width in unet.widths)
 
 
-def test_few_steps_need_no_guidance() -> None:
+def test_few_step_weights_use_4_to_6_steps_without_guidance() -> None:
     sampling = load_checkpoint(FEW_STEP_WEIGHTS, base=WEIGHTS).config.sampling
     assert sampling.guidance_scale == 1
     assert sampling.schedule in (4, 5, 6)
 
 
-def test_motion_modules_can_be_silenced(tmp_path: Path) -> None:
+def test_motion_modules_can_be_switched_off(tmp_path: Path) -> None:
     silent = variants.without_motion(WEIGHTS, tmp_path / "silent")
     before, after = (load_file(folder / "motion_module.safetensors") for folder in (WEIGHTS, silent))
     ends = {name for name in before if ".temporal_transformer.proj_out." in name}
@@ -41,8 +41,9 @@ def test_motion_modules_can_be_silenced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_row_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One scene, few frames and settings; parts that are off are missed, and float16 makes no other clip."""
+def test_every_row_of_the_tables_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One scene, few frames and settings. Switching a part off lowers the scores. Precisions differ by less
+    than 1 dB."""
     (tmp_path / "measure").mkdir()
     result, sheet = measure.measure(held_out(1, 13, SIZE), tmp_path / "measure")
     rows = {row["name"].strip("*"): row for row in result.results["tables"][0]["rows"]}

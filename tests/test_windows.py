@@ -1,4 +1,4 @@
-"""Window policies: the public scheduler's lists, and cover without wrapping."""
+"""Window policies: uniform windows as in the public scheduler, open ones that do not wrap."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_open_windows_do_not_wrap_and_overlap_at_least_as_asked() -> None:
             assert all(b - a <= size - overlap for a, b in pairwise(starts))
 
 
-def test_open_windows_by_hand() -> None:
+def test_open_windows_of_short_clips() -> None:
     assert open_windows(10, 6, 2) == [[0, 1, 2, 3, 4, 5], [4, 5, 6, 7, 8, 9]]
     assert open_windows(9, 6, 2) == [[0, 1, 2, 3, 4, 5], [3, 4, 5, 6, 7, 8]]
     assert open_windows(3, 6, 2) == [[0, 1, 2]]

@@ -1,4 +1,4 @@
-"""A bundle's graphs in ONNX Runtime as engines, on our streams of the CPU: the independent oracle."""
+"""A bundle's graphs as ONNX Runtime engines on our CPU streams: an independent oracle."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ...engines.engine import check_binding
 
 
 def load_onnx_engine(bundle: Bundle, graph: str, _device: Device) -> OnnxEngine:
-    """What `Animator` loads engines with."""
+    """Loads an engine; pass this function to `Animator` as `load`."""
     return OnnxEngine(bundle.manifest.graphs[graph], bundle.graph(graph))
 
 
 class OnnxEngine:
     def __init__(self, contract: Contract, path: Path):
         self.contract, self.session = contract, open_session(path)
-        self.activation_bytes = 0  # ONNX Runtime sees to them itself
+        self.activation_bytes = 0  # ONNX Runtime allocates its own
         self.runs = 0
 
     def context(self, _workspace: Buffer | None) -> OnnxContext:
@@ -57,5 +57,5 @@ def open_session(path: Path) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # it warns of constants it folds
+    options.log_severity_level = 3  # errors only: it warns about constants it folds
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,9 +1,9 @@
-"""The public formulation in eager PyTorch, its double work included: what the rewrites are held against.
+"""The public formulation in eager PyTorch, including its redundant work: the baseline of the rewrites.
 
-Written from SPEC.md 2 to 4. It shares the weights of a loaded checkpoint and nothing of how export/ computes:
-the reference's features are concatenated before the projections for both rows and every frame, the
-unconditional rows are then computed again, cross-attention attends, every step embeds its timestep, guidance
-comes last and the decoder sees one frame at a time.
+Written from SPEC.md 2 to 4. It uses the weights of a loaded checkpoint but none of export/'s computation: the
+reference's features are concatenated before the projections for both rows and every frame, the unconditional
+rows are then computed again without them, cross-attention is computed in full, every step embeds its
+timestep, guidance comes last, and the decoder takes one frame at a time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ...export.networks.unet import UNet
 from ...runtime.clip.sampler import ddim
 from ...runtime.clip.windows import Window
 
-Bank = dict[str, Tensor]  # (rows, tokens, C) by the path of a spatial transformer
+Bank = dict[str, Tensor]  # (rows, tokens, C) for each path of a spatial transformer
 
 
 class PlainPipeline:
-    """Rows are (b f): b = 2 with guidance, unconditional first; frames inside."""
+    """Batch rows are (b f), frames varying fastest; b = 2 for guidance, unconditional first."""
 
     def __init__(self, checkpoint: Checkpoint):
         self.networks = checkpoint
@@ -175,7 +175,7 @@ def transformer(
 
 
 def motion(module: MotionModule, x: Tensor, runs: int) -> Tensor:
-    """One motion module over `runs` runs of frames (SPEC.md 2.5)."""
+    """One motion module, over `runs` sequences of frames (SPEC.md 2.5)."""
     temporal, size = module.temporal_transformer, x.shape[2:]
     frames = x.shape[0] // runs
     tokens = temporal.proj_in(temporal.norm(x).flatten(2).transpose(1, 2))  # (b f, d, C)

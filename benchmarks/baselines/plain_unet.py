@@ -1,7 +1,7 @@
-"""Graphs with one of their exact rewrites undone: what that rewrite is worth.
+"""Graphs with one exact rewrite undone, to measure the gain from that rewrite.
 
-Every variant of the denoising UNet takes the same inputs, those that a rewrite makes unnecessary included,
-and predicts the same.
+Every variant of the denoising UNet takes the same inputs, including those that a rewrite makes unnecessary,
+and gives the same prediction.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SPLIT_GUIDANCE, KEYS_AND_VALUES, SHARED_BEGINNING, CROSS_ATTENTION, TIME_TABLE, 
 
 
 def variant_contract(contract: Contract, context_dim: int, undone: str | None) -> Contract:
-    """What a variant takes and gives, from the contract of the denoising UNet."""
+    """Inputs and outputs of a variant, derived from the contract of the denoising UNet."""
     by_name = {spec.name: spec for spec in contract.inputs}
     dtype = by_name["pose_features"].dtype
     features = []
@@ -51,7 +51,7 @@ def variant_contract(contract: Contract, context_dim: int, undone: str | None) -
 
 
 class PlainUNet(nn.Module):
-    """`undone` is one of REWRITES, or None for the product's own form."""
+    """The denoising UNet without the rewrite `undone`, one of REWRITES; None has all, as the product."""
 
     def __init__(self, network: DenoisingUNet, undone: str | None):
         super().__init__()
@@ -105,7 +105,7 @@ class PlainUNet(nn.Module):
         image_embeds: Tensor,
         frames: int,
     ) -> Tensor:
-        """SpatialTransformer.forward with its reading of the reference, plain where that is asked for."""
+        """As SpatialTransformer.forward reading the reference, without the rewrite `undone`."""
         block = module.block
         reference, feature = next(reading)
         tokens = module.proj_in(module.norm(x)).flatten(2).transpose(1, 2)
@@ -138,7 +138,7 @@ class PlainUNet(nn.Module):
         else:
             pairs = [halves(projection(normed), frames) for projection in project]
             without, (query, key, value) = zip(*pairs, strict=True)
-            if self.undone == SPLIT_GUIDANCE:  # all rows read the reference, half of them again without it
+            if self.undone == SPLIT_GUIDANCE:  # attend to the reference for all rows, and use only half
                 query, key, value = (torch.cat(pair) for pair in pairs)
             key, value = after(key, reference.key), after(value, reference.value)
         read = attend(query, key, value)[-frames:]
@@ -146,7 +146,7 @@ class PlainUNet(nn.Module):
 
 
 def halves(x: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """Unconditional and conditional rows, where one half may have stood for both."""
+    """Unconditional and conditional rows; F rows stand for both halves, as long as these are equal."""
     unconditional, conditional = (x if x.shape[0] > frames else torch.cat([x, x])).chunk(2)
     return unconditional, conditional
 
@@ -157,7 +157,7 @@ def after(own: Tensor, reference: Tensor) -> Tensor:
 
 
 class PlainReference(nn.Module):
-    """The reference pass over both rows and the whole U, then what `reference_net` gives."""
+    """The reference pass over both rows and the whole UNet, with the outputs of `reference_net`."""
 
     def __init__(self, checkpoint: Checkpoint):
         super().__init__()
@@ -173,7 +173,7 @@ class PlainReference(nn.Module):
 
 
 class PlainDecoder(nn.Module):
-    """The decoder up to (n, 3, H, W) in -1 to 1, float32; the rest is the host's."""
+    """The decoder up to float32 (n, 3, H, W) in [-1, 1]; the host converts it to pixels."""
 
     def __init__(self, vae: VAE):
         super().__init__()

@@ -1,6 +1,6 @@
-"""The networks of the public formulation (plain.py) one by one, and its loop around whatever computes them.
+"""The networks of the public formulation (plain.py) as separate parts, and its loop around given parts.
 
-So the same formulation can be compiled, or exported as it is, without being written again.
+The parts can be compiled or exported, and the formulation is written only once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Part = Callable[..., Any]
 
 
 class Call(nn.Module):
-    """Any function of tensors over networks, as a module."""
+    """A function of tensors as a module that owns the networks it uses."""
 
     def __init__(self, function: Part, *networks: nn.Module):
         super().__init__()
@@ -41,7 +41,7 @@ class Call(nn.Module):
 
 
 def public_parts(checkpoint: Checkpoint) -> dict[str, nn.Module]:
-    """Tensors in, tensors out; the bank is a tuple in the order of `bank_names`."""
+    """Each part as a module of tensors only; the bank is a tuple in the order of `bank_names`."""
     pipeline, names = PlainPipeline(checkpoint), bank_names(checkpoint)
 
     def reference(latents: Tensor, context: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +62,7 @@ def public_parts(checkpoint: Checkpoint) -> dict[str, nn.Module]:
 
 
 def bank_names(checkpoint: Checkpoint) -> list[str]:
-    """Paths of the spatial transformers, in running order."""
+    """Paths of the spatial transformers, in execution order."""
     network = checkpoint.denoising_unet
     paths = {module: name for name, module in network.named_modules()}
     return [paths[layer.attention] for layer in network.layers() if layer.attention is not None]

@@ -1,7 +1,7 @@
 """The graphs' own PyTorch modules as engines, on our streams and in our buffers.
 
-A baseline for any device, and what stands in for TensorRT on a GPU that it does not run on. There, as with
-TensorRT, a context's second run with the same buffers is captured as a CUDA graph, and replayed from then on.
+A baseline for any device, and the replacement for TensorRT on a GPU it does not support. On a GPU, as with
+TensorRT, a context's second run with the same buffers is captured as a CUDA graph, which later runs replay.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ Load = Callable[[Bundle, str, Device], "TorchEngine"]
 def torch_engines(
     checkpoint: str | os.PathLike[str], inference_config: str | os.PathLike[str] | None = None
 ) -> Load:
-    """What `Animator` loads engines with, for bundles that were built from this checkpoint."""
+    """A `load` function for `Animator`, for bundles built from this checkpoint."""
     return engines_of(lambda dtype: load_checkpoint(checkpoint, inference_config, dtype))
 
 
 def engines_of(networks: Callable[[torch.dtype], Checkpoint]) -> Load:
-    """The same for networks from anywhere."""
+    """Like `torch_engines`, for networks from any source."""
     modules: dict[str, nn.Module] = {}
 
     def load(bundle: Bundle, graph: str, device: Device) -> TorchEngine:
@@ -53,7 +53,7 @@ def engines_of(networks: Callable[[torch.dtype], Checkpoint]) -> Load:
             )
         module = modules[graph]
         if isinstance(device, CUDADevice):
-            torch.backends.cudnn.allow_tf32 = False  # what is float32 in a graph is so for a reason
+            torch.backends.cudnn.allow_tf32 = False  # graphs use float32 where they need its precision
             module.cuda()
         return TorchEngine(bundle.manifest.graphs[graph], module)
 
@@ -66,15 +66,16 @@ def torch_bundle(
     bucket: ShapeBucket,
     precision: Precision,
 ) -> Bundle:
-    """All that these engines need of a bundle: a manifest. There are no files."""
+    """A bundle for these engines, which need only its manifest: it has no files."""
     return bundle_of(load_checkpoint(checkpoint, inference_config), bucket, precision)
 
 
 def bundle_of(networks: Checkpoint, bucket: ShapeBucket, precision: Precision) -> Bundle:
+    """Like `torch_bundle`, for networks that are loaded."""
     manifest = Manifest(
         model=networks.config,
         bucket=bucket,
-        backend="tensorrt" if torch.cuda.is_available() else "openvino",  # whose device they run on
+        backend="tensorrt" if torch.cuda.is_available() else "openvino",  # selects the device
         backend_version=f"torch {torch.__version__}",
         compute_capabilities=(),
         precision=precision,
@@ -87,7 +88,7 @@ def bundle_of(networks: Checkpoint, bucket: ShapeBucket, precision: Precision) -
 class TorchEngine:
     def __init__(self, contract: Contract, module: nn.Module):
         self.contract, self.module = contract, module.eval()
-        self.activation_bytes = 0  # PyTorch allocates as it goes
+        self.activation_bytes = 0  # PyTorch allocates its own
         self.runs = 0
 
     def context(self, _workspace: Buffer | None) -> TorchContext:
@@ -95,16 +96,16 @@ class TorchEngine:
 
 
 class TorchContext:
-    graphs_enabled = True  # False: every run is launched kernel by kernel
+    graphs_enabled = True  # if False, every run launches kernel by kernel
 
     def __init__(self, engine: TorchEngine):
         self.engine = engine
         self.specs = {spec.name: spec for spec in (*engine.contract.inputs, *engine.contract.outputs)}
         self.tensors: dict[str, Tensor] = {}
         self.bound: dict[str, Buffer] = {}
-        # By the addresses they were captured with; None until there is one.
+        # CUDA graphs by the addresses of the buffers they use; None after the first run, until captured.
         self.graphs: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-        self.memory: Any = None  # of all its graphs, as only one of them runs at a time
+        self.memory: Any = None  # pool that all its graphs share, as only one runs at a time
 
     def bind(self, name: str, buffer: Buffer) -> None:
         if self.bound.get(name) is not buffer:
@@ -133,8 +134,8 @@ class TorchContext:
             tensors[spec.name].copy_(output)
 
     def graph(self, run: Callable[[], None], stream: Any) -> Any:
-        """The graph for what is bound, if that has run before; PyTorch's own capture, which keeps the
-        memory that the graph uses from everyone else."""
+        """The CUDA graph for the bound buffers, captured here on their second run; None on the first. PyTorch
+        captures it, and so reserves the memory that the graph uses."""
         key = tuple(self.bound[name].address for name in self.specs)
         if key not in self.graphs:
             self.graphs[key] = None
@@ -146,11 +147,11 @@ class TorchContext:
             graph = torch.cuda.CUDAGraph()
             self.memory = self.memory or torch.cuda.graph_pool_handle()
             try:
-                # Other threads may go on meanwhile.
+                # "thread_local" lets other threads use CUDA during the capture.
                 with torch.cuda.graph(graph, self.memory, stream, capture_error_mode="thread_local"):
                     run()
-            except RuntimeError as error:  # if it is the device that failed, the plain run will say so
-                LOG.warning("goes on without CUDA graphs: %s", error)
+            except RuntimeError as error:  # if the device failed, the plain run raises
+                LOG.warning("continues without CUDA graphs: %s", error)
                 self.graphs_enabled = False
                 self.graphs.clear()
                 return None
@@ -159,14 +160,14 @@ class TorchContext:
 
 
 def tensor(buffer: Buffer) -> Tensor:
-    """The buffer's memory as PyTorch sees it."""
+    """A tensor that shares the buffer's memory."""
     if buffer.array is not None:
         return torch.from_numpy(buffer.array)
     return torch.as_tensor(Pointer(buffer), device="cuda")
 
 
 class Pointer:
-    """Memory of the GPU's, as libraries tell each other of it."""
+    """A GPU buffer with the CUDA array interface, which PyTorch reads."""
 
     def __init__(self, buffer: Buffer):
         self.__cuda_array_interface__: dict[str, Any] = {

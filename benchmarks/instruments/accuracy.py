@@ -1,6 +1,6 @@
-"""How close frames are to others that they should be: PSNR, SSIM, LPIPS, and flicker in time.
+"""How close frames are to the true frames: PSNR, SSIM, LPIPS, and flicker over time.
 
-All take (frames, H, W, 3) in 0 to 255 and go frame by frame, so that long clips need no more memory.
+Frames are (H, W, 3) in 0 to 255 and are compared one by one, so memory does not grow with the clip.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from ...engines.device import Array
 from ...errors import InputError
 
-SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # of the Gaussian window; K1 = 0.01 and K2 = 0.03, as its authors have it
+SSIM_SIDE, SSIM_SIGMA = 11, 1.5  # Gaussian window; K1 = 0.01 and K2 = 0.03, as in the paper
 C1, C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
@@ -28,8 +28,8 @@ class Distance(Protocol):
 def compare_frames(
     ours: Iterable[Array], truth: Iterable[Array], lpips: Distance | None = None
 ) -> dict[str, Any]:
-    """Means over all frames; `psnr_db` is of the mean squared error of the whole clip, None where there is
-    none. Raises InputError where the clips differ in size or length."""
+    """Means over all frames; `psnr_db` is of the mean squared error of the whole clip, None if that is 0.
+    Raises InputError if the clips differ in size or length."""
     errors, similarities, changes, distances = [], [], [], []
     before: tuple[Array, Array] | None = None
     for index, (a, b) in enumerate(pairs(ours, truth)):
@@ -67,12 +67,13 @@ def pairs(ours: Iterable[Array], truth: Iterable[Array]) -> Iterator[tuple[Array
 
 
 def psnr(mean_squared_error: float) -> float | None:
-    """In dB; None where nothing differs."""
+    """PSNR in dB; None if the error is 0."""
     return 10 * log10(255**2 / mean_squared_error) if mean_squared_error else None
 
 
 def ssim(x: Array, y: Array) -> float:
-    """Structural similarity of two pictures, by colour channel, where the window fits (Wang et al. 2004)."""
+    """Mean structural similarity of two pictures, per colour channel, over the positions where the whole
+    window fits (Wang et al. 2004)."""
     mean_x, mean_y = blurred(x), blurred(y)
     variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
@@ -81,7 +82,7 @@ def ssim(x: Array, y: Array) -> float:
 
 
 def blurred(x: Array) -> Array:
-    """Gaussian means of (H, W, C), in float64: variances are small differences of these."""
+    """Gaussian means of (H, W, C), in float64 because variances are small differences of them."""
     taps = np.exp(-0.5 * ((np.arange(SSIM_SIDE) - SSIM_SIDE // 2) / SSIM_SIGMA) ** 2)
     taps, x = taps / taps.sum(), x.astype(np.float64)
     height, width = x.shape[0] - SSIM_SIDE + 1, x.shape[1] - SSIM_SIDE + 1

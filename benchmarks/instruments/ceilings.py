@@ -1,5 +1,5 @@
-"""What the machine can do at best, measured beside whatever is held against it: a large matrix product and a
-large copy, through the same backend, in the same precision and in the same run."""
+"""The machine's peak rates: a large matrix product and a large copy, measured through the same backend, in
+the same precision and in the same run as the engine that is compared with them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPEATS = 5
 
 
 class Ceilings(NamedTuple):
-    """Both are of the fastest repeat: whatever disturbs the others is no property of the machine."""
+    """Peak rates, each from the fastest repeat, which other work on the machine disturbed least."""
 
     flops: float  # floating point operations per second; a multiply-add is two
     bytes: float  # read and written per second
@@ -32,8 +32,8 @@ class Ceilings(NamedTuple):
         return {"flops_per_s": self.flops, "bytes_per_s": self.bytes}
 
 
-class Rulers:
-    """The product and the copy, loaded, to be run whenever."""
+class CeilingProbes:
+    """The product and the copy as loaded engines, which can be run repeatedly."""
 
     def __init__(self, bundle: Bundle, device: Device):
         dtype = PRECISIONS[bundle.manifest.precision].graph_dtype
@@ -77,7 +77,7 @@ def best(seconds: list[float]) -> float:
 
 
 def write_graph(path: Path, contract: Contract, weights: tuple[int, ...] | None) -> None:
-    """y = x @ weights, or without them y = -x: a copy that nobody leaves out."""
+    """y = x @ weights, or without weights y = -x: a copy that no compiler removes."""
     import onnx
 
     def value(spec: TensorSpec) -> Any:

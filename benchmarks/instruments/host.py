@@ -1,4 +1,4 @@
-"""The machine a benchmark ran on, as far as it tells: null is unknown."""
+"""The machine that a benchmark runs on; None is unknown."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PACKAGES = (
     "tensorrt-rtx",
     "torch",
 )
-BUSY, WATCH_S = 0.1, 0.5  # share of the processor that others may use; seconds to look for them
+BUSY, WATCH_S = 0.1, 0.5  # fraction of the processor others may use; seconds to observe
 GPU_FIELDS = {  # nvidia-smi's name: ours
     "name": "name",
     "uuid": "uuid",
@@ -36,7 +36,7 @@ GPU_FIELDS = {  # nvidia-smi's name: ours
 
 
 def describe() -> dict[str, Any]:
-    """Load averages are the machine's when it is asked, what was measured included."""
+    """The machine now, for a result. The load averages include the benchmark itself."""
     return {
         "cpu": cpu(),
         "cores": os.cpu_count(),
@@ -55,18 +55,20 @@ def cpu() -> str | None:
 
 
 def gpu() -> dict[str, str] | None:
-    """The first GPU as its driver describes it now, clocks included; None where there is no driver."""
+    """The first GPU as its driver describes it now, including clocks; None if there is no driver."""
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
     except (OSError, subprocess.SubprocessError):
+        return None
+    if not done.stdout:
         return None
     values = done.stdout.splitlines()[0].split(", ")
     return dict(zip(GPU_FIELDS.values(), values, strict=False))
 
 
 def commit() -> str | None:
-    """Of this checkout; with -dirty where it holds changes."""
+    """The commit of this checkout, with -dirty if it has changes."""
     describe = ["git", "-C", os.fspath(Path(__file__).parent), "describe", "--always", "--dirty"]
     try:
         done = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10)
@@ -83,7 +85,7 @@ def version(package: str) -> str | None:
 
 
 def reset_peak() -> None:
-    """Let `peak_bytes` begin anew. Where the system refuses, it goes on from the process's start."""
+    """Reset `peak_bytes`. If the system refuses, the peak still counts from the process's start."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -104,18 +106,18 @@ def lines(path: str | Path) -> list[str]:
 
 
 def busy() -> list[str]:
-    """A warning where others are using the machine; to be asked before anything is measured."""
+    """A warning if other processes use the machine; call this before measuring."""
     idle, total = processor_time()
     sleep(WATCH_S)
     still_idle, later = processor_time()
-    share = 1 - (still_idle - idle) / (later - total) if later > total else 0.0
-    if share <= BUSY:
+    fraction = 1 - (still_idle - idle) / (later - total) if later > total else 0.0
+    if fraction <= BUSY:
         return []
-    return [f"others kept {100 * share:.0f} % of the processor busy before this run: its figures are rough"]
+    return [f"others used {100 * fraction:.0f} % of the processor before this run: its figures are inexact"]
 
 
 def processor_time() -> tuple[int, int]:
-    """Idle and whole, of all cores since the machine began, in ticks; 0 where the system does not tell."""
+    """Idle and total time of all cores since boot, in ticks; 0, 0 if unknown."""
     for line in lines("/proc/stat")[:1]:  # cpu user nice system idle iowait irq softirq steal guest ...
         times = [int(field) for field in line.split()[1:9]]
         return times[3] + times[4], sum(times)

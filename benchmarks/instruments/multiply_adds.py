@@ -1,4 +1,4 @@
-"""Multiply-adds of a bundle's graphs, counted from the ONNX files: what the work is, whatever runs it.
+"""Multiply-adds of a bundle's graphs, counted from the ONNX files and so independent of the backend.
 
 python -m animate_rt.benchmarks.instruments.multiply_adds BUNDLE
 """
@@ -18,9 +18,9 @@ Shape = tuple[int, ...]
 
 
 def multiply_adds(path: Path) -> int:
-    """Products in the matrix multiplications, convolutions and attentions of an ONNX file of static shapes.
+    """Multiply-adds of the matrix products, convolutions and attentions of an ONNX file with static shapes.
 
-    Everything else a graph does is element by element and does not count. The weights are not read.
+    Other operators are not counted. The weights are not read.
     """
     model = onnx.shape_inference.infer_shapes(onnx.load(path, load_external_data=False), data_prop=True)
     shapes = known_shapes(model.graph)
@@ -34,14 +34,14 @@ def known_shapes(graph: onnx.GraphProto) -> dict[str, Shape]:
 
 
 def node_multiply_adds(node: onnx.NodeProto, shapes: dict[str, Shape]) -> int:
-    """A node's products: as many per value of its output as there are terms in the sum that makes it."""
+    """Multiply-adds of a node: its output values, times the terms summed for each of them."""
     match node.op_type:
         case "MatMul":
             return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
         case "Gemm":
             transposed = any(a.name == "transA" and a.i for a in node.attribute)
             return prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
-        case "Conv":  # weights are (out, in of a group, *kernel)
+        case "Conv":  # weights are (out, in per group, *kernel)
             return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
         case "Attention":  # (N, heads, tokens, width)
             rows, heads, queries, width = shapes[node.input[0]]

@@ -1,4 +1,4 @@
-"""Where the time of one graph goes on the CPU, by kind of operator, as OpenVINO's own counters have it.
+"""CPU time of one graph by kind of operator, from OpenVINO's performance counters.
 
 python -m animate_rt.benchmarks.instruments.operators BUNDLE [GRAPH]
 """
@@ -18,7 +18,7 @@ from ...engines.cpu.openvino import compile_model, import_openvino
 from .single_graph import example
 
 RUNS, WARM_UP = 4, 2
-# How OpenVINO calls them. The products around a long softmax are one Subgraph, named after one of them.
+# By OpenVINO's node type. Attention to many keys is one Subgraph node, named after one of its products.
 KINDS = {
     "FullyConnected": "linear layers",
     "Convolution": "convolutions",
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def by_kind(bundle: Bundle, graph: str) -> dict[str, float]:
-    """Milliseconds of one run, the mean of RUNS."""
+    """Milliseconds per run for each kind of operator, the mean of RUNS runs."""
     ov, manifest = import_openvino(), bundle.manifest
     core = ov.Core()
     core.set_property("CPU", {"PERF_COUNT": "YES"})

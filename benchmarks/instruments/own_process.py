@@ -1,5 +1,5 @@
-"""Something to be measured in a process of its own, so that it shares neither threads nor memory with the
-others and can be given up when it takes too long."""
+"""Renders clips in a separate process, which shares neither threads nor memory with other peers and can be
+killed when it takes too long."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ...engines.device import Array
 from ..workload import Pictures, Workload
 from . import host
 
-# Of a clip, with so many steps: frames (F, H, W, 3) in 0 to 255, rounded or not.
+# (clip number, pictures, steps) -> frames (F, H, W, 3) in 0 to 255, rounded or not.
 Render = Callable[[int, Pictures, int], Array]
 Make = Callable[[Workload], Render]
 
 TICK_S = 0.2
-GRACE_S = 5.0  # for a process to end by itself
+GRACE_S = 5.0  # for a process to end before it is killed
 
 
 class Failed(Exception):
-    """What is measured broke, or took too long."""
+    """The process raised an error, ended, or took too long."""
 
 
 class Rendered(NamedTuple):
@@ -33,8 +33,8 @@ class Rendered(NamedTuple):
 
 
 class Worker:
-    """`make` runs once in the process and gives what renders clips there. `tick` is called several times a
-    second while the process is waited for; what it raises ends that."""
+    """A process that calls `make` once, and renders clips with the function it returns. `tick` is called
+    several times a second while waiting for the process; an exception from it ends the wait."""
 
     def __init__(self, make: Make, workload: Workload, tick: Callable[[], None]):
         self.tick = tick
@@ -45,7 +45,7 @@ class Worker:
         theirs.close()
 
     def load(self, limit_s: float) -> float:
-        """Wait until it is ready; the seconds that took there."""
+        """Wait until the process is ready; returns the seconds that `make` took."""
         return float(self._receive(limit_s))
 
     def render(self, clip: int, steps: int, limit_s: float) -> Rendered:
@@ -76,7 +76,7 @@ class Worker:
         self.close()
 
     def close(self) -> None:
-        self.connection.close()  # it ends when nothing more can come
+        self.connection.close()  # which ends the process
         self.process.join(GRACE_S)
         if self.process.is_alive():
             self.process.kill()
@@ -84,7 +84,7 @@ class Worker:
 
 
 def serve(connection: Connection, make: Make, workload: Workload) -> None:
-    """What the process does."""
+    """The process's main function."""
     try:
         began = perf_counter()
         render = make(workload)
@@ -97,5 +97,5 @@ def serve(connection: Connection, make: Make, workload: Workload) -> None:
             connection.send((frames, perf_counter() - began, host.peak_bytes()))
     except (EOFError, BrokenPipeError):
         return
-    except Exception as error:  # whatever a peer raises is a line in the result, not the end of it
+    except Exception as error:  # a peer that fails must not end the benchmark
         connection.send(Failed(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"))

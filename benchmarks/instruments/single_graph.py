@@ -1,4 +1,4 @@
-"""One graph outside of any bundle as an engine: on a bundle's backend, in its precision."""
+"""An engine for one graph that is in no bundle, with a bundle's backend and precision."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ...engines.engine import Engine
 def single_engine(
     bundle: Bundle, name: str, contract: Contract, write: Callable[[Path], None], device: Device
 ) -> Engine:
-    """`write` puts the ONNX file at the path it is given, and what belongs to it beside that."""
+    """Load the graph that `write` writes: an ONNX file at the path it is given, its weights beside it."""
     with tempfile.TemporaryDirectory(prefix="animate-rt-graph-") as folder:
         path, manifest = Path(folder), bundle.manifest
         for kind in ("graphs", "engines"):
             (path / kind).mkdir()
-        alone = Bundle(path, replace(manifest, graphs={name: contract}, memory={}), digest="")
+        alone = Bundle(path, replace(manifest, graphs={name: contract}, memory={}, files={}), digest="")
         write(alone.graph(name))
         if manifest.backend == "tensorrt":
             plan = path / "engines" / f"{name}.plan"
@@ -36,7 +36,7 @@ def single_engine(
 
 
 def example(spec: TensorSpec, generator: np.random.Generator, window: int) -> Array:
-    """An input as a clip might have it, of the right size at least."""
+    """A plausible input of the right shape and dtype."""
     scalars = {"timestep": 500.0, "guidance_scale": 3.5, "num_frames": window}
     if spec.name in scalars:
         return np.full(spec.shape, scalars[spec.name], np.dtype(spec.dtype))

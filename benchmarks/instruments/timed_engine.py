@@ -1,4 +1,4 @@
-"""An engine run over and over from and to the host, and how long each part of that takes."""
+"""Runs an engine repeatedly, from and to the host, and times each part of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARM_UP = 3
 
 
 class TimedEngine:
-    """A context of an engine with buffers of its own, on a stream of a device that keeps time."""
+    """An execution context with its own buffers, on a stream of a device opened with timing."""
 
     def __init__(self, engine: Engine, device: Device):
         self.contract, self.stream = engine.contract, device.stream("bench")
@@ -31,7 +31,7 @@ class TimedEngine:
 
     @property
     def transferred_bytes(self) -> int:
-        """Read and written by one run, inputs and outputs alone."""
+        """Bytes of inputs and outputs that one run reads and writes."""
         return sum(buffer.num_bytes for buffer in self.device.values())
 
     def fill(self, inputs: Mapping[str, Array]) -> None:
@@ -41,11 +41,11 @@ class TimedEngine:
             array[...] = content
 
     def outputs(self) -> dict[str, Array]:
-        """Of the last run."""
+        """The outputs of the last run."""
         return {spec.name: np.array(self.host[spec.name].array) for spec in self.contract.outputs}
 
     def once(self) -> dict[str, float]:
-        """Copy in, run, copy out; seconds of each of PARTS. The first call warms up."""
+        """Copy in, run and copy out; returns the seconds of each of PARTS. The first call warms up first."""
         if not self.warm:
             self.warm = True
             for _ in range(WARM_UP):  # CUDA graphs are captured at the second run
@@ -60,7 +60,7 @@ class TimedEngine:
         marks.append(stream.record())
         stream.copy(*((self.host[spec.name], self.device[spec.name]) for spec in outputs))
         marks.append(stream.record())
-        marks[-1].synchronize()  # its time is asked for next
+        marks[-1].synchronize()  # time_s needs a finished event
         times = [mark.time_s for mark in marks]
         copied_in, computed, copied_out = (after - before for before, after in pairwise(times))
         spans = (enqueue, copied_in, computed, copied_out, times[-1] - times[0])

@@ -1,8 +1,8 @@
-"""Where a clip's wall clock went, from the times at which each operation began and ended on its stream.
+"""A clip's wall-clock time by stage, from the times each operation began and ended on its stream.
 
-Stages overlap, so their own times add up to more than the wall clock. `attribute` shares out every instant:
-equally among the stages that are at work in it, and to "residual" where none is. These shares add up to the
-wall clock, and the residual is what no stage accounts for.
+Stages overlap, so their own times add up to more than the wall clock. `attribute` divides each instant
+equally among the stages that are running, or assigns it to "residual" if none is. The parts add up to the
+wall clock, and the residual is the time that no stage accounts for.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ STAGE_OF = {
     "copy out": COPIES,
 }
 ENGINES = (REFERENCE, POSE, UNET, DECODE)
-TOLERANCE = 0.02  # of the wall clock, that stages may leave unexplained
+TOLERANCE = 0.02  # fraction of the wall clock that stages may leave unexplained
 
 
 class Span(NamedTuple):
-    """One piece of work on one stream; seconds on the host's clock."""
+    """When one operation ran on its stream; seconds on the host's clock."""
 
     name: str
     stage: str
@@ -58,7 +58,7 @@ class Span(NamedTuple):
 
 
 class Log:
-    """An observer that keeps when operations were, and none of their buffers."""
+    """An observer that records when operations ran, without keeping their buffers."""
 
     def __init__(self) -> None:
         self.operations: list[tuple[str, Event, Event]] = []
@@ -68,43 +68,44 @@ class Log:
             self.operations.append((operation.name, operation.began, operation.ended))
 
     def take(self, offset: float) -> list[Span]:
-        """What has been logged since the last time, all of it done; `offset` is the host's clock when the
-        device's was 0."""
+        """Wait for the operations logged since the last call, and return their spans; `offset` is the host's
+        clock when the device's was 0."""
         taken, self.operations = self.operations, []
         spans = []
         for name, began, ended in taken:
-            ended.synchronize()  # its time is asked for next
+            ended.synchronize()  # time_s needs a finished event
             spans.append(Span(name, STAGE_OF[name], began.time_s + offset, ended.time_s + offset))
         return spans
 
 
 def attribute(spans: Iterable[Span], began: float, ended: float) -> dict[str, float]:
-    """Seconds of the wall clock by stage and for "residual"; together `ended` - `began`."""
+    """Seconds of the wall clock by stage, and for "residual"; they add up to `ended` - `began`."""
     edges: list[tuple[float, int, str]] = []
     for span in spans:
         first, last = max(span.began, began), min(span.ended, ended)
         if last > first:
             edges += [(first, 1, span.stage), (last, -1, span.stage)]
-    shares: defaultdict[str, float] = defaultdict(float)
+    parts: defaultdict[str, float] = defaultdict(float)
     active: defaultdict[str, int] = defaultdict(int)
     now = began
     for time, change, stage in sorted(edges):
-        share(shares, active, time - now)
+        divide(parts, active, time - now)
         now = time
         active[stage] += change
-    share(shares, active, ended - now)
-    return {stage: shares[stage] for stage in (*STAGES, RESIDUAL)}
+    divide(parts, active, ended - now)
+    return {stage: parts[stage] for stage in (*STAGES, RESIDUAL)}
 
 
-def share(shares: defaultdict[str, float], active: defaultdict[str, int], seconds: float) -> None:
+def divide(parts: defaultdict[str, float], active: defaultdict[str, int], seconds: float) -> None:
+    """Add `seconds` to the parts of the active stages, equally, or to the residual if none is active."""
     stages = [stage for stage, count in active.items() if count] or [RESIDUAL]
     for stage in stages:
-        shares[stage] += seconds / len(stages)
+        parts[stage] += seconds / len(stages)
 
 
 def breakdown(spans: list[Span], began: float, ended: float) -> JSON:
-    """Seconds: `busy` is each stage's own time, `wall` its share of the wall clock, which the stages without
-    the residual should make up; `outside_engines` is when no engine was at work."""
+    """Seconds: `busy` is each stage's own time, `wall` its part of the wall clock, `sum` all parts but the
+    residual, and `outside_engines` the time in which no engine ran."""
     wall = attribute(spans, began, ended)
     engines = attribute((span for span in spans if span.stage in ENGINES), began, ended)
     return {
@@ -117,12 +118,12 @@ def breakdown(spans: list[Span], began: float, ended: float) -> JSON:
 
 
 def unexplained(breakdown: JSON) -> str | None:
-    """A warning where the stages do not add up to the wall clock."""
+    """A warning if the stages do not add up to the wall clock."""
     total, wall = breakdown["sum"], breakdown["wall_clock"]
     missing = 1 - total / wall
     if abs(missing) <= TOLERANCE:
         return None
     return (
-        f"stages add up to {100 * total / wall:.1f} % of the wall clock, expected it within "
+        f"stages add up to {100 * total / wall:.1f} % of the wall clock, expected 100 % within "
         f"{100 * TOLERANCE:.0f} %: {1e3 * missing * wall:.1f} ms are in no stage"
     )

@@ -1,6 +1,6 @@
 """A drawn world of moving puppets with known ground truth, and a small model trained on it.
 
-`world` makes scenes from seeds (character, background, motion), `dataset` puts them on disk, `model` is the
-shape of the small model in the public checkpoint layout, `train` trains it stage by stage. `measure` says how
-good it is, and `tradeoffs` what each setting of the runtime does to its pictures.
+`world` draws scenes from seeds (character, background, motion). `training` writes them to disk and trains the
+small model stage by stage, in the public checkpoint layout. `evaluation` measures the quality of the model,
+and the effect of each runtime setting on it.
 """

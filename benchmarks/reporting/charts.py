@@ -1,4 +1,4 @@
-"""Charts of results, drawn once: SVG inside a page, PNG files for the README. Needs matplotlib."""
+"""Charts of results: SVG inside an HTML page, PNG files for the README. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .tables import decibels, precision, size
 GREEN, GREY, RED = "#228833", "#9aa0a6", "#ee6677"
 COLOURS = ("#4477aa", "#66ccee", GREEN, "#ccbb44", RED, "#aa3377", "#ee9944", "#dddddd")
 WIDTH, DPI = 8.0, 150  # inches, PNG pixels per inch
-ROOM = 0.06  # of an axis, that a bar's part needs for a figure in it
+LABEL_ROOM = 0.06  # fraction of the axis that a bar segment needs to hold a number
 STYLE = {
     "font.size": 9,
     "figure.titlesize": 10,
@@ -28,14 +28,14 @@ STYLE = {
     "axes.grid": True,
     "grid.color": "#e4e4e4",
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text that can be searched and copied
-    "svg.hashsalt": "animate-rt",  # the same result, the same file
+    "svg.fonttype": "none",  # text stays searchable and can be copied
+    "svg.hashsalt": "animate-rt",  # the same result gives the same file
 }
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
 
 
 class Chart(NamedTuple):
-    """What is drawn on matplotlib's axes; height in inches."""
+    """A chart that `draw` draws on matplotlib axes; height in inches."""
 
     name: str
     height: float
@@ -66,7 +66,7 @@ def charts_of(result: Result) -> list[Chart]:
 
 
 def charts_across(results: Sequence[Result]) -> list[Chart]:
-    """What takes several results to draw."""
+    """Charts that compare several results: throughput of the clips of each size."""
     by_size: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
         if result.kind == "clip":
@@ -79,7 +79,7 @@ def charts_across(results: Sequence[Result]) -> list[Chart]:
 
 
 def svg(chart: Chart) -> str:
-    """An element that needs nothing from anywhere."""
+    """The chart as an <svg> element that loads nothing from elsewhere."""
     text = io.StringIO()
     render(chart, text, format="svg", metadata=NO_METADATA)
     document = text.getvalue()
@@ -102,7 +102,7 @@ def write_pngs(folder: Path, results: Sequence[tuple[str, Result]]) -> list[Path
 
 def render(chart: Chart, file: Any, **options: Any) -> None:
     import matplotlib
-    from matplotlib.figure import Figure  # no pyplot: it keeps figures, and wants a display
+    from matplotlib.figure import Figure  # not pyplot, which keeps figures and needs a display
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, chart.height), layout="constrained")
@@ -111,14 +111,14 @@ def render(chart: Chart, file: Any, **options: Any) -> None:
 
 
 def draw_peers(result: Result, axes: Any) -> None:
-    """Medians as bars, every clip as a dot; how much faster, and how close, in words."""
+    """Medians as bars, every clip as a dot, labelled with median, speed-up and accuracy."""
     peers = [peer for peer in result.results["peers"] if peer["clip_s"]]
     labels = [f"{peer['name']}, {peer['precision']}" for peer in peers]
     medians = [peer["clip_s"]["median"] for peer in peers]
     colours = [GREEN if peer["name"].startswith(OURS) else GREY for peer in peers]
     axes.barh(labels, medians, color=colours, height=0.62)
     samples = [result.samples[f"{peer['name']} {peer['precision']}"] for peer in peers]
-    edge = 1.5 * max(medians, default=1.0)  # or one clip that was disturbed would flatten all others
+    edge = 1.5 * max(medians, default=1.0)  # slower clips are drawn here: an outlier would flatten all bars
     for label, median, seconds, peer in zip(labels, medians, samples, peers, strict=True):
         inside = [value for value in seconds if value <= edge]
         beyond = [edge] * (len(seconds) - len(inside))
@@ -137,39 +137,39 @@ def draw_ablation(result: Result, axes: Any) -> None:
     worth, low, high = (
         [100 * (row["worth"][bound] - 1) for row in rows] for bound in ("ratio", "low", "high")
     )
-    doubt = [
+    errors = [
         [w - a for w, a in zip(worth, low, strict=True)],
         [b - w for w, b in zip(worth, high, strict=True)],
     ]
     colours = [GREEN if a > 0 else RED if b < 0 else GREY for a, b in zip(low, high, strict=True)]
-    axes.barh(labels, worth, xerr=doubt, color=colours, height=0.62, error_kw={"lw": 1, "capsize": 2})
+    axes.barh(labels, worth, xerr=errors, color=colours, height=0.62, error_kw={"lw": 1, "capsize": 2})
     for label, value, end in zip(labels, worth, high, strict=True):
         axes.annotate(
             f"{value:+.1f} %", (max(end, 0), label), (5, 0), textcoords="offset points", va="center"
         )
     axes.axvline(0, color="#444444", lw=0.8)
-    title(axes, "How much longer it takes without, %: medians, 95 % interval. Grey may be chance, red costs")
+    title(axes, "Time added by leaving it out, %: medians, 95 % interval; grey may be chance, red is faster")
     horizontal(axes, room=0.12)
 
 
 def draw_stages(result: Result, axes: Any) -> None:
-    """The wall clock, and each stage's own time; these overlap."""
+    """One bar for the wall clock by stage, one for the stages' own times, which overlap."""
     stages, names = result.results["stages"], (*STAGES, RESIDUAL)
     rows = {"wall clock": stages["wall"], "own time": stages["busy"]}
     most = max(sum(row.values()) for row in rows.values())
     left = dict.fromkeys(rows, 0.0)
     for name, colour in zip(names, COLOURS, strict=True):
         widths = [row.get(name, 0.0) for row in rows.values()]
-        share = 100 * stages["wall"][name] / stages["wall_clock"]
+        percent = 100 * stages["wall"][name] / stages["wall_clock"]
         bar = axes.barh(
             list(rows),
             widths,
             left=list(left.values()),
             color=colour,
             height=0.6,
-            label=f"{name} {share:.1f} %",
+            label=f"{name} {percent:.1f} %",
         )
-        shown = [f"{width:.3g}" if width > ROOM * most else "" for width in widths]
+        shown = [f"{width:.3g}" if width > LABEL_ROOM * most else "" for width in widths]
         axes.bar_label(bar, shown, label_type="center", fontsize=8)
         left = {row: begin + width for (row, begin), width in zip(left.items(), widths, strict=True)}
     title(axes, f"One clip, seconds by stage: {result.workload['scenario']}, {about(result)}")
@@ -178,9 +178,9 @@ def draw_stages(result: Result, axes: Any) -> None:
 
 
 def draw_distribution(result: Result, series: dict[str, str], axes: Any) -> None:
-    """Share of samples that took no longer."""
+    """Each series as the fraction of samples that took at most a given time."""
     scale, unit = unit_of(value for name in series for value in result.samples[name])
-    styles = (GREEN, "-"), (COLOURS[0], "--")  # one can lie upon the other
+    styles = (GREEN, "-"), (COLOURS[0], "--")  # the curves may coincide
     for (name, label), (colour, line) in zip(series.items(), styles, strict=True):
         values = [scale * value for value in result.samples[name]]
         median = summary(values)["median"]
@@ -191,13 +191,13 @@ def draw_distribution(result: Result, series: dict[str, str], axes: Any) -> None
             lw=1.8,
             label=f"{label}: median {median:.4g} {unit}, n {len(values)}",
         )
-    axes.set(ylabel="share", ylim=(0, 1.02), xlabel=unit)
-    title(axes, f"Share of samples that took no longer: {about(result)}")
+    axes.set(ylabel="fraction", ylim=(0, 1.02), xlabel=unit)
+    title(axes, f"Fraction of samples that took at most this time: {about(result)}")
     axes.legend(loc="lower right", fontsize=8)
 
 
 def draw_throughput(clips: Sequence[Result], axes: Any) -> None:
-    """Towards the upper left is better."""
+    """Throughput over latency, one point per result; the upper left is best."""
     latencies = [clip.results["latency_s"]["median"] for clip in clips]
     scale, unit = unit_of(latencies)
     for clip, latency in zip(clips, latencies, strict=True):
@@ -218,7 +218,7 @@ def costs_vary(rows: list[JSON]) -> bool:
 
 
 def draw_costs(tables: list[JSON], axes: Any) -> None:
-    """Towards the upper left is better. The first row of every table is the same clip."""
+    """PSNR over time, one point per row; the upper left is best. All tables have the same first row."""
     for table, colour in zip(tables, COLOURS, strict=False):
         points = [(row["time_ratio"], row["psnr_db"]) for row in table["rows"]]
         axes.plot(*zip(*points, strict=True), "o", color=colour, markersize=5, label=table["title"])
@@ -232,7 +232,7 @@ def draw_costs(tables: list[JSON], axes: Any) -> None:
 
 
 def about(result: Result) -> str:
-    """What was measured, and how accurate it was."""
+    """Backend, precision and accuracy of a result, for a chart's title."""
     accuracy = result.results["accuracy"]
     return f"{precision(result)}, {closeness(accuracy)} against {accuracy['oracle']}"
 
@@ -244,12 +244,12 @@ def closeness(accuracy: JSON | None) -> str:
 
 
 def title(axes: Any, text: str) -> None:
-    """Above everything, long labels of an axis included."""
+    """A title for the figure: the axes' own would begin to the right of long labels."""
     axes.figure.suptitle(text, x=0.01, ha="left")
 
 
 def horizontal(axes: Any, room: float) -> None:
-    """Bars from top to bottom, with room for words to the right of them."""
+    """Order bars from top to bottom, and extend the axis by the fraction `room` for labels on the right."""
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
@@ -259,5 +259,5 @@ def horizontal(axes: Any, room: float) -> None:
 
 
 def unit_of(seconds: Iterable[float]) -> tuple[float, str]:
-    """A factor and the unit that it gives."""
+    """A factor to multiply by, and the unit of the product: seconds, or milliseconds if all are below 1 s."""
     return (1.0, "s") if max(seconds) >= 1 else (1e3, "ms")

@@ -1,4 +1,4 @@
-"""Whether one result is slower than another, and whether that could be chance."""
+"""Whether one result is slower than another, beyond chance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .samples import Ratio, ratio_of_medians
 
 
 class Change(NamedTuple):
-    """How one series of samples changed; above 1 is slower."""
+    """The change of one series of samples; a ratio above 1 is slower."""
 
     name: str
     ratio: Ratio
@@ -22,9 +22,9 @@ class Change(NamedTuple):
 
 
 def compare(before: Result, after: Result, threshold: float) -> list[Change]:
-    """Every series both have. One of ours has regressed if its median grew by more than `threshold`, a share,
-    and the confidence interval leaves no doubt that it grew at all. Raises InputError where they have none in
-    common, or did not measure the same thing."""
+    """Compare every series that both results have. A series of ours has regressed if its median grew by more
+    than `threshold`, a fraction, and the ratio's confidence interval is above 1. Raises InputError if the
+    results have no series in common, or are of different benchmarks or workloads."""
     if before.kind != after.kind or before.workload != after.workload:
         raise InputError(
             f"expected two results of the same benchmark and workload, found {before.kind} {before.workload} "
@@ -43,7 +43,7 @@ def compare(before: Result, after: Result, threshold: float) -> list[Change]:
 
 
 def is_ours(kind: str, series: str) -> bool:
-    """Whether a series is of what we make: not of another peer, nor of ours with something taken away."""
+    """Whether a series measures the whole product: not another peer, nor the product with something off."""
     match kind:
         case "peers":
             return series.startswith(OURS)

@@ -1,4 +1,4 @@
-"""Results as a page: one HTML file that needs no network, and the tables of docs/benchmarks.md."""
+"""Results as one HTML file that loads nothing else, and as tables in docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ svg text { font-family: system-ui, sans-serif !important }
 
 
 def html(results: Sequence[tuple[str, Result]]) -> str:
-    """A page of results, each with the name it goes by. Needs matplotlib."""
+    """An HTML page of named results. Needs matplotlib."""
     sections = [section(name, result) for name, result in results]
     sections += [svg(chart) for chart in charts_across([result for _, result in results])]
     return (
@@ -46,8 +46,8 @@ def write_html(path: Path, results: Sequence[tuple[str, Result]]) -> None:
 
 
 def fill_tables(page: Path, results: Sequence[tuple[str, Result]]) -> None:
-    """Write each result's tables to where a page says they belong; what belongs to others stays as it is.
-    Raises InputError where there is no place for a result."""
+    """Replace what a page has between the marker lines of each result by that result's tables. Raises
+    InputError, and leaves the page as it is, if it has no markers for one of them."""
     text = page.read_text(encoding="utf-8")
     for name, result in results:
         before, begin, rest = text.partition(f"<!-- table {name} -->\n")

@@ -1,7 +1,7 @@
-"""What a benchmark leaves behind: one JSON document with a schema version.
+"""The result of a benchmark: one JSON document with a schema version.
 
-`samples` are the raw figures by name, all seconds, in the order in which they were measured. Unknown is null;
-there is no NaN and no infinity.
+`samples` are the raw measurements by name, in seconds and in the order they were made. Unknown values are
+null; there is no NaN and no infinity.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from ...errors import InputError, InputMissing
 from ..instruments import host
 
 SCHEMA = "animate-rt/bench@1"
-OURS, WHOLE = "ours", "whole"  # how names of samples begin or end that are of what we make, and all of it
+# Names of samples: of peers, ours begin with OURS; of an ablation, those with nothing off end in WHOLE.
+OURS, WHOLE = "ours", "whole"
 
 JSON = dict[str, Any]
 Samples = dict[str, list[float]]
@@ -29,7 +30,7 @@ Samples = dict[str, list[float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One run of one benchmark."""
+    """The result of one run of one benchmark."""
 
     kind: str
     workload: JSON
@@ -47,14 +48,14 @@ class Result:
         write_text(path, f"{text}\n")
 
     def line(self) -> str:
-        """All but the samples, on one line."""
+        """The document without the samples, on one line."""
         document = dataclasses.asdict(self)
         del document["samples"]
         return json.dumps(document, allow_nan=False)
 
 
 def read_result(path: Path) -> Result:
-    """Raises InputMissing, or InputError where the file is not a result of this schema."""
+    """Raises InputMissing if there is no such file, InputError if it is not a result of this schema."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -74,13 +75,13 @@ def this_run() -> JSON:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": host.commit(),
-        # Where a folder was is nobody's business, and would not repeat anything.
+        # Absolute paths become names: they may be private, and would not help to repeat the run.
         "argv": [Path(word).name if os.path.isabs(word) else word for word in sys.argv[1:]],
     }
 
 
 def describe_engines(bundle: Bundle) -> list[JSON]:
-    """Each graph of a bundle with the SHA-256 of its plan, or of graph and weights where there is none."""
+    """Each graph of a bundle, with the SHA-256 of its plan or, without one, of its ONNX file and weights."""
     manifest, files = bundle.manifest, bundle.manifest.files
 
     def hashes(graph: str) -> JSON:

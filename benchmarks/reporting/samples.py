@@ -1,4 +1,4 @@
-"""What a list of measurements says, and what two lists say about each other."""
+"""Statistics of measurements, and of the ratio of two sets of measurements."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import numpy as np
 RESAMPLES = 10_000
 BATCH_VALUES = 1 << 18
 CONFIDENCE = 0.95
-# A percentile is a statement about the slowest few: below so many samples there are none to speak of.
+# Least number of samples for each percentile: with fewer, it would be the slowest sample or close to it.
 ENOUGH = {"p90": 10, "p95": 20, "p99": 100}
 
 
 def summary(samples: Sequence[float]) -> dict[str, float | None]:
-    """n, min, mean, median, max, coefficient of variation, and those percentiles that n allows; else None."""
+    """n, min, mean, median, percentiles, max and coefficient of variation (cv); None where n is too small."""
     mean = statistics.fmean(samples)
     deviation = statistics.stdev(samples) if len(samples) > 1 else None
     return {
@@ -34,7 +34,7 @@ def summary(samples: Sequence[float]) -> dict[str, float | None]:
 
 
 class Ratio(NamedTuple):
-    """Of two medians, with its confidence interval."""
+    """The ratio of two medians, with its confidence interval."""
 
     ratio: float
     low: float
@@ -42,7 +42,7 @@ class Ratio(NamedTuple):
 
 
 def ratio_of_medians(ours: Sequence[float], base: Sequence[float], seed: int = 0) -> Ratio:
-    """median(ours) / median(base), and the bootstrap's 95 % interval; the same for the same samples."""
+    """median(ours) / median(base) with a bootstrap 95 % interval; the same samples give the same interval."""
     generator = np.random.default_rng(seed)
     ratios = resampled_medians(ours, generator) / resampled_medians(base, generator)
     tail = 100 * (1 - CONFIDENCE) / 2
@@ -51,7 +51,7 @@ def ratio_of_medians(ours: Sequence[float], base: Sequence[float], seed: int = 0
 
 
 def resampled_medians(samples: Sequence[float], generator: np.random.Generator) -> np.ndarray:
-    """Of RESAMPLES draws with replacement, in batches that fit a cache."""
+    """Medians of RESAMPLES draws with replacement, drawn in batches that fit the CPU's cache."""
     values = np.asarray(samples, np.float64)
     batch = max(1, BATCH_VALUES // len(values))
     medians = []
@@ -63,6 +63,6 @@ def resampled_medians(samples: Sequence[float], generator: np.random.Generator) 
 
 
 def steady(samples: Sequence[float], last: int = 5, variation: float = 0.02) -> bool:
-    """Whether the last few agree within a coefficient of variation."""
+    """Whether the coefficient of variation of the `last` samples is below `variation`."""
     recent = samples[-last:]
     return len(recent) == last and statistics.stdev(recent) < variation * statistics.fmean(recent)

@@ -1,4 +1,4 @@
-"""Results as tables: the same rows for a terminal, for Markdown and for HTML."""
+"""Results as tables, which render as plain text, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def tables_of(result: Result) -> list[Table]:
 
 
 def machine(result: Result) -> str:
-    """What it was measured on, in one line."""
+    """The machine, commit and date of a result, in one line."""
     host, run = result.host, result.run
     gpu = f", {host['gpu']['name']}" if host["gpu"] else ""
     return f"{host['cpu']}, {host['cores']} cores{gpu}; commit {run['commit']}, {run['time'][:10]}"
@@ -76,7 +76,7 @@ def engine_tables(result: Result) -> list[Table]:
     head = ("", "of a run", "achieved", "a large product or copy", "share", "floor, ms")
     return [
         Table(title, ("", "n", "min", "mean", "median", "p90", "p95", "p99", "max", "CV"), rows),
-        Table("What it achieves of what the machine can do, measured in the same run", head, rates),
+        Table("Fraction of the machine's peak, measured in the same run", head, rates),
     ]
 
 
@@ -115,10 +115,8 @@ def stages_table(stages: JSON) -> Table:
 
     rows = [line(stage, stages["wall"][stage], stages["busy"][stage]) for stage in STAGES]
     rows += [line("sum of the stages", stages["sum"]), line(RESIDUAL, stages["wall"][RESIDUAL])]
-    rows += [line("wall clock", total), line("while no engine is at work", stages["outside_engines"])]
-    return Table(
-        "Where a clip's time goes, seconds", ("stage", "own time", "of the wall clock", "share"), rows
-    )
+    rows += [line("wall clock", total), line("no engine running", stages["outside_engines"])]
+    return Table("Where a clip's time goes, seconds", ("stage", "busy", "wall clock", "fraction"), rows)
 
 
 def peers_tables(result: Result) -> list[Table]:
@@ -134,7 +132,7 @@ def peers_tables(result: Result) -> list[Table]:
         )
     names = ("peer", "precision", "n", "median s", "CV", "times faster (95 %)")
     head = (*names, "PSNR dB", "SSIM", "load s", "peak MB")
-    title = f"Clips in turns, {size(result)}; speed and accuracy are against {result.results['truth']}"
+    title = f"Interleaved clips, {size(result)}; speed and accuracy are against {result.results['truth']}"
     return [Table(title, head, rows)]
 
 
@@ -152,8 +150,9 @@ def ablate_tables(result: Result) -> list[Table]:
                 f"{entry['error']:.0e}" if entry["error"] else "none",
             )
         )
-    head = ("what", "of one", "n", "with, ms", "without, ms", "times slower without (95 %)", "difference")
-    return [Table(f"Off one at a time, in turns, {precision(result)}; clips of {size(result)}", head, rows)]
+    head = ("what", "measured", "n", "with, ms", "without, ms", "times slower without (95 %)", "difference")
+    title = f"One rewrite or feature off at a time, interleaved, {precision(result)}; clips of {size(result)}"
+    return [Table(title, head, rows)]
 
 
 def size(result: Result) -> str:
@@ -223,7 +222,7 @@ TABLES = {
 
 
 def figures(times: JSON, scale: float, names: tuple[str, ...]) -> Row:
-    """Seconds times `scale`; n as it is, the coefficient of variation in percent."""
+    """Formatted values: seconds times `scale`, n as it is, the coefficient of variation in percent."""
     shown = []
     for name in names:
         value = times.get(name)

@@ -1,15 +1,19 @@
 """The CPU as a device: a stream is a worker thread with a queue, memory is numpy's.
 
-Failures travel as they would on a GPU, late: an operation that fails fails the event recorded after it, and
-with it what `needs` that event. Streams live on: what does not need the failed operation is not touched.
+Errors are reported late, as on a GPU: an operation that fails also fails the operations after it up to the
+next recorded event, that event, and the work that `needs` that event. The stream itself keeps working: other
+operations are not affected.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
+import sys
 import weakref
 from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -18,15 +22,21 @@ from time import perf_counter
 import numpy as np
 
 from ...errors import OutOfMemory
-from ..contract import DType
+from ..contract import ITEM_BYTES, DType
 from ..device import Buffer, Event, Update
+from ..library_calls import ENDING, library_lock
 
 Failure = BaseException | None
-Task = Callable[[Failure], Failure]  # is told what has failed since the last event, and tells it on
+Task = Callable[[Failure], Failure]  # receives the pending failure and returns the new one
+
+LARGE = 1 << 24  # bytes; smaller buffers are allocated without a look at the free memory
+# glibc keeps freed memory between allocations that are still in use, until it is told not to.
+MALLOC_TRIM = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+SMALLER = "use a smaller size, a smaller window or fewer frames"
 
 
 class CPUDevice:
-    """The host's own processor and memory."""
+    """The processor and memory of the host."""
 
     def __init__(self) -> None:
         self.opened_s = perf_counter()
@@ -45,12 +55,17 @@ class CPUDevice:
         return stream
 
     def buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
+        num_bytes = prod(shape) * ITEM_BYTES[dtype]
+        # Linux grants any allocation, and ends the process when it writes more than there is.
+        if num_bytes >= LARGE and num_bytes > (free := self.free_bytes()):
+            raise OutOfMemory(
+                f"no room for {dtype} {shape}: expected {num_bytes / 1e6:.0f} MB, found {free / 1e6:.0f} MB "
+                f"free; {SMALLER}"
+            )
         try:
             array = np.empty(shape, np.dtype(dtype))
-        except MemoryError as error:
-            raise OutOfMemory(
-                f"no room for {dtype} {shape}; use a smaller size, a smaller window or fewer frames"
-            ) from error
+        except (MemoryError, ValueError) as error:  # ValueError: more than an address can count
+            raise OutOfMemory(f"no room for {dtype} {shape}; {SMALLER}") from error
         return Buffer(dtype, shape, array.ctypes.data, array=array)
 
     def host_buffer(self, dtype: DType, shape: tuple[int, ...]) -> Buffer:
@@ -58,12 +73,16 @@ class CPUDevice:
         buffer.of_host = True
         return buffer
 
-    def release(self, buffer: Buffer) -> None:
-        """Memory is numpy's, and goes with its last user."""
+    def release(self, *buffers: Buffer) -> None:
+        """Does nothing: numpy frees an array with its last reference."""
+
+    def trim(self) -> None:
+        if MALLOC_TRIM is not None:
+            MALLOC_TRIM(0)
 
     def free_bytes(self) -> int:
         try:
-            lines = Path("/proc/meminfo").read_text().splitlines()  # counts caches that give way
+            lines = Path("/proc/meminfo").read_text().splitlines()  # includes caches that can be dropped
             return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
         except (OSError, StopIteration):
             return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -74,7 +93,7 @@ class CPUDevice:
 
 
 class CPUEvent:
-    """Set by the stream's worker when it gets there."""
+    """Set by the worker thread of the stream when it reaches the event."""
 
     __slots__ = ("done", "failure", "lock", "stream", "time_s")
 
@@ -87,11 +106,13 @@ class CPUEvent:
         self.lock.acquire()
 
     def settle(self, failure: Failure) -> Failure:
+        """Mark the event as reached. It takes over the pending failure."""
         self.failure = failure
         self.pass_by(None)
         return None
 
     def pass_by(self, failure: Failure) -> Failure:
+        """Mark the event as reached. The failure stays pending."""
         self.time_s = perf_counter() - self.stream.opened_s
         self.done = True
         self.lock.release()
@@ -109,7 +130,7 @@ class CPUEvent:
 
 
 class CPUStream:
-    """A worker thread. It ends when its stream is closed or nobody holds it any more."""
+    """A worker thread, which ends when the stream is closed or garbage-collected."""
 
     def __init__(self, name: str, opened_s: float) -> None:
         self.name = name
@@ -117,16 +138,22 @@ class CPUStream:
         self.queue: SimpleQueue[Task | None] = SimpleQueue()
         self.thread = Thread(target=work, args=(self.queue,), name=f"animate-rt {name}", daemon=True)
         self.thread.start()
+        self.calling = library_lock()
         self.end = weakref.finalize(self, self.queue.put, None)
 
     def call(self, function: Callable[[], object]) -> None:
-        """Put any work of the host's on the stream."""
+        """Enqueue a Python function."""
+        name, calling = self.name, self.calling  # a task that held the stream would keep it from ending
 
         def task(failure: Failure) -> Failure:
             if failure is None:
                 try:
-                    function()
-                except BaseException as error:  # it belongs to whoever waits for the next event
+                    with calling:
+                        function()
+                except MemoryError as error:
+                    failure = OutOfMemory(f"{name}: no room in memory; {SMALLER}")
+                    failure.__cause__ = error
+                except BaseException as error:  # raised when the host waits for the next event
                     return error
             return failure
 
@@ -166,7 +193,7 @@ class CPUStream:
         if event.done and not (needs and event.failure):
             return
         if event.stream is self and not needs:
-            return  # in order anyway
+            return  # a stream's own operations are in order already
 
         def task(failure: Failure) -> Failure:
             event.wait()
@@ -176,18 +203,19 @@ class CPUStream:
 
     def close(self) -> None:
         self.end()
-        self.thread.join()
+        if not ENDING.is_set():
+            self.thread.join()
 
 
 def work(queue: SimpleQueue[Task | None]) -> None:
     failure: Failure = None
     while (task := queue.get()) is not None:
         failure = task(failure)
-        del task  # or buffers in its closure would live until the next one comes
+        del task  # or buffers in its closure would stay alive until the next task
 
 
 def apply(update: Update) -> None:
-    """One sampler update, in numpy."""
+    """Compute one sampler update with numpy."""
     latents, prediction = update.latents.array, update.prediction.array
     total = None if update.total is None else update.total.array
     assert latents is not None

@@ -1,8 +1,10 @@
-"""Graphs on the CPU through OpenVINO, which reads the bundle's ONNX files and compiles them when loaded."""
+"""Runs graphs on the CPU with OpenVINO, which compiles the bundle's ONNX files when they are loaded."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
+import os
 import sys
 from collections.abc import Callable, Collection
 from functools import partial
@@ -10,8 +12,10 @@ from importlib import metadata
 from pathlib import Path
 from threading import Lock
 from typing import Any
+from weakref import WeakSet
 
-from ...errors import DeviceError, OutOfMemory
+from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory
+from ...text import escaped, message_of, one_line, quoted
 from ..bundle import Bundle
 from ..contract import TIME_EMBEDDING, TensorSpec
 from ..device import Buffer, Stream
@@ -24,9 +28,9 @@ from .passes.group_norm import group_norm_by_channel
 from .passes.upsampling import convolution_before_upsampling
 
 CONVERTER = "openvino.tools.ovc"
-# Whatever the rest is computed in: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
+# Graphs with a fixed precision: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
 EXACT: dict[str, Precision] = {TIME_EMBEDDING: "fp32"}
-# What the CPU is given for what the graph says: the same results, sooner.
+# Graph passes: each gives an equivalent graph that the CPU computes faster.
 BEFORE_DOUBLING, BY_CHANNEL = "convolutions before doubling", "group normalisation by channel"
 KEYS_FIRST = "keys first where they are few"
 PASSES: dict[str, Callable[[Any], Any]] = {
@@ -35,6 +39,8 @@ PASSES: dict[str, Callable[[Any], Any]] = {
     KEYS_FIRST: attention_keys_first,
 }
 IMPORTING = Lock()
+COMPILED: WeakSet[Any] = WeakSet()  # models that exist in this process
+MESSAGE = 400  # characters of OpenVINO's message in ours
 INSTALL = "pip install 'animate-rt[cpu]'"
 
 
@@ -46,11 +52,11 @@ def version() -> str:
 
 
 def import_openvino() -> Any:
-    """OpenVINO without its model converter, which we do not need and which reports each import over the
-    network and writes to the user's home. The package does without it where it cannot be imported."""
+    """Import OpenVINO without its model converter, which reports each import over the network and writes to
+    the user's home directory. OpenVINO works without the converter if it cannot be imported."""
     with IMPORTING:
         if "openvino" in sys.modules:
-            return importlib.import_module("openvino")  # waits, should its import still be under way
+            return importlib.import_module("openvino")  # waits if another thread is still importing it
         sys.modules[CONVERTER] = None  # type: ignore[assignment]
         try:
             return importlib.import_module("openvino")
@@ -59,31 +65,56 @@ def import_openvino() -> Any:
 
 
 class OpenVINOEngine:
-    """One compiled graph. Inputs and outputs are float32 even where it computes in bfloat16."""
+    """One compiled graph. Inputs and outputs have the contract's dtypes even if it computes in bfloat16."""
 
     def __init__(self, bundle: Bundle, graph: str, passes: Collection[str] = tuple(PASSES)):
         version()
         ov = import_openvino()
         self.tensor = ov.Tensor
         self.contract = bundle.manifest.graphs[graph]
-        self.activation_bytes = 0  # OpenVINO sees to them itself
+        self.activation_bytes = 0  # OpenVINO allocates its own
         self.runs = 0
         try:
             precision = EXACT.get(graph, bundle.manifest.precision)
             self.compiled = compile_graph(bundle.graph(graph), precision, passes)
+            self._check_tensors(bundle, graph)
         except MemoryError as error:
             raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
-        except RuntimeError as error:
+        except AnimateError:
+            raise
+        except Exception as error:  # of many classes, for a graph that it does not understand
             raise DeviceError(
-                f"{graph}: openvino cannot compile it: {' '.join(str(error).split())}"
+                f"{graph}: openvino cannot compile it: {reason(error)}; build the bundle again"
             ) from error
 
     def context(self, _workspace: Buffer | None) -> OpenVINOContext:
         return OpenVINOContext(self)
 
+    def _check_tensors(self, bundle: Bundle, graph: str) -> None:
+        """Raise BundleMismatch unless the graph's inputs and outputs are those of the contract."""
+        expected = {
+            spec.name: f"{kind} {spec.dtype} [{','.join(map(str, spec.shape))}]"
+            for kind, specs in (("input", self.contract.inputs), ("output", self.contract.outputs))
+            for spec in specs
+        }
+        found = {
+            next(
+                iter(port.names & expected.keys()), port.any_name
+            ): f"{kind} {port.element_type.to_dtype()} {port.partial_shape}"
+            for kind, ports in (("input", self.compiled.inputs), ("output", self.compiled.outputs))
+            for port in ports
+        }
+        for name in sorted(expected.keys() | found.keys()):
+            if expected.get(name) != found.get(name):
+                raise BundleMismatch(
+                    f"{escaped(str(bundle.path))}: graph {graph}: {quoted(name)}: expected "
+                    f"{expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
+                    f"build it again: {bundle.manifest.rebuild_command}"
+                )
+
 
 class OpenVINOContext:
-    """An infer request bound to the caller's buffers; nothing is copied on the way in or out."""
+    """An infer request that uses the caller's buffers without copying them."""
 
     def __init__(self, engine: OpenVINOEngine):
         self.engine = engine
@@ -93,7 +124,7 @@ class OpenVINOContext:
             spec.name: spec for spec in (*contract.inputs, *contract.outputs)
         }
         self.bound: dict[str, Buffer] = {}
-        self.in_use: dict[str, Buffer] = {}  # by the request; the worker's, which is behind what is bound
+        self.in_use: dict[str, Buffer] = {}  # set on the request; the worker thread runs later than `bind`
 
     def bind(self, name: str, buffer: Buffer) -> None:
         if self.bound.get(name) is not buffer:
@@ -107,20 +138,42 @@ class OpenVINOContext:
         stream.call(partial(self.run, dict(self.bound)))
 
     def run(self, bound: dict[str, Buffer]) -> None:
-        """What the stream's worker does, unless something this needs has failed."""
+        """Run the graph, on the worker thread of the stream."""
         try:
             for name, buffer in bound.items():
                 if self.in_use.get(name) is not buffer:
                     self.request.set_tensor(name, self.engine.tensor(buffer.array, shared_memory=True))
                     self.in_use[name] = buffer
             self.request.infer()
-        except RuntimeError as error:
-            raise DeviceError(f"openvino failed: {' '.join(str(error).split())}") from error
+        except MemoryError as error:
+            raise OutOfMemory("openvino has no room to run; use a smaller size or window") from error
+        except Exception as error:
+            raise DeviceError(f"openvino failed: {reason(error)}") from error
         self.engine.runs += 1
 
 
+def reason(error: Exception) -> str:
+    """OpenVINO's message in one line. One that is not UTF-8 arrives as the error of decoding it."""
+    if isinstance(error, UnicodeDecodeError):
+        return one_line(error.object.decode("utf-8", "backslashreplace"), MESSAGE)
+    return one_line(message_of(error), MESSAGE)
+
+
+def keep_models() -> None:
+    """Keep the compiled models of the parent process until a forked child ends.
+
+    Freeing one waits for OpenVINO's threads, which do not exist in the child.
+    """
+    for compiled in COMPILED:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=keep_models)
+
+
 def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
-    """An ONNX file as the CPU computes it, here and wherever its bits are compared with others'."""
+    """Compile an ONNX file for the CPU."""
     core = import_openvino().Core()
     return compile_model(core, core.read_model(path), precision, passes)
 
@@ -128,15 +181,19 @@ def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tu
 def compile_model(
     core: Any, model: Any, precision: Precision, passes: Collection[str] = tuple(PASSES)
 ) -> Any:
+    """Apply the graph passes to an openvino.Model, which they change, and compile it for the CPU."""
     for name in passes:
         model = PASSES[name](model)
-    if precision == "bf16":  # of which a kernel is wrong
+    if precision == "bf16":  # one of its kernels is wrong: passes/convolution.py
         model = convolution_without_idle_strides(model)
-    return core.compile_model(model, "CPU", options(core, precision))
+    compiled = core.compile_model(model, "CPU", options(core, precision))
+    COMPILED.add(compiled)
+    return compiled
 
 
 def options(core: Any, precision: Precision) -> dict[str, Any]:
-    """Exactly the precision asked for: left to itself OpenVINO picks bfloat16 where the CPU has it."""
+    """Options that set the precision: by default OpenVINO chooses bfloat16 if the CPU supports it. Raises
+    DeviceError if the CPU does not support bfloat16."""
     ov = import_openvino()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DeviceError(

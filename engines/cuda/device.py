@@ -1,7 +1,7 @@
 """An NVIDIA GPU as a device: streams, events and memory are CUDA's, through cuda.core.
 
-Errors of a GPU are sticky: after one, every call fails until the process ends. So an event's `needs` has no
-meaning here, and whoever waits for anything is told.
+CUDA errors are sticky: after one, every call fails until the process ends. So the `needs` of a wait is
+ignored: every later wait raises.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from typing import Any
@@ -17,13 +17,15 @@ from typing import Any
 import numpy as np
 
 from ...errors import AnimateError, DeviceError, OutOfMemory
+from ...text import message_of, one_line
 from ..contract import ITEM_BYTES, DType
 from ..device import Buffer, Event, Update
 
 LOG = logging.getLogger("animate_rt.cuda")
 BLOCK = 256  # threads
 
-# What `apply` in cpu.py does. Compiled without contraction: a fused multiply-add would not round the product.
+# The same as `apply` in cpu/device.py. Compiled without contraction: a fused multiply-add would not round the
+# product.
 UPDATE = """
 extern "C" __global__ void update(float* latents, float* total, const float* prediction, long long count,
                                   bool first, bool last, float a, float b) {
@@ -37,9 +39,9 @@ extern "C" __global__ void update(float* latents, float* total, const float* pre
 
 
 class CUDADevice:
-    """The first GPU that CUDA shows; the variable CUDA_VISIBLE_DEVICES chooses it.
+    """The first GPU that CUDA lists; the environment variable CUDA_VISIBLE_DEVICES selects it.
 
-    Memory is the device's until `close`: nothing is freed while a stream may still use it.
+    The device keeps all memory until `release` or `close`, so none is freed while a stream may still use it.
     """
 
     def __init__(self, *, timing: bool) -> None:
@@ -55,13 +57,13 @@ class CUDADevice:
             self.device.set_current()
         with cuda_errors("cannot compile for the GPU; pip install 'animate-rt[tensorrt]' brings NVRTC"):
             self.kernel = compile_update()
-        # A thread that waits sleeps: spinning would take a core from those that read poses and write videos.
+        # Waiting threads sleep: spinning would take a core from the threads that read poses or write videos.
         self.event_options = EventOptions(timing_enabled=timing, blocking_sync=True)
-        self.memory: list[Any] = []
+        self.memory: dict[int, Any] = {}  # allocations by address; added and removed in any thread
         self.closed = False
         self.allocations = self.stream("allocations")
         self.origin = self.allocations.record()
-        self.origin.synchronize()  # events are timed against it
+        self.origin.synchronize()  # times of events are relative to it
 
     @property
     def description(self) -> str:
@@ -69,14 +71,14 @@ class CUDADevice:
 
     @property
     def compute_capability(self) -> str:
-        """In TensorRT's spelling: SM89"""
+        """In TensorRT's notation, such as "SM89"."""
         return f"SM{self.device.arch}"
 
     def activate(self) -> None:
         from cuda.core import Device
 
         with cuda_errors("cannot use the GPU in this thread"):
-            Device(0).set_current()  # a thread has its own object for the same GPU
+            Device(0).set_current()  # each thread has its own object for the same GPU
 
     def stream(self, name: str) -> CUDAStream:
         return CUDAStream(name, self)
@@ -85,7 +87,7 @@ class CUDADevice:
         def allocate(num_bytes: int) -> Any:
             stream = self.allocations.stream
             memory = self.device.allocate(num_bytes, stream=stream)
-            stream.sync()  # the allocation is that stream's work: from here on every stream may use it
+            stream.sync()  # the allocation is work on that stream; after it, every stream may use the memory
             return memory
 
         memory = self._allocate(allocate, dtype, shape)
@@ -100,35 +102,54 @@ class CUDADevice:
         array = np.frombuffer(content, np.dtype(dtype)).reshape(shape)
         return Buffer(dtype, shape, address, array=array, memory=memory, of_host=True)
 
-    def release(self, buffer: Buffer) -> None:
-        stream = self.allocations.stream
-        with cuda_errors("giving memory back"):
-            buffer.memory.close(stream)
-            stream.sync()  # from here on it is anybody's
-        self.memory = [memory for memory in self.memory if memory is not buffer.memory]
+    def release(self, *buffers: Buffer) -> None:
+        with cuda_errors("cannot free memory"):
+            self._free([self.memory.pop(buffer.address, None) for buffer in buffers])
+
+    def trim(self) -> None:
+        with cuda_errors("cannot free memory"):
+            if (pool := self._memory_pool()) is not None:
+                call_driver("cuMemPoolTrimTo", pool.handle, 0)
 
     def free_bytes(self) -> int:
         with cuda_errors("cannot ask the GPU for its free memory"):
             free, _total = call_driver("cuMemGetInfo")
+            if (pool := self._memory_pool()) is not None:
+                free += pool.attributes.reserved_mem_current - pool.attributes.used_mem_current
         return int(free)
 
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
+        memory, self.memory = self.memory, {}
         try:
-            self.device.sync()  # whatever still runs uses the memory
-            for memory in self.memory:
-                memory.close(self.allocations.stream)
-            self.allocations.stream.sync()  # only now it is anybody's
-        except Exception as error:  # of work that failed: whoever waited for it has been told
-            LOG.warning("the GPU was closed after an error: %s", one_line(error))
-        self.memory.clear()
+            self.device.sync()  # running work still uses the memory
+            self._free(memory.values())
+            self.trim()
+        except Exception as error:  # an error of earlier work, already raised to whoever waited for it
+            LOG.warning("the GPU was closed after an error: %s", one_line(message_of(error)))
+
+    def _free(self, memory: Iterable[Any]) -> None:
+        """Free allocations; None stands for one that `close` has freed meanwhile."""
+        stream = self.allocations.stream
+        for allocation in memory:
+            if allocation is not None:
+                allocation.close(stream)
+        stream.sync()  # after this, any stream may get the memory
+
+    def _memory_pool(self) -> Any:
+        """Return the pool that `buffer` allocates from, or None if the GPU does not support pools.
+
+        cuda.core lets it keep all memory that is freed, for this process only.
+        """
+        resource = self.device.memory_resource
+        return resource if hasattr(resource, "attributes") else None
 
     def _allocate(self, allocate: Callable[[int], Any], dtype: DType, shape: tuple[int, ...]) -> Any:
         num_bytes = prod(shape) * ITEM_BYTES[dtype]
         try:
-            with cuda_errors("allocating"):
+            with cuda_errors("cannot allocate memory"):
                 memory = allocate(num_bytes)
         except OutOfMemory as error:
             raise OutOfMemory(
@@ -136,12 +157,12 @@ class CUDADevice:
                 f"{self.free_bytes() / 1e6:.0f} MB free on the GPU; use a smaller size, a smaller window or "
                 "fewer frames"
             ) from error
-        self.memory.append(memory)
+        self.memory[int(memory.handle)] = memory
         return memory
 
 
 class CUDAEvent:
-    """Recorded once, when it is made."""
+    """An event that is recorded when it is created."""
 
     __slots__ = ("event", "stream")
 
@@ -166,12 +187,12 @@ class CUDAEvent:
 
 
 class CUDAStream:
-    """A stream of CUDA's, of the kind that does not wait for the default stream."""
+    """A CUDA stream that does not synchronise with the default stream."""
 
     def __init__(self, name: str, device: CUDADevice) -> None:
         self.name, self.device = name, device
         with cuda_errors(name):
-            self.stream = device.device.create_stream()  # non-blocking unless told otherwise
+            self.stream = device.device.create_stream()  # non-blocking by default
         self.handle = int(self.stream.handle)
 
     def copy(self, *pairs: tuple[Buffer, Buffer]) -> None:
@@ -211,19 +232,19 @@ class CUDAStream:
     def record(self) -> CUDAEvent:
         return CUDAEvent(self)
 
-    mark = record  # failures are not an event's, but the device's
+    mark = record  # failures belong to the device, not to an event
 
     def wait(self, event: Event, *, needs: bool) -> None:  # noqa: ARG002
         assert isinstance(event, CUDAEvent)
-        if event.stream is not self:  # what this stream has done is behind it anyway
+        if event.stream is not self:  # a stream's own operations are in order already
             with cuda_errors(self.name):
                 self.stream.wait(event.event)
 
     def capture(self, work: Callable[[], None]) -> CUDAGraph:
-        """What `work` puts on the stream, not run but kept. Raises DeviceError where it cannot be.
+        """Capture what `work` enqueues as a CUDA graph, without running it. Raises DeviceError if that fails.
 
-        Through the driver, as cuda.core before 1.3 crashes on a capture that fails. Thread-local, so that
-        other threads may allocate and wait meanwhile.
+        Calls the driver, as cuda.core before 1.3 crashes on a capture that fails. The mode is thread-local,
+        so that other threads may allocate and wait meanwhile.
         """
         from cuda.bindings import driver
 
@@ -233,7 +254,7 @@ class CUDAStream:
             try:
                 work()
             except BaseException:
-                with suppress(Exception):  # the stream must leave capture, and says again that it failed
+                with suppress(Exception):  # ends the capture, and reports the same failure again
                     call_driver("cuGraphDestroy", *call_driver("cuStreamEndCapture", handle))
                 raise
             (graph,) = call_driver("cuStreamEndCapture", handle)
@@ -245,7 +266,7 @@ class CUDAStream:
 
 
 class CUDAGraph:
-    """Captured work. It may be let go while it runs: CUDA frees it when it has ended."""
+    """A captured CUDA graph. It may be deleted while it runs: CUDA frees it when it has finished."""
 
     def __init__(self, executable: Any) -> None:
         from cuda.bindings import driver
@@ -254,20 +275,21 @@ class CUDAGraph:
         weakref.finalize(self, driver.cuGraphExecDestroy, executable).atexit = False
 
     def launch(self, stream: CUDAStream) -> None:
-        """Run it all, at the addresses it was captured with, which have to be valid still."""
+        """Launch it on the stream. The addresses it was captured with must still be valid."""
         with cuda_errors(stream.name):
             call_driver("cuGraphLaunch", self.executable, stream.stream.handle)
 
 
 def compile_update() -> Any:
-    """The sampler's kernel, for the calling thread's GPU."""
+    """Compile the kernel of the sampler for the calling thread's GPU."""
     from cuda.core import Program, ProgramOptions
 
     return Program(UPDATE, "c++", ProgramOptions(fma=False)).compile("cubin").get_kernel("update")
 
 
 def call_driver(function: str, *arguments: Any) -> tuple[Any, ...]:
-    """A call of the driver's, for what cuda.core has no words for; what it returns besides its status."""
+    """Call a driver function that cuda.core does not offer. Returns its results without the status, raises
+    RuntimeError if that is not success."""
     from cuda.bindings import driver
 
     status, *values = getattr(driver, function)(*arguments)
@@ -278,16 +300,13 @@ def call_driver(function: str, *arguments: Any) -> tuple[Any, ...]:
 
 @contextmanager
 def cuda_errors(doing: str) -> Iterator[None]:
-    """Turn the errors of cuda.core and of the driver, whose classes are not public, into ours."""
+    """Turn the exceptions of cuda.core and the driver, whose classes are not public, into DeviceError or
+    OutOfMemory."""
     try:
         yield
     except AnimateError:
         raise
     except Exception as error:
-        reason = one_line(error)
+        reason = one_line(message_of(error))
         kind = OutOfMemory if "OUT_OF_MEMORY" in reason else DeviceError
         raise kind(f"{doing}: {reason}") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,12 +1,11 @@
-"""TensorRT plans from ONNX graphs, through either of its two packages.
+"""Compiles ONNX graphs to TensorRT plans, with either of TensorRT's two packages.
 
-`tensorrt` builds for the GPU at hand. `tensorrt_rtx` has the same API and builds ahead of time for named
-compute capabilities, which takes no GPU. Networks are strongly typed: the graph's own types are the
-precision.
+`tensorrt` builds for the installed GPU. `tensorrt_rtx` has the same API and builds ahead of time for given
+compute capabilities, without a GPU. Networks are strongly typed: the types in the graph set the precision.
 
-Builders crash, run out of memory and cannot be interrupted, so each plan is compiled in a process of its own.
-It tells of its progress on standard output, logs to standard error, and ends when its standard input does:
-when we want it to, or are gone.
+A builder may crash or run out of memory and cannot be interrupted, so each plan is compiled in a separate
+process. That process writes its progress to standard output and its log to standard error. It exits when its
+standard input is closed, so it cannot outlive this process.
 """
 
 from __future__ import annotations
@@ -30,27 +29,29 @@ from typing import IO, Any
 
 from ...atomic import atomic
 from ...errors import BuildError, ConfigError, DeviceError
+from ...text import message_of, one_line, quoted
 from ..contract import Memory
 from .plan_cache import TimingCache
 from .tensorrt import provider, version
 
-COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")  # of a plan of tensorrt_rtx; one plan serves all
-RECIPE = 1  # raised whenever `compile_plan` comes to set anything else: part of a plan's key
-LOG_LINES = 5
-HEARTBEAT_S = 0.2  # between calls of `progress` while TensorRT says nothing, which it does for minutes
-GRACE_S = 1.0  # for TensorRT to stop at the end of a step
+COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")  # default of tensorrt_rtx; one plan serves all
+RECIPE = 1  # part of a plan's cache key; increment it when the settings in `compile_plan` change
+LOG_LINES, LOG_BYTES = 5, 20_000  # of the end of TensorRT's log, in one error message
+LINE = 400  # characters of each
+HEARTBEAT_S = 0.2  # between calls of `progress` while TensorRT reports nothing, which can take minutes
+GRACE_S = 1.0  # time for TensorRT to finish its step and stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanOptions:
-    """What may be chosen about plans.
+    """Options for building plans.
 
-    compute_capabilities: of the GPUs that are to run them, like "SM89"; where none are named, those of
-        COMPUTE_CAPABILITIES with `tensorrt_rtx`. `tensorrt` knows only the GPU at hand.
-    optimization_level: 0 to 5, how long `tensorrt` searches for faster kernels; 3 is its own default, 4 and 5
-        compile a kernel for every layer. `tensorrt_rtx` chooses on the GPU that runs the plan instead.
-    workspace_bytes: device memory that a plan may use while it runs, apart from weights, inputs and outputs.
-        None is no limit; with less than it needs there is no plan.
+    compute_capabilities: of the GPUs that will run the plans, such as "SM89". If empty, `tensorrt_rtx` uses
+        COMPUTE_CAPABILITIES. `tensorrt` builds for the installed GPU only.
+    optimization_level: 0 to 5, how long `tensorrt` searches for faster kernels; 3 is TensorRT's default, 4
+        and 5 compile a kernel for every layer. `tensorrt_rtx` chooses kernels on the GPU that runs the plan.
+    workspace_bytes: limit of the device memory that a plan uses while it runs, besides weights, inputs and
+        outputs. None is no limit. The build fails if the plan needs more.
     """
 
     compute_capabilities: tuple[str, ...] = ()
@@ -61,38 +62,42 @@ class PlanOptions:
         if not 0 <= self.optimization_level <= 5:
             raise ConfigError(f"optimization level: expected 0 to 5, found {self.optimization_level}")
         if self.workspace_bytes is not None and self.workspace_bytes <= 0:
-            raise ConfigError(f"workspace: expected more than nothing, found {self.workspace_bytes} bytes")
+            raise ConfigError(f"workspace: expected at least 1 byte, found {self.workspace_bytes}")
 
 
 DEFAULT = PlanOptions()
 
 
 def compute_capabilities(options: PlanOptions = DEFAULT) -> tuple[str, ...]:
-    """What plans are built for, by the names of TensorRT.
+    """The compute capabilities to build plans for, in TensorRT's notation.
 
-    Raises ConfigError where the provider cannot build for one of them, DeviceError where it needs a GPU and
-    finds none.
+    Raises ConfigError if the provider cannot build for one of them, DeviceError if it needs a GPU and finds
+    none.
     """
-    trt, asked = provider(), options.compute_capabilities
+    trt, asked = provider(), tuple(dict.fromkeys(options.compute_capabilities))
     if trt.__name__ == "tensorrt_rtx":
         known = [name for name in trt.ComputeCapability.__members__ if name.startswith("SM")]
         if unknown := [name for name in asked if name not in known]:
             raise ConfigError(
-                f"compute capability: expected any of {', '.join(known)}, found {', '.join(unknown)}"
+                f"compute capability: expected any of {', '.join(known)}, "
+                f"found {', '.join(map(quoted, unknown))}"
             )
-        return tuple(dict.fromkeys(asked)) or COMPUTE_CAPABILITIES
+        return asked or COMPUTE_CAPABILITIES
     found = gpu()[0]
     if asked and asked != (found,):
         raise ConfigError(
-            f"compute capability: expected none, as tensorrt builds for the GPU at hand ({found}), "
-            f"found {', '.join(asked)}; pip install 'animate-rt[tensorrt-rtx]' to build for others"
+            f"compute capability: expected none, as tensorrt builds for the installed GPU ({found}), "
+            f"found {', '.join(map(quoted, asked))}; pip install 'animate-rt[tensorrt-rtx]' to build for "
+            "others"
         )
     return (found,)
 
 
 def plan_key(graph_digest: str, options: PlanOptions = DEFAULT) -> dict[str, Any]:
-    """Everything a plan depends on. `graph_digest` stands for the graph and its weights, and so for its
-    precision too."""
+    """Everything that a plan depends on, as its cache key.
+
+    `graph_digest` covers the graph and its weights, and so its precision.
+    """
     rtx = provider().__name__ == "tensorrt_rtx"
     return {
         "graph": graph_digest,
@@ -111,36 +116,36 @@ def build_plan(
     options: PlanOptions = DEFAULT,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> Memory | None:
-    """Compile one ONNX file into a plan file and return the device memory it will take, if TensorRT says.
+    """Compile one ONNX file into a plan file. Returns the device memory it will need, if TensorRT reports it.
 
-    `progress` is called several times a second with what TensorRT does; what it raises stops the build.
-
-    Raises BuildError with the end of TensorRT's log, ConfigError and DeviceError as `compute_capabilities`.
+    `progress` is called several times a second with TensorRT's current step; an exception from it stops the
+    build. Raises BuildError with the end of TensorRT's log, ConfigError and DeviceError as
+    `compute_capabilities`.
     """
     described = dataclasses.asdict(options) | {"compute_capabilities": compute_capabilities(options)}
     pipe = subprocess.PIPE
-    told: dict[str, Any] = {}
-    with atomic(plan) as temporary, tempfile.TemporaryFile("w+", errors="replace") as log:
+    reported: dict[str, Any] = {}
+    with atomic(plan) as temporary, tempfile.TemporaryFile() as log:
         job = {"graph": os.fspath(graph), "plan": os.fspath(temporary), "options": described}
-        # -P: what lies in the current folder is not to be taken for a package.
+        # -P: do not import modules from the current folder.
         command = [sys.executable, "-P", "-m", __name__, json.dumps(job)]
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
             reader = Reader(process)
             try:
-                while reader.update(told):
-                    progress(told.get("progress", ""))
+                while reader.update(reported):
+                    progress(reported.get("progress", ""))
                 process.wait()
             finally:
                 stop(process)
                 reader.join()
         if process.returncode != 0:
-            log.seek(0)
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
             raise BuildError(f"{graph.name}: {why(process.returncode, log)}")
-    return Memory(**told["memory"]) if "memory" in told else None
+    return Memory(**reported["memory"]) if "memory" in reported else None
 
 
 class Reader(Thread):
-    """Reads what the other process tells: on Windows a pipe cannot be waited for with a time limit."""
+    """Reads the output of the build process, in a thread: on Windows, waiting for a pipe has no timeout."""
 
     def __init__(self, process: subprocess.Popen[str]):
         super().__init__(daemon=True)
@@ -154,19 +159,19 @@ class Reader(Thread):
             self.lines.put(line)
         self.lines.put("")
 
-    def update(self, told: dict[str, Any]) -> bool:
-        """Wait for news, but not for long; False once there will be none."""
+    def update(self, reported: dict[str, Any]) -> bool:
+        """Add the next line to `reported`, waiting at most HEARTBEAT_S. False at the end of the output."""
         try:
             line = self.lines.get(timeout=HEARTBEAT_S)
         except Empty:
             return True
         if line:
-            told.update(json.loads(line))
+            reported.update(json.loads(line))
         return bool(line)
 
 
 def stop(process: subprocess.Popen[str]) -> None:
-    """See that the process has ended: asked first, so that TensorRT gives back the GPU, then forced."""
+    """End the process: close its input, so that TensorRT can release the GPU, then kill it if necessary."""
     assert process.stdin is not None
     process.stdin.close()
     try:
@@ -175,55 +180,57 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def why(status: int, log: IO[str]) -> str:
-    """One line about a process that failed."""
-    said = " | ".join(" ".join(line.split()) for line in log.read().splitlines()[-LOG_LINES:])
+def why(status: int, log: IO[bytes]) -> str:
+    """Describe in one line why the process failed."""
+    lines = log.read(LOG_BYTES).decode("utf-8", "replace").splitlines()[-LOG_LINES:]
+    reason = " | ".join(one_line(line, LINE) for line in lines)
     if status == -getattr(signal, "SIGKILL", 9):
         return (
-            f"TensorRT was killed, most likely for want of memory; free some and build again. {said}".strip()
+            f"TensorRT was killed, probably for lack of memory; free some and build again. {reason}".strip()
         )
     how = f"signal {-status}" if status < 0 else f"status {status}"
-    return f"TensorRT ended with {how}: {said or 'it gave no reason'}"
+    return f"TensorRT ended with {how}: {reason or 'it gave no reason'}"
 
 
 def gpu() -> tuple[str, str]:
-    """Compute capability, like "SM90", and name of the first visible GPU."""
+    """Compute capability, such as "SM90", and name of the first visible GPU. Raises DeviceError."""
     try:
         from cuda.core import Device
 
         device = Device(0)
         return "SM{}{}".format(*device.compute_capability), device.name
-    except Exception as error:  # cuda.core has many: no driver, no GPU, too old a driver, not installed
+    except Exception as error:  # of many classes: no driver, no GPU, too old a driver, not installed
         raise DeviceError(
-            f"backend tensorrt: expected an NVIDIA GPU to build for, found none ({error}); "
+            "backend tensorrt: expected an NVIDIA GPU to build for, found none "
+            f"({one_line(message_of(error), LINE)}); "
             "pip install 'animate-rt[tensorrt-rtx]' to build without one"
         ) from error
 
 
 def compile_plan(
-    graph: Path, plan: Path, options: PlanOptions, tell: Callable[[dict[str, Any]], None]
+    graph: Path, plan: Path, options: PlanOptions, report: Callable[[dict[str, Any]], None]
 ) -> None:
-    """What the other process does."""
+    """Compile the plan, in the build process. `report` sends progress and memory to the parent."""
     trt = provider()
     stopping = Event()
     Thread(target=watch, args=(stopping,), daemon=True).start()
     logger = new_logger(trt)
     builder = trt.Builder(logger)
-    # Version 11 has nothing else; 10 has to be told.
+    # Networks of TensorRT 11 are always strongly typed; 10 needs the flag.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     parser = trt.OnnxParser(network, logger)
-    tell({"progress": "reading the graph"})
+    report({"progress": "reading the graph"})
     if not parser.parse_from_file(os.fspath(graph)):
         sys.exit(1)
     config = builder.create_builder_config()
-    config.clear_flag(trt.BuilderFlag.TF32)  # what is float32 in a graph is so for a reason
+    config.clear_flag(trt.BuilderFlag.TF32)  # the float32 parts of a graph need full precision
     config.builder_optimization_level = options.optimization_level
-    config.progress_monitor = monitor = new_monitor(trt, tell, stopping)
+    config.progress_monitor = monitor = new_monitor(trt, report, stopping)
     if options.workspace_bytes is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_bytes)
     timings = None
-    if trt.__name__ == "tensorrt_rtx":  # it times nothing, and calls about its timing cache do nothing
+    if trt.__name__ == "tensorrt_rtx":  # it does not time kernels, and ignores a timing cache
         config.num_compute_capabilities = len(options.compute_capabilities)
         for i, name in enumerate(options.compute_capabilities):
             config.set_compute_capability(getattr(trt.ComputeCapability, name), i)
@@ -236,20 +243,20 @@ def compile_plan(
         timings.write()
     plan.write_bytes(memoryview(built))
     if logger.memory.keys() == {"weights", "activations"}:
-        tell({"memory": logger.memory})
+        report({"memory": logger.memory})
     del monitor  # TensorRT does not keep it alive
 
 
 def watch(stopping: Event) -> None:
-    """End this process when its standard input does, gently at first."""
-    os.read(0, 1)  # not through sys.stdin, whose lock a thread may not hold when Python ends
+    """When standard input is closed, let the build stop, then end this process."""
+    os.read(0, 1)  # not sys.stdin: Python aborts at exit if a thread holds its lock
     stopping.set()
     time.sleep(GRACE_S)
     os._exit(1)
 
 
 def new_logger(trt: Any) -> Any:
-    """A logger that writes errors to standard error and notes what memory the plan takes."""
+    """A logger that writes errors to standard error and records the memory that the plan needs."""
     totals = {
         "weights": re.compile(r"Total Weights Memory: (\d+) bytes"),
         "activations": re.compile(r"Total Activation Memory: (\d+) bytes"),
@@ -271,8 +278,8 @@ def new_logger(trt: Any) -> Any:
     return Log()
 
 
-def new_monitor(trt: Any, tell: Callable[[dict[str, Any]], None], stopping: Event) -> Any:
-    """A progress monitor that tells of each step and ends the build once `stopping` is set."""
+def new_monitor(trt: Any, report: Callable[[dict[str, Any]], None], stopping: Event) -> Any:
+    """A progress monitor that reports each step and ends the build once `stopping` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -284,7 +291,7 @@ def new_monitor(trt: Any, tell: Callable[[dict[str, Any]], None], stopping: Even
             self.step_complete(phase, -1)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            tell({"progress": f"{phase.lower()} {step + 1}/{self.num_steps.get(phase, '?')}"})
+            report({"progress": f"{phase.lower()} {step + 1}/{self.num_steps.get(phase, '?')}"})
             return not stopping.is_set()
 
         def phase_finish(self, phase: str) -> None:
@@ -294,21 +301,21 @@ def new_monitor(trt: Any, tell: Callable[[dict[str, Any]], None], stopping: Even
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # meant for the parent, which decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches this process; the parent handles it
     job = json.loads(sys.argv[1])
-    # Whatever else is printed, by native code too, is log.
-    report = os.fdopen(os.dup(1), "w")
+    # Everything else printed to standard output, also by native code, goes to the log.
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    telling = Lock()  # TensorRT calls from several threads
+    writing = Lock()  # TensorRT calls from several threads
 
-    def tell(line: dict[str, Any]) -> None:
-        with telling, suppress(BrokenPipeError):  # nobody listens any more: `watch` will end this
-            report.write(json.dumps(line) + "\n")
-            report.flush()
+    def report(line: dict[str, Any]) -> None:
+        with writing, suppress(BrokenPipeError):  # the parent is gone: `watch` will end this process
+            output.write(json.dumps(line) + "\n")
+            output.flush()
 
     capabilities = tuple(job["options"].pop("compute_capabilities"))
     options = PlanOptions(**job["options"], compute_capabilities=capabilities)
-    compile_plan(Path(job["graph"]), Path(job["plan"]), options, tell)
+    compile_plan(Path(job["graph"]), Path(job["plan"]), options, report)
 
 
 if __name__ == "__main__":

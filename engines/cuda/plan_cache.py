@@ -1,9 +1,9 @@
-"""What builds leave for later ones in the user's cache folder: plans, and TensorRT's timings of its tactics.
+"""Cache of plans and of TensorRT's kernel timings for later builds, in the user's cache folder.
 
-    ~/.cache/animate-rt/plans/<key>                 digest and memory on one line, then the plan
-    ~/.cache/animate-rt/timings/<version, device>   digest, then TensorRT's timing cache
+    ~/.cache/animate-rt/plans/<key>                 SHA-256 and memory as one line of JSON, then the plan
+    ~/.cache/animate-rt/timings/<version, device>   SHA-256, then TensorRT's timing cache
 
-Nothing here is needed: what is absent, damaged or cannot be written costs time and is otherwise no matter.
+The cache is optional: if an entry is absent, damaged or cannot be written, the build only takes longer.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ from typing import Any, BinaryIO
 from ...atomic import atomic
 from ...errors import ConfigError, OutputError
 from ..contract import Memory
+from ..files import open_regular
 from ..json_document import from_json
 
 log = logging.getLogger("animate_rt.cache")
 
-PLAN_BYTES = 16 << 30  # of all plans together: two bundles at full size
+PLAN_BYTES = 16 << 30  # limit of all plans together: two bundles at full size
 CHUNK_BYTES = 1 << 22
+HEAD_BYTES = 1000  # the first line of an entry has about 130
 
 
 def cache_folder() -> Path | None:
-    """The user's folder for what can be made again, or None where there is no home."""
+    """The cache folder of animate-rt for this user, or None if the user has no home directory."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if named.is_absolute():
         return named / "animate-rt"
@@ -40,7 +42,7 @@ def cache_folder() -> Path | None:
 
 
 class PlanCache:
-    """Plans by the digest of everything they depend on, least recently used out."""
+    """Plans by the digest of everything they depend on. The least recently used are deleted first."""
 
     def __init__(self, folder: Path | None = None, num_bytes: int = PLAN_BYTES):
         root = cache_folder()
@@ -48,16 +50,16 @@ class PlanCache:
         self.num_bytes = num_bytes
 
     def fill(self, key: dict[str, Any], plan: Path, build: Callable[[], Memory | None]) -> Memory | None:
-        """Put a plan at `plan` and return its memory: the one of this key, or what `build` puts there."""
+        """Write the plan of this key to `plan` and return its memory. `build` does so if it is not cached."""
         if self.folder is None:
             return build()
         entry = self.folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         try:
             memory = read_entry(entry, plan)
             os.utime(entry)
-            log.info("%s: built before, from %s", plan.name, entry)
+            log.info("%s: taken from the cache: %s", plan.name, entry)
             return memory
-        except (OSError, OutputError, ValueError, ConfigError) as error:
+        except (OSError, OutputError, ValueError, ConfigError, RecursionError) as error:
             log.debug("%s: not in the cache: %s", plan.name, error)
         memory = build()
         try:
@@ -65,11 +67,11 @@ class PlanCache:
             write_entry(entry, plan, memory)
             self.shrink()
         except (OSError, OutputError) as error:
-            log.warning("%s: not kept for later builds: %s", plan.name, error)
+            log.warning("%s: cannot be cached: %s", plan.name, error)
         return memory
 
     def shrink(self) -> None:
-        """Give up what was not used for the longest time, temporary files of dead builds included."""
+        """Delete the least recently used files beyond `num_bytes`, also temporary files of dead builds."""
         assert self.folder is not None
         used = sorted(
             ((path.stat(), path) for path in self.folder.iterdir()), key=lambda e: -e[0].st_mtime_ns
@@ -82,12 +84,15 @@ class PlanCache:
 
 
 def read_entry(entry: Path, plan: Path) -> Memory | None:
-    """Copy an entry's plan to `plan`. Raises an error where there is none or it is damaged."""
-    with entry.open("rb") as source, atomic(plan) as temporary, temporary.open("xb") as target:
-        head = json.loads(source.readline())
-        if not isinstance(head, dict) or copy(source, target) != head.get("sha256"):
-            raise ValueError("its bytes are not those that were kept")
-        memory: Memory | None = head["memory"] and from_json(Memory, head["memory"], "memory")
+    """Copy an entry's plan to `plan` and return its memory. Raises an error if it is absent or damaged."""
+    with open_regular(entry) as source, atomic(plan) as temporary, temporary.open("xb") as target:
+        head = json.loads(source.readline(HEAD_BYTES))
+        if not isinstance(head, dict) or head.keys() != {"sha256", "memory"}:
+            raise ValueError("its first line is not that of a plan")
+        if copy(source, target) != head["sha256"]:
+            raise ValueError("its SHA-256 does not match")
+        found = head["memory"]
+        memory: Memory | None = None if found is None else from_json(Memory, found, "memory")
         return memory
 
 
@@ -112,8 +117,8 @@ def copy(source: BinaryIO, target: BinaryIO) -> str:
 class TimingCache:
     """TensorRT's timing cache of one version and device, attached to a builder's config.
 
-    Builders share the file: each reads it when it begins, and merges into it what it has learned when it
-    ends. Of two that end in the same instant one's timings may be lost; the file is whole at any time.
+    Builders share the file: each reads it at its start and merges its own timings into it at its end. If two
+    end at the same time, the timings of one may be lost, but the file is never damaged.
     """
 
     def __init__(self, config: Any, version: str, device: str, folder: Path | None = None):
@@ -123,12 +128,12 @@ class TimingCache:
         self.path = folder and folder / name
         self.config = config
         self.cache = config.create_timing_cache(self.read())
-        if not config.set_timing_cache(self.cache, ignore_mismatch=False):  # of a driver since replaced, say
+        if not config.set_timing_cache(self.cache, ignore_mismatch=False):  # such as after a driver update
             self.cache = config.create_timing_cache(b"")
             config.set_timing_cache(self.cache, ignore_mismatch=False)
 
     def read(self) -> bytes:
-        """The file's content; nothing where it is absent or damaged."""
+        """The cached timings; empty if the file is absent or damaged."""
         try:
             content = self.path.read_bytes() if self.path else b""
         except OSError:
@@ -147,4 +152,4 @@ class TimingCache:
             with atomic(self.path) as temporary:
                 temporary.write_bytes(hashlib.sha256(content).digest() + content)
         except (OSError, OutputError) as error:
-            log.warning("timings are not kept for later builds: %s", error)
+            log.warning("timings cannot be cached: %s", error)

@@ -1,6 +1,6 @@
-"""TensorRT plans on an NVIDIA GPU, through either of TensorRT's two packages.
+"""Runs TensorRT plans on an NVIDIA GPU, with either of TensorRT's two packages.
 
-A context's second run with the same buffers is captured as a CUDA graph, and replayed from then on.
+The second run of a context with the same buffers is captured as a CUDA graph, which later runs replay.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
+from ...text import escaped, one_line, quoted
 from ..bundle import Bundle
 from ..device import Buffer, Device, Stream
 from ..engine import check_binding
@@ -21,14 +22,15 @@ from .device import CUDADevice, CUDAGraph, CUDAStream
 
 LOG = logging.getLogger("animate_rt.tensorrt")
 PROVIDERS = ("tensorrt", "tensorrt_rtx")
-ALIGNMENT = 256  # bytes, of every address TensorRT is given
+ALIGNMENT = 256  # of every address passed to TensorRT, in bytes
 MAX_GRAPHS = 8  # per context; each holds some device memory
-MAX_REPORTS = 3  # of the errors TensorRT has reported, in a message
+MAX_REPORTS = 3  # of TensorRT, in one error message
+MESSAGE = 400  # characters of each
 DTYPES = {"FLOAT": "float32", "HALF": "float16", "UINT8": "uint8", "INT32": "int32"}  # TensorRT's names
 
 
 def provider() -> ModuleType:
-    """The installed package, `tensorrt` first."""
+    """The installed TensorRT package, `tensorrt` if both are. Raises DeviceError if neither is."""
     for name in PROVIDERS:
         try:
             return importlib.import_module(name)
@@ -51,20 +53,20 @@ def load_plan(bundle: Bundle, graph: str, device: Device) -> TensorRTEngine:
     manifest = bundle.manifest
     if manifest.backend_version != version():
         raise BundleMismatch(
-            f"{bundle.path}: expected plans of {version()}, which is installed, found plans of "
+            f"{escaped(str(bundle.path))}: expected plans of {version()}, which is installed, found plans of "
             f"{manifest.backend_version}; build it again: {manifest.rebuild_command}"
         )
     if device.compute_capability not in manifest.compute_capabilities:
         raise BundleMismatch(
-            f"{bundle.path}: expected plans for {device.compute_capability} ({device.description}), found "
-            f"plans for {', '.join(manifest.compute_capabilities)}; build it again: "
-            f"{manifest.rebuild_command}"
+            f"{escaped(str(bundle.path))}: expected plans for {device.compute_capability} "
+            f"({device.description}), found plans for {', '.join(manifest.compute_capabilities)}; "
+            f"build it again: {manifest.rebuild_command}"
         )
     return TensorRTEngine(bundle, graph)
 
 
 class TensorRTEngine:
-    """A plan on the GPU. Its weights are there once, however many contexts it has."""
+    """A plan loaded on the GPU. All its contexts share one copy of the weights."""
 
     def __init__(self, bundle: Bundle, graph: str):
         trt = provider()
@@ -76,12 +78,15 @@ class TensorRTEngine:
         self.runtime = trt.Runtime(logger(trt))
         self.runtime.error_recorder = self.errors
         try:
-            # Mapped, a plan takes no memory of the process's own: TensorRT reads the file's pages. Its stream
-            # readers would copy every piece through a bytes object.
+            # Memory-mapped, so that the plan needs no memory of the process: TensorRT reads the file's pages.
+            # Its stream readers would copy every piece through a bytes object.
             with plan.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 self.engine = self.runtime.deserialize_cuda_engine(content)
-        except (OSError, ValueError) as error:  # ValueError: nothing to map
-            raise BundleError(f"{plan}: cannot read the plan: {error}; build the bundle again") from error
+        except (OSError, ValueError) as error:  # ValueError: the file is empty
+            raise BundleError(
+                f"{escaped(str(plan))}: cannot read the plan: {one_line(str(error), MESSAGE)}; "
+                "build the bundle again"
+            ) from error
         if self.engine is None:
             raise self.failure("cannot load the plan")
         self.engine.error_recorder = self.errors
@@ -89,11 +94,11 @@ class TensorRTEngine:
         self.activation_bytes = self.engine.device_memory_size_v2
 
     def context(self, workspace: Buffer | None) -> TensorRTContext:
-        """As Engine.context. The context is to be kept until what it has enqueued is done."""
+        """As Engine.context. Keep the context until the work it has enqueued is done."""
         return TensorRTContext(self, workspace)
 
     def failure(self, what: str) -> DeviceError:
-        """An error of TensorRT's, with the reasons it has reported since the last one."""
+        """The error to raise when TensorRT fails, with the reasons it has reported since the last failure."""
         reports = self.errors.take()
         reason = " | ".join(reason for _code, reason in reports) or "it gave no reason"
         if "out of memory" in reason.lower() or any(code == "FAILED_ALLOCATION" for code, _reason in reports):
@@ -117,13 +122,14 @@ class TensorRTEngine:
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise BundleMismatch(
-                    f"{bundle.path}: plan of {self.graph}: {name}: expected {expected.get(name, 'nothing')}, "
-                    f"found {found.get(name, 'nothing')}; build it again: {bundle.manifest.rebuild_command}"
+                    f"{escaped(str(bundle.path))}: plan of {self.graph}: {quoted(name)}: "
+                    f"expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
+                    f"build it again: {bundle.manifest.rebuild_command}"
                 )
 
 
 class TensorRTContext:
-    """An execution context with its activations in the caller's workspace."""
+    """An execution context whose activations are in the caller's workspace."""
 
     graphs_enabled = True  # False: every run is enqueued kernel by kernel
 
@@ -135,7 +141,7 @@ class TensorRTContext:
             trt.ExecutionContextAllocationStrategy.USER_MANAGED
         )
         if self.context is None:
-            raise engine.failure("cannot make a context")
+            raise engine.failure("cannot create an execution context")
         self.context.error_recorder = engine.errors
         if size := engine.activation_bytes:
             assert workspace is not None
@@ -146,7 +152,8 @@ class TensorRTContext:
         contract = engine.contract
         self.specs = {spec.name: spec for spec in (*contract.inputs, *contract.outputs)}
         self.addresses: dict[str, int] = {}
-        # By the addresses they were captured with; None until there is one. The workspace never changes.
+        # By the addresses of the bound buffers; None after the first run, until the capture. The workspace
+        # never changes, so it is not part of the key.
         self.graphs: OrderedDict[tuple[int, ...], CUDAGraph | None] = OrderedDict()
 
     def bind(self, name: str, buffer: Buffer) -> None:
@@ -154,11 +161,11 @@ class TensorRTContext:
         address = buffer.address
         if self.addresses.get(name) == address:
             return
-        assert buffer.array is None, f"{name}: in the host's memory"
+        assert buffer.array is None, f"{name}: in host memory"
         if address % ALIGNMENT:
             raise ConfigError(
                 f"{name}: expected an address that is a multiple of {ALIGNMENT}, as TensorRT requires, found "
-                f"one {address % ALIGNMENT} bytes past; copy these rows into a buffer of their own"
+                f"one {address % ALIGNMENT} bytes past it; copy these rows into a separate buffer"
             )
         if not self.context.set_tensor_address(name, address):
             raise self.engine.failure(f"cannot bind {name}")
@@ -182,31 +189,31 @@ class TensorRTContext:
             raise self.engine.failure("cannot run")
 
     def _warm(self, key: tuple[int, ...]) -> None:
-        """What is bound has run once, as TensorRT needs before a capture."""
+        """Record that the bound buffers have been used in one run, which TensorRT needs before a capture."""
         if self.graphs_enabled and key not in self.graphs:
             self.graphs[key] = None
             if len(self.graphs) > MAX_GRAPHS:
                 self.graphs.popitem(last=False)  # the least recently used
 
     def _graph(self, key: tuple[int, ...], stream: CUDAStream) -> CUDAGraph | None:
-        """The graph for what is bound, if that has run before."""
+        """The CUDA graph for the bound buffers, or None in their first run. It is captured in the second."""
         if key not in self.graphs:
             return None
         self.graphs.move_to_end(key)
         if self.graphs[key] is None:
             try:
                 self.graphs[key] = stream.capture(lambda: self._run(stream))
-            except DeviceError as error:  # if it is the device that failed, the plain run will say so
-                LOG.warning("%s: goes on without CUDA graphs: %s", self.engine.graph, error)
+            except DeviceError as error:  # if the device has failed, the plain run raises again
+                LOG.warning("%s: continues without CUDA graphs: %s", self.engine.graph, error)
                 self.graphs_enabled = False
                 self.graphs.clear()
                 return None
         return self.graphs[key]
 
 
-@cache  # TensorRT takes one logger per process, and complains of any other
+@cache  # TensorRT accepts one logger per process, and warns about any other
 def logger(trt: Any) -> Any:
-    """What TensorRT has to say, in Python's log; its errors go to a recorder instead where there is one."""
+    """Forwards TensorRT's messages to Python's logging. Errors go to the error recorder, if one is set."""
     levels = {"WARNING": logging.WARNING, "INFO": logging.DEBUG, "VERBOSE": logging.DEBUG}
 
     class Logger(trt.ILogger):  # type: ignore[misc]
@@ -214,28 +221,30 @@ def logger(trt: Any) -> Any:
             trt.ILogger.__init__(self)
 
         def log(self, severity: Any, message: str) -> None:
-            LOG.log(levels.get(severity.name, logging.ERROR), "%s", message)
+            LOG.log(levels.get(severity.name, logging.ERROR), "%s", one_line(message))
 
     return Logger()
 
 
 def error_recorder(trt: Any) -> Any:
-    """Keeps the last errors that TensorRT has reported, until `take`."""
+    """Keeps the last MAX_REPORTS errors that TensorRT has reported, until `take`."""
 
     class ErrorRecorder(trt.IErrorRecorder):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.IErrorRecorder.__init__(self)
             self.reports: deque[tuple[Any, str]] = deque(maxlen=MAX_REPORTS)
+            self.overflowed = False  # a report was dropped for a later one
 
         def take(self) -> list[tuple[str, str]]:
-            """Code and reason of each."""
-            taken = [(code.name, " ".join(reason.split())) for code, reason in self.reports]
-            self.reports.clear()
+            """Remove the errors; return the code and reason of each."""
+            taken = [(code.name, one_line(reason, MESSAGE)) for code, reason in self.reports]
+            self.clear()
             return taken
 
         def report_error(self, code: Any, reason: str) -> bool:
+            self.overflowed = self.overflowed or len(self.reports) == MAX_REPORTS
             self.reports.append((code, reason))
-            return True  # fatal, whatever it is
+            return True  # treat every error as fatal
 
         def num_errors(self) -> int:
             return len(self.reports)
@@ -247,9 +256,10 @@ def error_recorder(trt: Any) -> Any:
             return self.reports[index][1]
 
         def has_overflowed(self) -> bool:
-            return len(self.reports) == MAX_REPORTS
+            return self.overflowed
 
         def clear(self) -> None:
             self.reports.clear()
+            self.overflowed = False
 
     return ErrorRecorder()

@@ -1,38 +1,39 @@
-"""A checkpoint directory in the public layout (SPEC.md 1), loaded into the six networks."""
+"""Loads a checkpoint directory in the public layout (SPEC.md 1) into the networks."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...engines.contract import ShapeBucket
 from ...engines.model import ModelConfig
-from ...errors import CheckpointError, InputMissing
+from ...errors import CheckpointError
 from ..networks.image_encoder import ImageEncoder
 from ..networks.motion import positions
 from ..networks.pose_guider import PoseGuider
 from ..networks.unet import DenoisingUNet, ReferenceNet
 from ..networks.vae import VAE
+from .directory import Directory, Files, listed
+from .families import UNUSED
 from .settings import model_config
-from .weights import WrongWeights, assign, find_weights, read_weights, sha256_of
+from .weights import WrongWeights, assign, fit, read_weights, sha256_of
 
-# Places of the public layouts, Moore-AnimateAnyone's first and MusePose's after it.
-NETWORKS = (".", "MusePose")
-UNET = ("stable-diffusion-v1-5/unet", "sd-image-variations-diffusers/unet")
-VAE_FOLDER = ("sd-vae-ft-mse",)
-IMAGE_ENCODER = ("image_encoder", "sd-image-variations-diffusers/image_encoder")
-INFERENCE = "inference.yaml"
+State = Mapping[str, Tensor]
 
-REFERENCE_HEAD = ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias")
+ENCODING = ".pos_encoder.pe"
+ROUNDING = 2**-10  # of float16, for values near 1
+SPARE_TENSORS = 2000  # that weights may lack and still be compared with a network
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """The networks with their weights, and where these came from."""
+    """The networks with their weights, and the hashes of the weight files."""
 
     config: ModelConfig
     denoising_unet: DenoisingUNet
@@ -40,104 +41,154 @@ class Checkpoint:
     pose_guider: PoseGuider
     vae: VAE
     image_encoder: ImageEncoder
-    weights: Mapping[str, str]  # SHA-256 of each weight file
+    weights: Mapping[str, str]  # SHA-256 of each weight file by its relative path
 
 
 def load_checkpoint(
-    folder: str | Path,
-    inference_config: str | Path | None = None,
+    folder: str | os.PathLike[str],
+    inference_config: str | os.PathLike[str] | None = None,
     dtype: torch.dtype = torch.float32,
     *,
-    base: str | Path | None = None,
+    base: str | os.PathLike[str] | None = None,
+    bucket: ShapeBucket | None = None,
 ) -> Checkpoint:
-    """Read a checkpoint directory; widths, heads, layers, pose channels and the length of the positional
-    encoding come from its configs and weights. What it lacks is looked for in `base`. A section
-    that `inference_config` lacks is the directory's own inference.yaml's, or its base's.
+    """Read a checkpoint directory. Widths, heads, layers, pose channels and the length of the positional
+    encoding come from its configs and weights. Files that it lacks are read from `base`. Sections that
+    `inference_config` lacks come from the directory's own inference.yaml, then from its base's.
 
     Raises InputMissing if there is no such directory, and CheckpointError if a file is missing or broken, a
-    setting is not supported, or keys or shapes are not exactly those of the networks.
+    setting is not supported, keys or shapes are not exactly those of the networks, or weights are not finite
+    in `dtype`. If a `bucket` is given, raises ConfigError if the networks cannot run at its size; as far as
+    the config files tell, before weights are read.
     """
-    folders = [Path(folder), *([Path(base)] if base is not None else [])]
-    for path in folders:
-        if not path.is_dir():
-            raise InputMissing(f"{path}: expected a checkpoint directory (see the README), found none")
-    networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
-    files = {name: find_weights(locate(folders, NETWORKS, f"{name}.*"), name) for name in networks}
-    unet_folder = locate(folders, UNET, "config.json")
-    vae_folder = locate(folders, VAE_FOLDER, "config.json")
-    clip_folder = locate(folders, IMAGE_ENCODER, "config.json")
-    files |= {
-        "vae": find_weights(vae_folder, "diffusion_pytorch_model"),
-        "image_encoder": find_weights(clip_folder, "pytorch_model", "model"),
-    }
-    states = {name: read_weights(path) for name, path in files.items()}
-    inference = [path for f in reversed(folders) if (path := f / INFERENCE).is_file()]
-    if inference_config is not None:
-        inference.append(Path(inference_config))
+    found = Directory(folder, base)
+    inference = [*found.inference, *([Path(inference_config)] if inference_config is not None else [])]
+    configs = found.unet, found.vae, found.image_encoder, inference
+    config = model_config(*configs)
+    if bucket:  # except for the window, as only the weights tell the longest one
+        replace(bucket, window=1).check(config)
+    states = {network: read_weights(*files) for network, files in found.weights.items()}
+    names = {network: name_of(files) for network, files in found.weights.items()}
     config = model_config(
-        unet_folder / "config.json",
-        vae_folder / "config.json",
-        clip_folder / "config.json",
-        inference,
-        pose_channels=pose_channels(states["pose_guider"], files["pose_guider"]),
+        *configs,
+        pose_channels=pose_channels(states["pose_guider"], names["pose_guider"]),
         max_frames=encoded_frames(states["motion_module"]),
     )
+    if bucket:
+        bucket.check(config)
+    check_layers(config, states, names)
+    states["denoising_unet"] = with_motion(states["denoising_unet"], states["motion_module"], names)
+    names["denoising_unet"] += f" with {names['motion_module']}"
     with torch.device("meta"):
-        checkpoint = Checkpoint(
-            config,
-            DenoisingUNet(config),
-            ReferenceNet(config),
-            PoseGuider(config.pose_channels, config.unet.widths[0]),
-            VAE(config.vae),
-            ImageEncoder(config.image_encoder),
-            sha256_of(files.values(), folders),
-        )
-    motion = {key: value for key, value in states["motion_module"].items() if not key.endswith(".pe")}
-    encodings = positional_encodings(checkpoint.denoising_unet)
-    denoising = {**states["denoising_unet"], **motion, **encodings}
-    reference = {key: value for key, value in states["reference_unet"].items() if key not in REFERENCE_HEAD}
-    names = {name: path.name for name, path in files.items()}
-    assign(
-        checkpoint.denoising_unet,
-        denoising,
-        dtype,
-        f"{names['denoising_unet']} with {names['motion_module']}",
+        networks = {
+            "denoising_unet": DenoisingUNet(config),
+            "reference_unet": ReferenceNet(config),
+            "pose_guider": PoseGuider(config.pose_channels, config.unet.widths[0]),
+            "vae": VAE(config.vae),
+            "image_encoder": ImageEncoder(config.image_encoder),
+        }
+    unet = networks["denoising_unet"]
+    for key, network in networks.items():  # all of them, before anything large is read or made
+        states[key] = without_unused(states[key], key)
+        fit(network, encodings(network) | states[key], names[key])
+    digests = sha256_of(chain(*found.weights.values()), found.folders)
+    states["denoising_unet"] |= positional_encodings(unet, states["denoising_unet"])
+    for key, network in networks.items():
+        assign(network, states[key], dtype, names[key])
+    return Checkpoint(
+        config=config,
+        denoising_unet=networks["denoising_unet"],
+        reference_net=networks["reference_unet"],
+        pose_guider=networks["pose_guider"],
+        vae=networks["vae"],
+        image_encoder=networks["image_encoder"],
+        weights=digests,
     )
-    assign(checkpoint.reference_net, reference, dtype, names["reference_unet"])
-    assign(checkpoint.pose_guider, states["pose_guider"], dtype, names["pose_guider"])
-    assign(checkpoint.vae, states["vae"], dtype, names["vae"])
-    assign(checkpoint.image_encoder, states["image_encoder"], dtype, names["image_encoder"])
-    return checkpoint
 
 
-def locate(folders: list[Path], places: tuple[str, ...], pattern: str) -> Path:
-    """The first of `places`, in the first of `folders`, that holds a file like `pattern`."""
-    for folder, place in product(folders, places):
-        if any((folder / place).glob(pattern)):
-            return folder / place
-    raise CheckpointError(f"{folders[-1]}: expected {Path(places[0]) / pattern}, found no such file")
+def name_of(files: Files) -> str:
+    return files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more"
 
 
-def pose_channels(state: Mapping[str, Tensor], path: Path) -> tuple[int, ...]:
-    """Widths of the Pose Guider: its first convolution's and each halving one's."""
+def without_unused(state: State, network: str) -> dict[str, Tensor]:
+    return {key: weight for key, weight in state.items() if key not in UNUSED.get(network, ())}
+
+
+def with_motion(denoising: State, motion: State, names: Mapping[str, str]) -> dict[str, Tensor]:
+    """The weights of both files. Some training scripts save motion modules in both."""
+    both = sorted(denoising.keys() & motion.keys())
+    if different := [key for key in both if not same_values(denoising[key], motion[key])]:
+        raise CheckpointError(
+            f"{names['denoising_unet']}: expected weights that {names['motion_module']} has not, found other "
+            f"values for {listed(different)}; remove them from one of the files"
+        )
+    return {**denoising, **motion}
+
+
+def same_values(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.float().equal(b.float())
+
+
+def pose_channels(state: State, name: str) -> tuple[int, ...]:
+    """Output channels of the Pose Guider's first convolution and of each one that halves the resolution."""
     halving = [f"blocks.{i}.weight" for i in range(1, len(state), 2) if f"blocks.{i}.weight" in state]
-    if missing := [key for key in ("conv_in.weight", "conv_out.weight") if key not in state]:
-        raise WrongWeights(path.name, missing, [], [])
-    return tuple(state[key].shape[0] for key in ("conv_in.weight", *halving))
+    keys = ("conv_in.weight", *halving, "conv_out.weight")
+    if missing := [key for key in keys if key not in state]:
+        raise WrongWeights(name, missing, [], [])
+    if scalars := [key for key in keys if state[key].dim() != 4]:
+        shapes = [f"{key} {list(state[key].shape)} instead of four sizes" for key in scalars]
+        raise WrongWeights(name, [], [], shapes)
+    return tuple(state[key].shape[0] for key in keys[:-1])
 
 
-def encoded_frames(motion: Mapping[str, Tensor]) -> int | None:
-    """Length of the positional encoding in the motion weights."""
-    lengths = {value.shape[1] for key, value in motion.items() if key.endswith(".pe") and value.dim() == 3}
+def encoded_frames(motion: State) -> int | None:
+    """Length of the positional encoding in the motion weights, or None if they contain none."""
+    lengths = {value.shape[1] for key, value in motion.items() if key.endswith(ENCODING) and value.dim() == 3}
     if len(lengths) > 1:
-        raise CheckpointError(f"motion_module: expected pe of one length, found {sorted(lengths)}")
+        raise CheckpointError(
+            f"motion_module: expected positional encodings (pe) of one length, found {sorted(lengths)}"
+        )
     return lengths.pop() if lengths else None
 
 
-def positional_encodings(network: DenoisingUNet) -> dict[str, Tensor]:
-    """Exact tables in place of stored, possibly rounded or absent ones."""
-    return {
-        key: positions(table.shape[1], table.shape[2])
-        for key, table in network.state_dict().items()
-        if key.endswith(".pe")
+def encodings(network: nn.Module) -> dict[str, Tensor]:
+    """The tables of positional encodings in a network, by key."""
+    return {key: table for key, table in network.state_dict().items() if key.endswith(ENCODING)}
+
+
+def positional_encodings(network: nn.Module, given: State | None = None) -> dict[str, Tensor]:
+    """The exact sinusoids by key, where the weights have none, or the same ones rounded. Tables of other
+    values are not among them: a network that was trained with them needs them."""
+    tables = {
+        shape: positions(*shape[1:]) for shape in {table.shape for table in encodings(network).values()}
     }
+    exact = {key: tables[table.shape] for key, table in encodings(network).items()}
+    return {key: table for key, table in exact.items() if same_table((given or {}).get(key), table)}
+
+
+def same_table(stored: Tensor | None, exact: Tensor) -> bool:
+    if stored is None:
+        return True
+    if stored.shape != exact.shape or not stored.is_floating_point():
+        return False
+    rounding = max(torch.finfo(stored.dtype).eps, ROUNDING)
+    return bool((stored.float() - exact).abs().max() <= rounding / 2)
+
+
+def check_layers(config: ModelConfig, states: Mapping[str, State], names: Mapping[str, str]) -> None:
+    """Refuse configs of far more layers than there are weights for, as making these takes memory and time."""
+    unet, vae, motion = config.unet, config.vae, config.motion
+    layers = 2 * unet.layers_per_block + 1
+    modules = sum(motion.levels) * layers + motion.mid
+    for network, tensors in (  # the fewest of each network
+        ("denoising_unet", 10 * len(unet.widths) * layers),
+        ("reference_unet", 10 * len(unet.widths) * layers),
+        ("motion_module", 7 * modules * motion.blocks * motion.attentions),
+        ("vae", 8 * len(vae.widths) * (2 * vae.layers_per_block + 1)),
+        ("image_encoder", 16 * config.image_encoder.layers),
+    ):
+        if tensors > len(states[network]) + SPARE_TENSORS:
+            raise CheckpointError(
+                f"{names[network]}: expected at least the {tensors:,} tensors that the layers of the config "
+                f"have, found {len(states[network]):,}"
+            )

@@ -1,18 +1,15 @@
-"""The public config files, read into a `ModelConfig`.
+"""Reads the public config files into a `ModelConfig`.
 
 diffusers' and transformers' `config.json` describe the spatial networks, the public `inference.yaml` the
-motion modules and the noise schedule. A value that would need another network than ours is refused by name:
-a checkpoint's weights then decide the rest, as every key and shape has to fit.
+motion modules and the noise schedule. Unsupported settings are rejected by name; everything else is checked
+when the weights are loaded, since their keys and shapes must match the networks.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-
-import yaml
 
 from ...engines.json_document import from_json
 from ...engines.model import (
@@ -26,43 +23,27 @@ from ...engines.model import (
     VAEConfig,
 )
 from ...errors import CheckpointError, ConfigError
+from ...text import one_line, quoted, shortened_repr
+from .contents import read_document
+from .directory import listed
+from .families import V2
 
 T = TypeVar("T")
 
-V2_MOTION: dict[str, Any] = {
-    "use_inflated_groupnorm": True,
-    "use_motion_module": True,
-    "motion_module_resolutions": [1, 2, 4, 8],
-    "motion_module_mid_block": True,
-    "motion_module_kwargs": {
-        "num_attention_heads": 8,
-        "num_transformer_block": 1,
-        "attention_block_types": ["Temporal_Self", "Temporal_Self"],
-        "temporal_position_encoding": True,
-        "temporal_position_encoding_max_len": 32,
-    },
-}
-V2_NOISE: dict[str, Any] = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "linear",
-    "clip_sample": False,
-    "steps_offset": 1,
-    "prediction_type": "v_prediction",
-    "rescale_betas_zero_snr": True,
-    "timestep_spacing": "trailing",
-}
-
-
-V2: dict[str, dict[str, Any]] = {
-    "unet_additional_kwargs": V2_MOTION,
-    "noise_scheduler_kwargs": V2_NOISE,
-    "sampling": {},
-}
+# Settings of the public motion modules; others change what is computed.
+MOTION = (
+    *("use_inflated_groupnorm", "unet_use_cross_frame_attention", "unet_use_temporal_attention"),
+    *("use_motion_module", "motion_module_resolutions", "motion_module_mid_block"),
+    *("motion_module_decoder_only", "motion_module_type", "motion_module_kwargs"),
+)
+MOTION_MODULE = (
+    *("num_attention_heads", "num_transformer_block", "attention_block_types"),
+    *("temporal_position_encoding", "temporal_position_encoding_max_len", "temporal_attention_dim_div"),
+)
 
 
 class Settings:
-    """One mapping of a config file, with errors that name file, key and what was found."""
+    """One mapping of a config file. Its errors name the file, the key and the value found."""
 
     def __init__(self, values: Any, source: str):
         if not isinstance(values, dict):
@@ -71,57 +52,58 @@ class Settings:
 
     @classmethod
     def read(cls, path: Path) -> Settings:
-        """A .json or .yaml file."""
-        try:
-            text = path.read_text(encoding="utf-8")
-            return cls(json.loads(text) if path.suffix == ".json" else yaml.safe_load(text), str(path))
-        except OSError as error:
-            raise CheckpointError(
-                f"{path}: expected a config file, cannot read it: {error.strerror}"
-            ) from error
-        except (ValueError, yaml.YAMLError) as error:
-            form = "JSON" if path.suffix == ".json" else "YAML"
-            raise CheckpointError(f"{path}: expected {form}, cannot parse it: {one_line(error)}") from error
+        """Read a .json or .yaml file."""
+        return cls(read_document(path), str(path))
 
     def part(self, key: str) -> Settings:
         return Settings(self.values.get(key, {}), f"{self.source}: {key}")
 
     def get(self, kind: Any, key: str, *default: Any) -> Any:
-        """The value of `key` as `kind`; without a default it must be there."""
+        """The value of `key` as type `kind`. Without a default the key is required."""
         if key not in self.values and not default:
             raise CheckpointError(f"{self.source}: missing {key}")
-        value = self.values.get(key, *default)
-        try:
-            return from_json(kind, value, f"{self.source}: {key}")
-        except ConfigError as error:
-            raise CheckpointError(str(error)) from error
+        return self.converted(kind, self.values.get(key, *default), f"{self.source}: {key}")
 
     def read_as(self, kind: Any) -> Any:
-        """All values as the fields of `kind`."""
+        """All values as an instance of the dataclass `kind`."""
+        return self.converted(kind, self.values, self.source)
+
+    def converted(self, kind: Any, value: Any, where: str) -> Any:
         try:
-            return from_json(kind, self.values, self.source)
+            return from_json(kind, value, where)
         except ConfigError as error:
-            raise CheckpointError(str(error)) from error
+            message = str(error) if str(error).startswith(where) else f"{where}: {error}"
+            raise CheckpointError(message) from error
 
     def build(self, kind: type[T], **fields: Any) -> T:
-        """`kind(**fields)`, with the file's name in front of what it refuses."""
+        """`kind(**fields)`; turns its ConfigError into a CheckpointError that names the file."""
         try:
             return kind(**fields)
         except ConfigError as error:
             raise CheckpointError(f"{self.source}: {error}") from error
 
     def require(self, absent: dict[str, Any], **supported: Any) -> None:
-        """Refuse any value but the supported one; `absent` holds what a missing key means if not that."""
+        """Reject all values but the supported ones. `absent` has the meaning of a missing key where that is
+        not the supported value."""
         for key, value in supported.items():
             found = self.values.get(key, absent.get(key, value))
             if found != value:
                 raise CheckpointError(
-                    f"{self.source}: {key}: expected {value!r}, the only value supported, found {found!r}"
+                    f"{self.source}: {key}: expected {value!r}, the only value supported, found "
+                    f"{one_line(shortened_repr(found))}"
                 )
+
+    def require_known(self, *known: str) -> None:
+        """Reject settings of other names, except those that are switched off."""
+        if unknown := [key for key, value in self.values.items() if value and key not in known]:
+            raise CheckpointError(
+                f"{self.source}: expected {', '.join(known)}, found {listed(unknown)}; this network is not "
+                "supported"
+            )
 
 
 def unet_config(settings: Settings) -> UNetConfig:
-    """From diffusers' UNet2DConditionModel config (SPEC.md 2.1)."""
+    """Read diffusers' UNet2DConditionModel config (SPEC.md 2.1)."""
     settings.require(
         {},
         act_fn="silu",
@@ -134,6 +116,19 @@ def unet_config(settings: Settings) -> UNetConfig:
         only_cross_attention=False,
         class_embed_type=None,
         resnet_time_scale_shift="default",
+        resnet_out_scale_factor=1,
+        resnet_skip_time_act=False,
+        mid_block_type="UNetMidBlock2DCrossAttn",
+        dual_cross_attention=False,
+        cross_attention_norm=None,
+        attention_type="default",
+        transformer_layers_per_block=1,
+        conv_in_kernel=3,
+        conv_out_kernel=3,
+        time_embedding_type="positional",
+        time_embedding_act_fn=None,
+        timestep_post_act=None,
+        addition_embed_type=None,
     )
     widths = settings.get(tuple[int, ...], "block_out_channels")
     down = settings.get(tuple[str, ...], "down_block_types")
@@ -149,9 +144,9 @@ def unet_config(settings: Settings) -> UNetConfig:
     if None in attention or attention != mirrored or len(attention) != len(widths):
         raise CheckpointError(
             f"{settings.source}: expected {len(widths)} down blocks of CrossAttnDownBlock2D or DownBlock2D "
-            f"and up blocks that mirror them, found {list(down)} and {list(up)}"
+            f"and up blocks that mirror them, found {quoted(down)} and {quoted(up)}"
         )
-    # Called attention_head_dim, it has always been the number of heads (SPEC.md 2.1).
+    # Despite its name, attention_head_dim is the number of heads (SPEC.md 2.1).
     heads: tuple[int, ...] | int = 8
     per_level = isinstance(settings.values.get("attention_head_dim"), list)
     heads = settings.get(tuple[int, ...] if per_level else int, "attention_head_dim", heads)
@@ -169,9 +164,8 @@ def unet_config(settings: Settings) -> UNetConfig:
 
 
 def vae_config(settings: Settings) -> VAEConfig:
-    """From diffusers' AutoencoderKL config (SPEC.md 2.8)."""
-    settings.require({}, act_fn="silu", in_channels=3, out_channels=3)
-    return settings.build(
+    """Read diffusers' AutoencoderKL config (SPEC.md 2.8)."""
+    config = settings.build(
         VAEConfig,
         widths=settings.get(tuple[int, ...], "block_out_channels"),
         layers_per_block=settings.get(int, "layers_per_block", 1),
@@ -179,10 +173,25 @@ def vae_config(settings: Settings) -> VAEConfig:
         latent_channels=settings.get(int, "latent_channels", 4),
         scaling_factor=settings.get(float, "scaling_factor", 0.18215),
     )
+    settings.require(
+        {},
+        act_fn="silu",
+        in_channels=3,
+        out_channels=3,
+        down_block_types=["DownEncoderBlock2D"] * len(config.widths),
+        up_block_types=["UpDecoderBlock2D"] * len(config.widths),
+        mid_block_add_attention=True,
+        use_quant_conv=True,
+        use_post_quant_conv=True,
+        shift_factor=None,
+        latents_mean=None,
+        latents_std=None,
+    )
+    return config
 
 
 def image_encoder_config(settings: Settings) -> ImageEncoderConfig:
-    """From transformers' CLIPVisionConfig (SPEC.md 2.9); absent keys mean what they mean there."""
+    """Read transformers' CLIPVisionConfig (SPEC.md 2.9); absent keys have its defaults."""
     settings.require({}, num_channels=3)
     return settings.build(
         ImageEncoderConfig,
@@ -199,8 +208,8 @@ def image_encoder_config(settings: Settings) -> ImageEncoderConfig:
 
 
 def motion_config(settings: Settings, levels: int, max_frames: int | None) -> MotionConfig:
-    """From `unet_additional_kwargs` of inference.yaml (SPEC.md 2.2); `max_frames` is the length of the
-    positional encoding in the weights, which outranks the file's."""
+    """Read `unet_additional_kwargs` of inference.yaml (SPEC.md 2.2). `max_frames`, the length of the
+    positional encoding in the weights, takes precedence over the file."""
     settings.require(
         {"use_inflated_groupnorm": False, "use_motion_module": False},
         use_inflated_groupnorm=True,
@@ -210,17 +219,20 @@ def motion_config(settings: Settings, levels: int, max_frames: int | None) -> Mo
         motion_module_decoder_only=False,
         motion_module_type="Vanilla",
     )
+    settings.require_known(*MOTION)
     module = settings.part("motion_module_kwargs")
+    module.require_known(*MOTION_MODULE)
     module.require(
         {"temporal_position_encoding": False}, temporal_position_encoding=True, temporal_attention_dim_div=1
     )
     attentions = module.get(tuple[str, ...], "attention_block_types", ["Temporal_Self", "Temporal_Self"])
     if set(attentions) != {"Temporal_Self"}:
         raise CheckpointError(
-            f"{module.source}: attention_block_types: expected Temporal_Self only, found {list(attentions)}"
+            f"{module.source}: attention_block_types: expected Temporal_Self only, found {quoted(attentions)}"
         )
     resolutions = settings.get(tuple[int, ...], "motion_module_resolutions", [1, 2, 4, 8])
-    return MotionConfig(
+    return module.build(
+        MotionConfig,
         levels=tuple(2**level in resolutions for level in range(levels)),
         mid=settings.get(bool, "motion_module_mid_block", False),
         heads=module.get(int, "num_attention_heads", 8),
@@ -231,7 +243,7 @@ def motion_config(settings: Settings, levels: int, max_frames: int | None) -> Mo
 
 
 def noise_config(settings: Settings) -> NoiseConfig:
-    """From `noise_scheduler_kwargs` of inference.yaml (SPEC.md 4.3); absent keys mean what they mean in
+    """Read `noise_scheduler_kwargs` of inference.yaml (SPEC.md 4.3); absent keys have the defaults of
     diffusers' DDIMScheduler."""
     settings.require({"clip_sample": True}, clip_sample=False, thresholding=False, trained_betas=None)
     handled = ("clip_sample", "thresholding", "trained_betas")
@@ -241,7 +253,7 @@ def noise_config(settings: Settings) -> NoiseConfig:
 
 
 def sampling_config(settings: Settings) -> SamplingConfig:
-    """From `sampling` of inference.yaml, which is ours: few-step weights say there how they are sampled."""
+    """Read `sampling` of inference.yaml, our own section: few-step weights state there how to sample them."""
     config: SamplingConfig = settings.read_as(SamplingConfig)
     return config
 
@@ -252,22 +264,23 @@ def model_config(
     image_encoder: Path,
     inference: Sequence[Path],
     *,
-    pose_channels: tuple[int, ...],
-    max_frames: int | None,
+    pose_channels: tuple[int, ...] | None = None,
+    max_frames: int | None = None,
 ) -> ModelConfig:
-    """All networks, from the public layout's config files. Of the files `inference` each section of a later
-    one replaces an earlier one's, and the public v2 settings come before all."""
+    """Read the configs of all networks. A section of a later file in `inference` replaces the same section of
+    an earlier one; the first replaces the public v2 settings. `pose_channels` and `max_frames` come from the
+    weights; without them the config serves to check sizes before weights are read."""
     public = {name: Settings(values, f"v2 settings: {name}") for name, values in V2.items()}
     for settings in map(Settings.read, inference):
         public |= {name: settings.part(name) for name in V2 if name in settings.values}
     motion = public["unet_additional_kwargs"]
-    unet_ = unet_config(Settings.read(unet))
+    unet_, vae_ = unet_config(Settings.read(unet)), vae_config(Settings.read(vae))
     config = motion.build(
         ModelConfig,
         unet=unet_,
         motion=motion_config(motion, len(unet_.widths), max_frames),
-        pose_channels=pose_channels,
-        vae=vae_config(Settings.read(vae)),
+        pose_channels=vae_.widths if pose_channels is None else pose_channels,
+        vae=vae_,
         image_encoder=image_encoder_config(Settings.read(image_encoder)),
         noise=noise_config(public["noise_scheduler_kwargs"]),
         sampling=sampling_config(public["sampling"]),
@@ -277,13 +290,9 @@ def model_config(
             f"{image_encoder}: expected a projection_dim of {unet_.cross_attention_dim}, the UNet's "
             f"cross_attention_dim, found {config.image_encoder.projection_dim}"
         )
-    if config.latent_scale != 2 ** (len(pose_channels) - 1):
+    if pose_channels is not None and config.latent_scale != 2 ** (len(pose_channels) - 1):
         raise CheckpointError(
-            f"pose guider: expected {len(config.vae.widths)} channel counts, as many as the VAE has levels, "
-            f"found {list(pose_channels)}"
+            f"pose guider: expected {len(config.vae.widths)} channel counts, one per level of the VAE, "
+            f"found {quoted(pose_channels)}"
         )
     return config
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -1,9 +1,8 @@
-"""Weight files: found, read without running anything they hold, and brought to today's key names."""
+"""Weights by their current keys: read from files of any supported format, and assigned to networks."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,21 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import CheckpointError
+from ...text import quoted
+from .contents import AGAIN
+from .directory import SHOWN, listed
+from .families import FIRST_PARTS, OLD_ATTENTION, OLD_ATTENTION_KEY, TRAINING, WRAPPERS
+from .pickles import View
+from .tensor_file import TensorFile, views_in
 
-SUFFIXES = (".safetensors", ".pth", ".bin", ".ckpt", ".pt")
-SHOWN = 8  # keys listed in a message; the exception carries all of them
-
-OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-OLD_ATTENTION_KEY = re.compile(r"(mid_block\.attentions\.0\.)(query|key|value|proj_attn)\.")
+MAX_LEVELS = 8  # of mappings around the weights
+NUMBERS = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
 
 
 class WrongWeights(CheckpointError):
-    """Weights whose keys or shapes are not the network's; each attribute lists all of its kind."""
+    """Weights whose keys or shapes do not match the network. The attributes list all keys of each kind."""
 
     def __init__(self, name: str, missing: list[str], unexpected: list[str], misshapen: list[str]):
         self.missing, self.unexpected, self.misshapen = missing, unexpected, misshapen
         parts = [
-            f"{len(keys)} {kind}: {', '.join(keys[:SHOWN])}" + (", ..." if len(keys) > SHOWN else "")
+            f"{len(keys)} {kind}: {', '.join(map(quoted, keys[:SHOWN]))}"
+            + (", ..." if len(keys) > SHOWN else "")
             for kind, keys in (
                 ("missing", missing),
                 ("unexpected", unexpected),
@@ -39,73 +45,136 @@ class WrongWeights(CheckpointError):
         )
 
 
-def find_weights(folder: Path, *stems: str) -> Path:
-    """The weight file of that name, whatever its format."""
-    for stem in stems:
-        for suffix in SUFFIXES:
-            if (path := folder / f"{stem}{suffix}").is_file():
-                return path
-    raise CheckpointError(f"{folder}: expected {stems[0]}{{{','.join(SUFFIXES[:3])}}}, found no such file")
+def read_weights(*paths: Path) -> dict[str, Tensor]:
+    """Read the tensors of one file, or of all shards, by their current keys (SPEC.md 1.6, 1.9).
+
+    The files are mapped into memory: a tensor's numbers are read when they are used. Raises CheckpointError
+    if a file is damaged or does not hold exactly one set of weights.
+    """
+    weights: dict[str, Tensor] = {}
+    for path in paths:
+        file = TensorFile(path)
+        tensors = file.tensors(current_keys(state_dict(file.contents, path), path))
+        if twice := sorted(weights.keys() & tensors.keys()):
+            raise CheckpointError(f"{path}: expected keys that no other shard has, found {listed(twice)}")
+        weights |= tensors
+    return weights
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Tensors by key, memory-mapped where the format allows it, under today's names (SPEC.md 1.6, 1.9)."""
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state: Any = load_file(path)
-        else:
-            state = load_pickled(path)
-    except Exception as error:  # torch and safetensors raise a dozen types for a broken file
-        raise CheckpointError(
-            f"{path}: expected weights saved by torch or safetensors, cannot read them: "
-            f"{str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}"
-        ) from error
-    if isinstance(state, Mapping):
-        state = state.get("state_dict", state)  # training frameworks wrap it
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: expected a mapping of names to tensors, found {type(state).__name__}")
-    return {today(key): value for key, value in state.items() if not key.endswith("position_ids")}
-
-
-def load_pickled(path: Path) -> Any:
-    """`weights_only` admits tensors and containers and nothing that could run."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # files of torch < 1.6 are no zip and cannot be mapped
-        return torch.load(path, map_location="cpu", weights_only=True)
+def state_dict(saved: Any, path: Path) -> dict[str, View]:
+    """Take the one set of weights out of the mappings that training frameworks put around it."""
+    for _ in range(MAX_LEVELS):
+        inner = sets_of_weights(saved)
+        if len(inner) > 1:
+            raise CheckpointError(
+                f"{path}: expected one set of weights, found {listed(inner)}; save one of them alone"
+            )
+        if not inner:
+            break
+        (saved,) = inner.values()
+    if not isinstance(saved, dict):
+        kind = "a tensor" if isinstance(saved, View) else type(saved).__name__
+        raise CheckpointError(f"{path}: expected a mapping of names to tensors, found {kind}")
+    state = {key: value for key, value in saved.items() if isinstance(value, View)}
+    if not state:
+        names = listed(saved) or "nothing"
+        raise CheckpointError(f"{path}: expected a mapping of names to tensors, found {names}")
+    # Numbers and texts beside the tensors say how they were trained.
+    strange = [key for key, value in saved.items() if key not in state and views_in(value)]
+    if strange := strange or [key for key in state if not isinstance(key, str)]:
+        raise CheckpointError(f"{path}: expected tensors whose names are text, found {listed(strange)}")
+    return state
 
 
-def today(key: str) -> str:
-    key = key.removeprefix("module.")
-    return OLD_ATTENTION_KEY.sub(lambda old: f"{old[1]}{OLD_ATTENTION[old[2]]}.", key)
+def sets_of_weights(saved: Any) -> dict[Any, Any]:
+    """The mappings with tensors in a mapping that has none itself, except of single numbers."""
+    if not isinstance(saved, dict) or any(isinstance(v, View) and v.size for v in saved.values()):
+        return {}
+    return {
+        key: value
+        for key, value in saved.items()
+        if key not in TRAINING and isinstance(value, dict) and views_in(value)
+    }
 
 
-def assign(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> None:
-    """Give a network made on the meta device its weights; WrongWeights lists what does not fit."""
+def current_keys(state: Mapping[str, View], path: Path) -> dict[str, View]:
+    """Rename keys as the networks have them, without wrappers' names and older ones."""
+    split = [[part for part in key.split(".") if part not in WRAPPERS] for key in state]
+    outer = outer_parts(split)
+    current: dict[str, View] = {}
+    for parts, value in zip(split, state.values(), strict=True):
+        key = ".".join(parts[outer:])
+        key = OLD_ATTENTION_KEY.sub(lambda old: f"{old[1]}{OLD_ATTENTION[old[2]]}.", key)
+        if key in current:
+            raise CheckpointError(f"{path}: expected each key once, found {quoted(key)} under two names")
+        current[key] = value
+    return current
+
+
+def outer_parts(keys: list[list[str]]) -> int:
+    """How many parts stand in every key before the first one that is a network's own, as in unet.conv_in."""
+    for count in range(min(map(len, keys))):
+        parts = {key[count] for key in keys}
+        if parts & FIRST_PARTS:
+            return count
+        if len(parts) > 1:
+            break
+    return 0
+
+
+def fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Weights in the shapes of a network on the meta device. Raises WrongWeights if they do not fit."""
     expected = network.state_dict()
     fitting, misshapen = {}, []
-    for key in expected.keys() & state.keys():
+    for key in (key for key in expected if key in state):
         weight, shape = state[key], expected[key].shape
         if weight.dim() == 4 and len(shape) == 2 and weight.shape[2:] == (1, 1):
             weight = weight[:, :, 0, 0]  # a linear layer saved as a 1x1 convolution
-        if weight.shape == shape:
-            fitting[key] = weight.to(dtype)
-        else:
+        if weight.shape != shape:
             misshapen.append(f"{key} {list(weight.shape)} instead of {list(shape)}")
+        fitting[key] = weight
     missing, unexpected = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unexpected or misshapen:
         raise WrongWeights(name, missing, unexpected, sorted(misshapen))
-    network.load_state_dict(fitting, assign=True)
+    if whole := [key for key in fitting if fitting[key].dtype not in NUMBERS]:
+        raise CheckpointError(
+            f"{name}: expected floating-point numbers, found {fitting[whole[0]].dtype} in {min(whole)}; "
+            "quantized weights are not supported"
+        )
+    return fitting
+
+
+def assign(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> None:
+    """Load weights into a network created on the meta device.
+
+    Raises WrongWeights if they do not fit, CheckpointError if they are not finite in `dtype`.
+    """
+    weights = {key: converted(weight, dtype, key, name) for key, weight in fit(network, state, name).items()}
+    network.load_state_dict(weights, assign=True)
     network.requires_grad_(False).eval()
 
 
+def converted(weight: Tensor, dtype: torch.dtype, key: str, name: str) -> Tensor:
+    result = weight.to(dtype)
+    lowest, highest = result.aminmax()  # not a number if any value is not
+    if lowest.isfinite() and highest.isfinite():
+        return result
+    if weight.isfinite().all():
+        raise CheckpointError(
+            f"{name}: expected weights of at most {torch.finfo(dtype).max:,.0f} in {dtype}, found "
+            f"{weight.abs().max():,.0f} in {key}; build with --precision fp32"
+        )
+    raise CheckpointError(f"{name}: expected finite weights, found infinite ones or NaN in {key}; {AGAIN}")
+
+
 def sha256_of(paths: Iterable[Path], roots: list[Path]) -> dict[str, str]:
-    """SHA-256 by path relative to whichever of `roots` it is in."""
+    """SHA-256 of each file, by its path relative to the root that contains it."""
     digests = {}
     for path in paths:
-        with path.open("rb") as file:
-            name = next(path.relative_to(root) for root in roots if path.is_relative_to(root)).as_posix()
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        name = next(path.relative_to(root) for root in roots if path.is_relative_to(root)).as_posix()
+        try:
+            with path.open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"{path}: expected weights, cannot read them: {error.strerror}") from error
     return digests

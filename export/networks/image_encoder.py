@@ -1,4 +1,4 @@
-"""The CLIP image encoder: one reference image to one embedding (SPEC.md 2.9)."""
+"""The CLIP image encoder, which turns the reference image into one embedding (SPEC.md 2.9)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ImageEncoder(nn.Module):
         self.visual_projection = nn.Linear(config.width, config.projection_dim, bias=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """(1, 3, side, side), normalised by CLIP's mean and deviation -> (1, D)"""
+        """(1, 3, side, side), normalised by CLIP's mean and standard deviation -> (1, D)"""
         return self.visual_projection(self.vision_model(pixels))
 
 

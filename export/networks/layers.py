@@ -1,8 +1,8 @@
 """Layers shared by the networks, with the parameter names of the public state dicts.
 
-Frames lie in the batch axis, so every tensor here has at most four dimensions. Statistics and softmax are
-float32 islands: in a float16 network they are explicit casts in the graph (strong typing leaves no other
-way), in a float32 network the casts vanish.
+Frames are in the batch axis, so every tensor here has at most four dimensions. Normalisation and decomposed
+softmax compute in float32: a float16 graph has explicit casts around them, as strong typing in TensorRT
+requires; in a float32 graph the casts vanish. The fused operator Attention has no casts (see `attend`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation of (N, C, h, w), each row by itself, in float32."""
+    """Group normalisation of (N, C, h, w), separately for each row of the batch, in float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = self.weight.float(), self.bias.float()
@@ -29,7 +29,7 @@ class LayerNorm(nn.LayerNorm):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions around an optional time shift, with a residual (SPEC.md 2.4 and 2.8)."""
+    """Two convolutions with an optional time shift between them, and a residual (SPEC.md 2.4 and 2.8)."""
 
     def __init__(self, in_channels: int, out_channels: int, groups: int, eps: float, time_dim: int | None):
         super().__init__()
@@ -43,7 +43,7 @@ class ResnetBlock(nn.Module):
             self.conv_shortcut = nn.Conv2d(in_channels, out_channels, 1)
 
     def forward(self, x: Tensor, time_shift: Tensor | None = None) -> Tensor:
-        """(N, C_in, h, w) -> (N, C_out, h, w); `time_shift` (1, C_out) is `time_emb_proj` of the timestep."""
+        """(N, C_in, h, w) -> (N, C_out, h, w); `time_shift` (1, C_out) comes from `time_emb_proj`."""
         h = self.conv1(F.silu(self.norm1(x)))
         if time_shift is not None:
             h = h + time_shift[:, :, None, None]
@@ -52,7 +52,7 @@ class ResnetBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution: padded by one on every side, or, as the VAE has it, on the right and below."""
+    """Stride-2 convolution, padded by one pixel on every side, or in the VAE on the right and bottom only."""
 
     def __init__(self, channels: int, *, symmetric: bool):
         super().__init__()
@@ -64,14 +64,14 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour enlargement to (h, w), then a convolution."""
+    """Nearest-neighbour upsampling, then a convolution."""
 
     def __init__(self, channels: int):
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """To twice the size, or to `size` where halving had rounded up (SPEC.md 2.3)."""
+        """Upsample to twice the size, or to `size` (h, w) where downsampling rounded up (SPEC.md 2.3)."""
         doubled = (2 * x.shape[2], 2 * x.shape[3])
         if size is None or size == doubled:
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
@@ -81,7 +81,7 @@ class Upsample(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """GEGLU: a value times the exact GELU of a gate, four times as wide as its input."""
+    """GEGLU: a value times the exact GELU of a gate, both four times as wide as the input."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -90,7 +90,7 @@ class FeedForward(nn.Module):
         self.net = nn.ModuleList([gated, nn.Identity(), nn.Linear(4 * channels, channels)])
 
     def forward(self, x: Tensor) -> Tensor:
-        # Two products, so that neither half is copied out of one result.
+        # Two matrix products, because the halves of a single one would have to be copied out of its result.
         gated, width = self.net[0].proj, self.net[2].in_features
         value = F.linear(x, gated.weight[:width], gated.bias[:width])
         gate = F.linear(x, gated.weight[width:], gated.bias[width:])
@@ -127,8 +127,8 @@ class Attention(nn.Module):
         return self.to_out[0](attended.transpose(1, 2).flatten(2))
 
     def to_one_token(self, context: Tensor) -> Tensor:
-        """Cross-attention to a single token (N, D): its softmax is 1, so the answer (N, C) is the same for
-        every query and neither to_q nor to_k has a say (SPEC.md 3.4)."""
+        """Cross-attention to a single token (N, D). Its softmax is 1, so the result (N, C) is the same for
+        every query and does not depend on to_q and to_k (SPEC.md 3.4)."""
         return self.to_out[0](self.to_v(context))
 
     def split(self, x: Tensor) -> Tensor:
@@ -139,8 +139,14 @@ class Attention(nn.Module):
 def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """softmax(query key^T / sqrt(width) + mask) value, on (N, heads, tokens, width) and mask (keys,).
 
-    The form follows from dtype and head width: TensorRT fuses the ONNX operator Attention for half precision
-    and widths of 16 to 256 that are multiples of 8, and refuses to build it otherwise (docs/structure.md).
+    In half precision with a head width of 16 to 256 that is a multiple of 8, this is exported as the ONNX
+    operator Attention, which TensorRT fuses. TensorRT refuses that operator in all other cases, which are
+    therefore decomposed (docs/structure.md).
+
+    The operator's attribute softmax_precision is left out: TensorRT refuses it, and ONNX Runtime returns the
+    same bits with float32 there as without it. Its error in float16, 0.04 % to 0.4 % of the result, is that
+    of the form below, whose softmax is float32: it comes from rounding scores and weights, not from the
+    softmax (tests/test_attention.py measures it).
     """
     width = query.shape[3]
     if query.dtype != torch.float32 and 16 <= width <= 256 and width % 8 == 0:

@@ -1,4 +1,4 @@
-"""The motion module: self-attention over the frames of a window, position by position (SPEC.md 2.5)."""
+"""The motion module: self-attention over the frames of a window, at each position (SPEC.md 2.5)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch import Tensor, nn
 from ...engines.model import MotionConfig
 from .layers import Attention, FeedForward, GroupNorm, LayerNorm
 
-EPS = 1e-6  # of the group normalisation; layer normalisations have torch's 1e-5
+EPS = 1e-6  # of group normalisation; layer normalisation has torch's default, 1e-5
 
 
 class MotionModule(nn.Module):
-    """Residual temporal transformer at one place of the denoising UNet."""
+    """Residual temporal transformer of one layer of the denoising UNet."""
 
     def __init__(self, channels: int, groups: int, config: MotionConfig):
         super().__init__()
         self.temporal_transformer = TemporalTransformer(channels, groups, config)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(R*F, C, h, w) -> the same; R runs of F frames, mask (F,) is added to the scores of each key."""
+        """(R*F, C, h, w) -> same shape. R sequences of F frames; mask (F,) is added to the keys' scores."""
         return x + self.temporal_transformer(x, mask)
 
 
@@ -38,13 +38,13 @@ class TemporalTransformer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         frames = mask.shape[0]
         tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # (R*F, h*w, C)
-        # Frames and positions change places only here and at the end, tokens being moved whole.
+        # Frames and positions are swapped only here and at the end, and tokens are moved as a whole.
         tokens = tokens.unflatten(0, (-1, frames)).transpose(1, 2)  # (R, h*w, F, C)
-        runs = tokens.shape[0]
+        sequences = tokens.shape[0]
         tokens = tokens.flatten(0, 1)
         for block in self.transformer_blocks:
             tokens = block(tokens, mask)
-        tokens = tokens.unflatten(0, (runs, -1)).transpose(1, 2).flatten(0, 1)
+        tokens = tokens.unflatten(0, (sequences, -1)).transpose(1, 2).flatten(0, 1)
         return self.proj_out(tokens).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
@@ -65,7 +65,7 @@ class TemporalBlock(nn.Module):
 
 
 class TemporalAttention(Attention):
-    """Attention over frames; positions are added before all three projections, values included."""
+    """Attention over frames. Positions are added before all three projections, including that of values."""
 
     def __init__(self, channels: int, config: MotionConfig):
         super().__init__(channels, config.heads)
@@ -77,7 +77,7 @@ class TemporalAttention(Attention):
 
 
 def positions(max_frames: int, channels: int) -> Tensor:
-    """(1, max_frames, channels) sinusoids, sine and cosine interleaved."""
+    """Sinusoidal positional encodings (1, max_frames, channels), sine and cosine interleaved."""
     rates = torch.exp(torch.arange(0, channels, 2) * (-math.log(10000.0) / channels))
     angles = torch.arange(max_frames)[:, None] * rates
     return torch.stack([angles.sin(), angles.cos()], dim=2).flatten(1)[None]

@@ -1,4 +1,4 @@
-"""The Pose Guider: pose frames to features at latent resolution (SPEC.md 2.6)."""
+"""The Pose Guider, which turns pose frames into features at latent resolution (SPEC.md 2.6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class PoseGuider(nn.Module):
-    """Convolutions that halve the resolution between `channels`, and a last one to `out_channels`."""
+    """Convolutions that halve the resolution at each step of `channels`, and a last one to `out_channels`."""
 
     def __init__(self, channels: Sequence[int], out_channels: int):
         super().__init__()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ...engines.model import UNetConfig
 from .layers import Attention, FeedForward, GroupNorm, LayerNorm, attend
 
-EPS = 1e-6  # of the group normalisation; layer normalisations have torch's 1e-5
+EPS = 1e-6  # of group normalisation; layer normalisation has torch's default, 1e-5
 
 
 class SpatialTransformer(nn.Module):
@@ -33,8 +33,8 @@ class SpatialTransformer(nn.Module):
     ) -> Tensor:
         """(N, C, h, w) -> (N or 2N, C, h, w).
 
-        `self_attention` gets the block's attention and its normalised input (N, tokens, C) and may answer
-        with twice the rows; `cross` (rows or 1, C) is the answer of the cross-attention.
+        `self_attention` is called with the block's attention and its normalised input (N, tokens, C) and may
+        return twice the rows; `cross` (rows or 1, C) is the result of the cross-attention.
         """
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         attended = self_attention(self.block.attn1, self.block.norm1(tokens))
@@ -45,8 +45,8 @@ class SpatialTransformer(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """The parameters of one block. With one context token norm2, attn2.to_q and attn2.to_k have no effect;
-    they are here because the public weights have them, and do not survive export."""
+    """The parameters of one block. norm2, attn2.to_q and attn2.to_k have no effect with one context token;
+    they are here because the public weights have them, and the exporter removes them."""
 
     def __init__(self, channels: int, config: UNetConfig, heads: int):
         super().__init__()
@@ -59,7 +59,7 @@ class TransformerBlock(nn.Module):
 
 
 class Reference(NamedTuple):
-    """What one spatial attention block of the denoising UNet reads of the reference image."""
+    """Inputs of one spatial attention block of the denoising UNet, computed from the reference image."""
 
     key: Tensor  # (1, heads, tokens, width)
     value: Tensor  # (1, heads, tokens, width)
@@ -69,10 +69,10 @@ class Reference(NamedTuple):
 def reading(
     transformer: SpatialTransformer, reference: Reference, frames: int, guided: bool
 ) -> tuple[Callable[[Attention, Tensor], Tensor], Tensor]:
-    """How the denoising UNet's spatial attention and cross-attention read one block's reference."""
+    """`self_attention` and `cross` for `SpatialTransformer.forward`, given the reference of one block."""
 
     def conditional(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # The frame's own tokens first, the reference's after them (SPEC.md 3.3).
+        # The frame's own tokens, then the reference's (SPEC.md 3.3).
         key = torch.cat([key, reference.key.expand(frames, -1, -1, -1)], dim=2)
         value = torch.cat([value, reference.value.expand(frames, -1, -1, -1)], dim=2)
         return attend(query, key, value)
@@ -81,20 +81,20 @@ def reading(
         tensors = attention.query(normed), attention.key(normed), attention.value(normed)
         if not guided:
             return attention.output(conditional(*tensors))
-        # One half stands for both as long as they are the same. It is copied rather than used twice: two
-        # Attention operators that share a query crash the builder of TensorRT-RTX 1.7.
+        # Until the first attention both guidance halves are equal, so only one is computed. It is copied, not
+        # used twice, because two Attention operators sharing a query crash the builder of TensorRT-RTX 1.7.
         halves = [(x if x.shape[0] > frames else torch.cat([x, x])).chunk(2) for x in tensors]
         without, with_reference = zip(*halves, strict=True)
         return attention.output(torch.cat([attend(*without), conditional(*with_reference)]))
 
     cross = reference.cross.expand(frames, -1)
     if guided:
-        # The unconditional embedding is zero, which leaves the bias (SPEC.md 3.4).
+        # The unconditional embedding is zero, so only the bias is left (SPEC.md 3.4).
         bias = transformer.block.attn2.to_out[0].bias
         cross = torch.cat([bias[None].expand(frames, -1), cross])
     return self_attention, cross
 
 
 def with_rows_of(example: Tensor, x: Tensor) -> Tensor:
-    """`x`, for both halves if `example` has come to have two."""
+    """`x`, repeated for both guidance halves if `example` has both and `x` has one."""
     return x if x.shape[0] == example.shape[0] else torch.cat([x, x])

@@ -1,11 +1,11 @@
 """ReferenceNet and the denoising UNet (SPEC.md 2.3, 2.7 and 3), written for export.
 
-Both are the same U; `UNet.walk` is its one traversal. What a layer does besides the resnet is what makes the
-two different: ReferenceNet notes down the input of every spatial attention, the denoising UNet reads those
-notes (projected to keys and values beforehand) and runs motion modules.
+Both have the same structure, which `UNet.walk` traverses. They differ in what a layer does besides its
+resnet: ReferenceNet records the input of every spatial attention; the denoising UNet reads these features
+(projected to keys and values beforehand) and runs motion modules.
 
-Rows: the denoising UNet has F frames in the batch axis. With guidance there are two halves of F rows,
-unconditional first. They differ from the first spatial attention on, so until then there is one half.
+The denoising UNet has F frames in the batch axis. With guidance there are two halves of F rows, unconditional
+first. The halves are equal until the first spatial attention, so only one is computed before it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from .layers import Attention, Downsample, GroupNorm, ResnetBlock, Upsample
 from .motion import MotionModule
 from .transformer import Reference, SpatialTransformer, reading, with_rows_of
 
-HIDDEN = -1e4  # a score that leaves no weight after softmax and is still a float16
+HIDDEN = -1e4  # added to the scores of padding frames: gives weight 0 after softmax and fits into float16
 
 
 class Layer(NamedTuple):
-    """What runs between two skips; absent parts are None."""
+    """The modules between two skip connections; absent ones are None."""
 
     resnet: ResnetBlock
     attention: SpatialTransformer | None
@@ -35,7 +35,7 @@ class Layer(NamedTuple):
 
 
 class UNet(nn.Module):
-    """The U of SD 1.5 with, if `motion` is given, motion modules."""
+    """The UNet of SD 1.5, with motion modules if `motion` is given."""
 
     def __init__(self, config: UNetConfig, motion: MotionConfig | None):
         super().__init__()
@@ -61,7 +61,7 @@ class UNet(nn.Module):
             self.up_blocks.append(block)
 
     def walk(self, x: Tensor, run: Callable[[Tensor, Layer], Tensor]) -> Tensor:
-        """Down, through the middle and up again; `run` runs one layer."""
+        """Run the down blocks, the middle block and the up blocks; `run` runs one layer."""
         skips = [x]
         for block in self.down_blocks:
             for layer in block.layers():
@@ -80,16 +80,16 @@ class UNet(nn.Module):
         return x
 
     def layers(self) -> Iterator[Layer]:
-        """Every layer in the order in which they run."""
+        """All layers in the order in which they run."""
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             yield from block.layers()
 
 
 class ReferenceNet(UNet):
-    """Appearance of the reference image, as the input of every spatial attention.
+    """Describes the appearance of the reference image by the inputs of all its spatial attentions.
 
-    The public weights lack the output head; nothing after the last attention's input has an effect, and what
-    has none does not survive export.
+    The public weights lack the output head. What follows the input of the last attention has no effect on the
+    outputs, so the exporter removes it.
     """
 
     def __init__(self, config: ModelConfig):
@@ -101,7 +101,7 @@ class ReferenceNet(UNet):
         time = self.time_embedding(torch.zeros(1, device=latents.device))  # always timestep 0 (SPEC.md 3.1)
         features = []
 
-        def note_down(attention: Attention, normed: Tensor) -> Tensor:
+        def record(attention: Attention, normed: Tensor) -> Tensor:
             features.append(normed)
             return attention(normed)
 
@@ -109,7 +109,7 @@ class ReferenceNet(UNet):
             x = layer.resnet(x, time_shift(layer.resnet, time).to(dtype))
             if layer.attention is not None:
                 cross = layer.attention.block.attn2.to_one_token(image_embeds)
-                x = layer.attention(x, note_down, cross)
+                x = layer.attention(x, record, cross)
             return x
 
         self.walk(self.conv_in(latents.to(dtype)), run)
@@ -117,7 +117,7 @@ class ReferenceNet(UNet):
 
 
 class DenoisingUNet(UNet):
-    """Predicts, from noisy latents of F consecutive frames, the noise or velocity of each."""
+    """Predicts the noise or velocity of F consecutive frames from their noisy latents."""
 
     def __init__(self, config: ModelConfig):
         super().__init__(config.unet, config.motion)
@@ -137,9 +137,9 @@ class DenoisingUNet(UNet):
     ) -> Tensor:
         """One prediction per frame, float32.
 
-        latents (F, 4, h, w) float32; num_frames (1,) int32: frames past that many are padding, which no other
-        frame sees; time_row (1, sum of resnet widths) from `time_row`; pose_features (F, C0, h, w);
-        guidance_scale (1,) float32, or None for the conditional prediction alone.
+        latents (F, 4, h, w) float32; num_frames (1,) int32: frames after that many are padding, which no
+        other frame attends to; time_row (1, sum of resnet widths) from the method `time_row`; pose_features
+        (F, C0, h, w); guidance_scale (1,) float32, or None for the conditional prediction alone.
         """
         dtype, frames = pose_features.dtype, latents.shape[0]
         device = num_frames.device
@@ -165,7 +165,7 @@ class DenoisingUNet(UNet):
         return unconditional + guidance_scale * (conditional - unconditional)
 
     def project_reference(self, features: list[Tensor], image_embeds: Tensor) -> list[Reference]:
-        """ReferenceNet's features as this network's keys and values, and its cross-attention vectors."""
+        """Keys and values from ReferenceNet's features, and cross-attention vectors from the embedding."""
         blocks = [layer.attention.block for layer in self.layers() if layer.attention is not None]
         return [
             Reference(
@@ -177,14 +177,14 @@ class DenoisingUNet(UNet):
         ]
 
     def time_row(self, timestep: Tensor) -> Tensor:
-        """timestep (1,) float32 -> (1, sum of resnet widths): every resnet's time shift, in running order."""
+        """timestep (1,) float32 -> (1, sum of resnet widths): time shifts of all resnets, first to last."""
         time = self.time_embedding(timestep)
         shifts = torch.cat([time_shift(layer.resnet, time) for layer in self.layers()], dim=1)
         return shifts.to(self.conv_in.weight.dtype)
 
 
 class Block(nn.Module):
-    """The layers at one level on one side of the U, or in its middle."""
+    """A down block, an up block or the middle block: the layers of one level."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class Block(nn.Module):
         self.resnets = nn.ModuleList(
             [ResnetBlock(channels, width, groups, config.norm_eps, time_dim) for channels in in_channels]
         )
-        # In the middle a second resnet follows one layer; elsewhere each resnet begins one.
+        # The two resnets of the middle block share one attention; elsewhere each resnet has its own.
         count = 1 if middle else len(in_channels)
         if middle or config.attention[level]:
             self.attentions = nn.ModuleList(
@@ -217,7 +217,7 @@ class Block(nn.Module):
 
 
 class TimeEmbedding(nn.Module):
-    """Timestep to the vector that every resnet projects; float32 in networks of any dtype, as it is tiny."""
+    """Timestep embedding, which every resnet projects. Float32 in networks of any dtype, as it is tiny."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -226,7 +226,7 @@ class TimeEmbedding(nn.Module):
         self.linear_2 = nn.Linear(4 * channels, 4 * channels)
 
     def forward(self, timestep: Tensor) -> Tensor:
-        """(1,) float32 -> (1, 4 C0) float32, the activation that precedes each projection included."""
+        """(1,) float32 -> (1, 4 C0) float32, including the activation that precedes each projection."""
         half = self.channels // 2
         index = torch.arange(half, dtype=torch.float32, device=timestep.device)
         rates = torch.exp(index * (-math.log(10000.0) / half))

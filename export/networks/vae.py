@@ -1,4 +1,4 @@
-"""The image autoencoder at the edges: pictures to latents and back (SPEC.md 2.8)."""
+"""The image autoencoder, which turns images into latents and latents into images (SPEC.md 2.8)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...engines.model import VAEConfig
 from .layers import Attention, Downsample, GroupNorm, ResnetBlock, Upsample
 
-EPS = 1e-6  # of every group normalisation in here
+EPS = 1e-6  # of every group normalisation in this file
 
 
 class VAE(nn.Module):
@@ -77,7 +77,7 @@ class Decoder(nn.Module):
 
 
 class Level(nn.Module):
-    """Resnets at one resolution; where the network goes on to another, a resampler after them."""
+    """Resnets at one resolution; if another level follows, a downsampler or upsampler after them."""
 
     def __init__(self, in_channels: int, out_channels: int, layers: int, groups: int):
         super().__init__()

@@ -1,21 +1,24 @@
-"""The clip: one job of an animator, its inputs read and its options resolved."""
+"""A clip: one job of an animator, with its inputs opened and its options resolved."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sized
 from dataclasses import dataclass, field
+from fractions import Fraction
 from threading import Event
 from typing import Self
 
 from ...engines import contract
 from ...engines.bundle import Manifest
 from ...engines.device import Array
-from ...errors import Cancelled
+from ...errors import Cancelled, ConfigError
+from ...text import quoted
 from ..media.picture import Picture, fit, read_picture, square
 from ..media.pose_sequence import PoseSequence, PoseSource, open_pose
-from .noise import read_noise
+from .noise import check_length, read_noise
 from .options import ClipOptions, ClipSettings
-from .progress import ProgressCallback
+from .progress import Progress, ProgressCallback
 from .snapshot import SnapshotSink
 from .windows import Known
 
@@ -26,11 +29,11 @@ class Clip:
 
     manifest: Manifest
     settings: ClipSettings
-    image: Array  # reference, uint8 (1, H, W, 3)
-    embedded_image: Array  # reference, uint8 (1, side, side, 3)
+    image: Array  # reference for the VAE encoder, uint8 (1, H, W, 3)
+    embedded_image: Array  # reference for the image encoder, uint8 (1, side, side, 3)
     pose: PoseSequence
     initial_noise: Array | None  # float32 (frames, 4, h, w)
-    progress: ProgressCallback
+    on_progress: ProgressCallback
     snapshots: SnapshotSink
     cancelled: Event = field(default_factory=Event)
 
@@ -43,43 +46,72 @@ class Clip:
         options: ClipOptions,
         *,
         frames: int | None,
+        pose_fps: Fraction | float | None,
         initial_noise: str | os.PathLike[str] | None,
         progress: ProgressCallback,
         snapshots: SnapshotSink,
     ) -> Self:
-        """Read the inputs and resolve the options; the arguments are those of `Animator.animate`."""
+        """Open the inputs and resolve the options. The arguments are those of `Animator.animate`.
+
+        Raises ConfigError or InputError for all that can be known to be wrong before poses are read.
+        """
+        if not callable(progress):
+            raise ConfigError(
+                f"progress: expected a function that takes a Progress, found {quoted(progress)}"
+            )
+        if not isinstance(snapshots, SnapshotSink):
+            raise ConfigError(f"snapshots: expected a SnapshotSink, found {quoted(snapshots)}")
         settings, bucket = options.resolve(manifest), manifest.bucket
-        picture = read_picture(reference)
+        poses = open_pose(pose, frames, pose_fps)
+        noise = None if initial_noise is None else read_noise(initial_noise, latent_shape(manifest))
+        if noise is not None and poses.num_frames and has_known_length(pose):
+            check_length(len(noise), poses.num_frames)
+        picture = read_picture(reference, settings.background)
         return cls(
             manifest=manifest,
             settings=settings,
             image=fit(picture, bucket.width, bucket.height)[None],
             embedded_image=square(picture, manifest.model.image_encoder.image_size)[None],
-            pose=open_pose(pose, frames),
-            initial_noise=None
-            if initial_noise is None
-            else read_noise(initial_noise, latent_shape(manifest)),
-            progress=progress,
+            pose=poses,
+            initial_noise=noise,
+            on_progress=progress,
             snapshots=snapshots,
         )
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
-        """Of one frame: (4, h, w)."""
+        """The shape of one frame's latents, (4, h, w)."""
         return latent_shape(self.manifest)
 
+    def progress(self, progress: Progress) -> None:
+        """Report progress, unless the clip has been cancelled. Raises Cancelled.
+
+        Every wait is followed by a report, so this is where most cancelled clips end.
+        """
+        self.check_cancelled()
+        self.on_progress(progress)
+
     def check_cancelled(self) -> None:
-        """Raise Cancelled if the clip was cancelled."""
-        if self.cancelled.is_set():
-            raise Cancelled("clip: it was cancelled; ask for it again")
+        """Raise Cancelled if the clip has been cancelled."""
+        check_cancelled(self.cancelled)
 
     def num_tasks(self, num_frames: int | None) -> int | None:
-        """Tasks of a clip of that length; None while the length is unknown."""
+        """Return the number of tasks of a clip of that length; None while the length is unknown."""
         if num_frames is None:
             return None
         settings = self.settings
         windows = settings.policy(Known(num_frames), settings.window, settings.overlap)
         return sum(1 for _ in windows) * len(settings.steps)
+
+
+def check_cancelled(cancelled: Event) -> None:
+    if cancelled.is_set():
+        raise Cancelled("clip: cancelled on request; call animate() again to make it")
+
+
+def has_known_length(pose: PoseSource) -> bool:
+    """Return whether the number of pose frames is exact before they are read, as it is not for videos."""
+    return os.path.isdir(pose) if isinstance(pose, str | os.PathLike) else isinstance(pose, Sized)
 
 
 def latent_shape(manifest: Manifest) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Commands on clips to come: `inspect`."""
+"""The command `inspect`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .sampler import num_steps
 
 
 def add_commands(commands: Commands) -> None:
-    command = add_command(commands, inspect, "describe a bundle, and the memory that a clip needs")
+    command = add_command(commands, inspect, "describe a bundle and the memory that a clip needs")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
     command.add_argument(
-        "--frames", type=int, default=240, metavar="N", help="frames of the clip (default: %(default)s)"
+        "--frames", type=int, default=240, metavar="N", help="number of frames (default: %(default)s)"
     )
     add_options(command, "steps")
 

@@ -1,4 +1,4 @@
-"""Conditions: what every task of a clip reads besides its frames, on the device."""
+"""The conditions of a clip: device buffers that all its tasks read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .sampler import Step
 @dataclass(frozen=True, slots=True)
 class Conditions:
     reference: Reference
-    time_rows: Buffer  # (steps, resnet widths)
-    scalars: dict[str, Buffer]  # guidance_scale float32 (1,), num_frames int32 (1,)
+    time_rows: Buffer  # (steps, sum of the resnets' widths)
+    scalars: dict[str, Buffer]  # guidance_scale float32 (1,); num_frames int32 (1,), without padding
 
 
 def prepare_conditions(
     session: Session, settings: ClipSettings, layout: Layout, reference: Reference, lease: Lease
 ) -> Conditions:
-    """Put the conditions of a clip on the device, in buffers of its lease."""
+    """Compute a clip's conditions, in buffers of its lease."""
     scalars: dict[str, Array] = {
         "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
         "guidance_scale": np.array([settings.guidance_scale], np.float32),
@@ -39,7 +39,7 @@ def prepare_conditions(
 
 
 def time_rows(session: Session, steps: list[Step], lease: Lease) -> Buffer:
-    """One row of the time embedding for each step."""
+    """Compute the time embedding, one row per step."""
     timesteps = np.array([step.timestep for step in steps], np.float32)
     with session.prepare.staged("float32", timesteps) as staged, session.scheduler:
         embedding = session.bound(session.prepare, contract.TIME_EMBEDDING)

@@ -1,4 +1,4 @@
-"""Decoding: latents that have taken their last step become frames, in order, while others are denoised."""
+"""Decoding: turns finished latents into frames, in order, while other windows are still being denoised."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from .progress import counter
 
 
 class PendingFrame(NamedTuple):
-    """A frame on its way to the host."""
+    """A frame that is being copied to the host."""
 
-    frame: Buffer  # uint8 (1, H, W, 3), of the host's
-    latents: Buffer  # float32 (1, 4, h, w), likewise
+    frame: Buffer  # uint8 (1, H, W, 3), in host memory
+    latents: Buffer  # float32 (1, 4, h, w), in host memory
     copied: Event
 
 
@@ -35,19 +35,22 @@ class Decoder:
         with session.scheduler:
             self.decoder = session.bound(session.decode, contract.VAE_DECODER)
         self.scheduler, self.copy_out, self.lease = session.scheduler, session.copy_out, lease
-        self.max_in_flight = clip.settings.window  # frames on their way to the host before one is waited for
-        self.num_kept = clip.snapshots.num_frames  # frames that the caller has already
+        self.max_in_flight = clip.settings.window  # maximum length of `pending`
+        self.num_kept = clip.snapshots.num_frames  # leading frames that the caller already has
         self.progress = counter(clip.progress, "decode", lambda: poses.length, self.num_kept)
         self.waiting: dict[int, tuple[Segment, State]] = {}  # finished segments, by first frame
-        self.next_frame = clip.snapshots.start.first_frame  # all before it have been decoded
-        self.pending: deque[PendingFrame] = deque()
+        self.next_frame = clip.snapshots.start.first_frame  # first frame of the next segment to decode
+        self.pending: deque[PendingFrame] = deque()  # in order
 
     def put(self, segments: list[tuple[Segment, State]]) -> None:
-        """Take over finished segments; they may come in any order."""
+        """Add finished segments, in any order."""
         self.waiting |= {segment.frames.start: (segment, state) for segment, state in segments}
 
     def frames(self, *, wait: bool) -> Iterator[Array]:
-        """uint8 (H, W, 3): those that are ready, and with `wait` all that have been put."""
+        """Yield the next frames, uint8 (H, W, 3): those already copied to the host.
+
+        With `wait`, also wait for all others up to the first one that is not denoised yet.
+        """
         while self.next_frame in self.waiting:
             segment, state = self.waiting[self.next_frame]
             for row, frame in enumerate(segment.frames):

@@ -1,7 +1,8 @@
-"""Denoising: a clip's windows on their way through the steps.
+"""Denoising: takes a clip's windows through the steps.
 
-What a segment of frames has on the device comes and goes with it: latents, the sum of predictions where
-several windows cover it, pose features.
+Each segment of frames has its own buffers on the device: latents, pose features and, where several windows
+cover it, the sum of their predictions. They are leased when its first window begins and given back after its
+last step, the latents after decoding.
 """
 
 from __future__ import annotations
@@ -27,38 +28,39 @@ from .snapshot import Snapshot
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """A segment on the device."""
+    """The device buffers of a segment."""
 
     latents: Buffer  # float32 (frames, 4, h, w)
     pose_features: Buffer  # (frames, C0, h, w)
-    total: Buffer | None = None  # of predictions so far at this step, where several windows cover the frames
+    total: Buffer | None = None  # sum of predictions in this step, if several windows cover the frames
 
     @property
     def sampled(self) -> list[Buffer]:
-        """What the steps change."""
+        """The buffers that a step changes."""
         return [self.latents, *([self.total] if self.total else [])]
 
 
 class Denoiser:
-    """Takes one clip's segments through their steps."""
+    """Takes one clip's segments through all steps."""
 
     def __init__(self, session: Session, clip: Clip, layout: Layout, reference: Reference, lease: Lease):
         graphs = clip.settings.unet_graphs
         for graph in set(graphs):
-            session.engine(graph)  # may take long to load, so without the scheduler held
+            clip.check_cancelled()
+            session.engine(graph, clip.check_cancelled)  # takes long, so the scheduler is not held
         with session.scheduler:
             unets = {graph: [session.bound(stream, graph) for stream in session.denoise] for graph in graphs}
             self.pose_guider = session.bound(session.prepare, contract.POSE_GUIDER)
-        self.unets = [unets[graph] for graph in graphs]  # of each step, one for each denoising stream
+        self.unets = [unets[graph] for graph in graphs]  # for each step, one per denoising stream
         self.conditions = prepare_conditions(session, clip.settings, layout, reference, lease)
         self.layout, self.steps, self.prepare = layout, clip.settings.steps, session.prepare
         self.scheduler, self.lease = session.scheduler, lease
-        self.resumed = dict(clip.snapshots.start.segments)  # those that no task has asked for yet
-        self.places: dict[int, list[Place]] = {}  # of windows under way
-        self.states: dict[Segment, State] = {}
+        self.resumed = dict(clip.snapshots.start.segments)  # saved segments, until they are on the device
+        self.places: dict[int, list[Place]] = {}  # by window, for windows in progress
+        self.states: dict[Segment, State] = {}  # of segments in progress
 
     def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
-        """Put a window's frames on the device, those that are not there yet."""
+        """Initialize the segments of a window that are not on the device yet."""
         self.scheduler.check_open()
         if window not in self.places:
             self.places[window] = self.layout.places(window)
@@ -67,7 +69,7 @@ class Denoiser:
                     self._begin(segment, poses, noise)
 
     def issue(self, task: Task) -> Event:
-        """Gather, predict, update; the event is the end of the update."""
+        """Issue one task: gather inputs, run the UNet, update latents. Returns the event of its end."""
         with self.scheduler:
             unets = self.unets[task.step]
             unet = unets[task.window % len(unets)]
@@ -76,7 +78,7 @@ class Denoiser:
             return self._update(unet, task)
 
     def take_finished(self, task: Task) -> list[tuple[Segment, State]]:
-        """The segments that have taken their last step with this task, and latents of which are done."""
+        """Remove and return the segments that this task finishes; their latents are final."""
         if task.step < len(self.steps) - 1:
             return []
         segments = [place.segment for place in self.places.pop(task.window)]
@@ -87,7 +89,7 @@ class Denoiser:
         return done
 
     def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
-        """The segments under way after all that has been issued; waits for it."""
+        """Return a snapshot after the tasks issued so far; waits for them."""
         begun = {
             segment.frames.start: [self.prepare.copy_out(buffer) for buffer in state.sampled]
             for segment, state in self.states.items()
@@ -98,7 +100,8 @@ class Denoiser:
         specs = segment_specs(segment, self.unets[0][0].contract)
         state = self.states[segment] = State(*self.lease.take_all(specs))
         begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
-        for buffer, content in zip(state.sampled, begin, strict=False):  # sums begin with a step, not here
+        # Noise comes without a sum: the first window of a step starts one.
+        for buffer, content in zip(state.sampled, begin, strict=False):
             self.prepare.copy_in(buffer, content)
         for row, frame in enumerate(segment.frames):
             features = state.pose_features.rows(row, row + 1)
@@ -106,10 +109,10 @@ class Denoiser:
                 self.pose_guider.run({"frame": picture}, {"pose_features": features})
 
     def _gather(self, unet: BoundEngine, task: Task) -> None:
-        """Bring a window's frames and the step's conditions to where the UNet reads them.
+        """Copy a window's frames and the step's conditions into the UNet's inputs.
 
-        A window shorter than the engine's is padded with its own frames: what the padding holds is not seen
-        by them, but it has to be finite, and what was there before need not be.
+        A window shorter than the engine's is padded with its own frames. Padding does not affect the real
+        frames unless it holds NaN or infinity, as old content of the buffers might.
         """
         conditions, places = self.conditions, self.places[task.window]
         pairs = [(unet["time_row"], conditions.time_rows.rows(task.step, task.step + 1))]
@@ -123,7 +126,7 @@ class Denoiser:
             if row == size:
                 break
         sources = [source for _, source in pairs]
-        targets = {target.owner for target, _ in pairs}  # all rows of each, so nothing is left of before
+        targets = {target.owner for target, _ in pairs}  # whole buffers, as every row is overwritten
         self.scheduler.issue(
             "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
         )
@@ -138,7 +141,7 @@ class Denoiser:
             part = prediction.rows(rows.start, rows.stop)
             a, b = step.latents, step.prediction / len(windows)
             updates.append(Update(state.latents, state.total, part, first=first, last=last, a=a, b=b))
-            # Latents that others still gather are left alone until the last window is in.
+            # The other windows still gather these latents: only the last window's task writes them.
             writes += [state.latents] if last else []
             writes += [state.total] if state.total else []
             reads += [state.latents] if last else []
@@ -149,7 +152,7 @@ class Denoiser:
 
 
 def segment_specs(segment: Segment, unet: Contract) -> list[TensorSpec]:
-    """What a segment's buffers are: latents, pose features, and a sum where several windows cover it."""
+    """Return the specs of a segment's buffers, in the order of the fields of State."""
     rows = {spec.name: spec for spec in unet.inputs}
     latents, pose_features = (
         replace(rows[name], shape=(len(segment.frames), *rows[name].shape[1:]))

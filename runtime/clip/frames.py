@@ -1,31 +1,53 @@
-"""Frames: what `Animator.animate` returns."""
+"""`Frames`, the iterator that `Animator.animate` returns."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from inspect import GEN_CLOSED, getgeneratorstate
 from threading import Event
 from typing import Self
 
 from ...engines.device import Array
+from .clip import check_cancelled
 
 
 class Frames(Iterator[Array]):
-    """The frames of one clip, uint8 (H, W, 3) RGB. The clip is made while iterating."""
+    """An iterator over the frames of one clip, uint8 (H, W, 3) RGB. Iterating makes the clip."""
 
-    def __init__(self, rendering: Generator[Array, None, None], cancelled: Event):
+    def __init__(
+        self,
+        rendering: Generator[Array, None, None],
+        cancelled: Event,
+        check_process: Callable[[], None],
+        ended: Callable[[], None],
+    ):
         self._rendering, self._cancelled = rendering, cancelled
+        self._check_process, self._ended = check_process, ended
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Array:
-        return next(self._rendering)
+        self._check_process()
+        try:
+            if getgeneratorstate(self._rendering) != GEN_CLOSED:
+                check_cancelled(self._cancelled)
+            return next(self._rendering)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
-        """Abandon the clip. Called by the thread that iterates, or once nothing iterates any more."""
+        """Abandon the clip. Call it from the iterating thread, or when no thread is iterating."""
+        self._check_process()
         self._rendering.close()
+        self._ended()
 
     def cancel(self) -> None:
-        """Abandon the clip from any thread: the one that iterates gets Cancelled before the next task. After
-        the last task, nothing happens."""
+        """Abandon the clip, from any thread. This call does not wait.
+
+        The iterating thread gets Cancelled once what it waits for has happened: at most the end of one task,
+        the next pose frame or the end of loading. Everything the clip held is then given back. Once the clip
+        has ended, nothing happens.
+        """
         self._cancelled.set()

@@ -1,23 +1,32 @@
-"""Pose frames ahead of their use: read as far as the windows need to know a clip's length, no further."""
+"""The lookahead: reads pose frames only as far as the windows need to know the clip's length."""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from ...engines.device import Array
 from ..media.picture import fit
 from .clip import Clip
 from .progress import counter
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 
 class Lookahead:
-    """The pictures of a pose sequence, uint8 (1, height, width, 3), each kept from reading until taken."""
+    """The pictures of a pose sequence, uint8 (1, height, width, 3). Each is kept until it is taken.
+
+    Window policies use it as the clip's `Length`.
+    """
 
     def __init__(self, clip: Clip):
         self.pictures = iter(clip.pose)
         self.estimated_length = clip.pose.num_frames
         self.bucket = clip.manifest.bucket
         self.progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
-        self.first_frame = clip.snapshots.start.first_frame  # earlier frames are read, but not kept
-        self.waiting: dict[int, Array] = {}
+        self.first_frame = clip.snapshots.start.first_frame  # earlier frames are read but not kept
+        self.waiting: dict[int, Array] = {}  # by frame; repeated frames share one array
+        self.last: tuple[Image.Image, Array] | None = None  # the picture of the last frame, and its array
         self.num_read = 0
         self.ended = False
 
@@ -28,7 +37,9 @@ class Lookahead:
                 self.ended = True
             else:
                 if self.num_read >= self.first_frame:
-                    self.waiting[self.num_read] = fit(picture, self.bucket.width, self.bucket.height)[None]
+                    if self.last is None or self.last[0] is not picture:
+                        self.last = picture, fit(picture, self.bucket.width, self.bucket.height)[None]
+                    self.waiting[self.num_read] = self.last[1]
                 self.num_read += 1
                 self.progress()
         return self.num_read >= num_frames
@@ -40,7 +51,10 @@ class Lookahead:
 
     @property
     def length(self) -> int | None:
-        """How many there are, once all are read; before that what the sequence said, unless it was wrong."""
+        """The exact length once all frames are read, and until then the estimate.
+
+        None without an estimate, or if more frames have been read than estimated.
+        """
         if self.ended:
             return self.num_read
         estimated_length = self.estimated_length

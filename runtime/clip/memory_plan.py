@@ -1,4 +1,4 @@
-"""What a clip will take on the device, known from the bundle alone before anything is loaded."""
+"""The device memory of a clip, computed from the bundle's manifest before anything is loaded."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from .layout import Layout, Segment
 from .order import ORDERS
 from .windows import DEFAULT_OVERLAP, POLICIES, Known
 
-LANES = (
+STREAM_GRAPHS = (
     contract.PREPARE,
     (contract.DENOISING_UNET,),
     (contract.VAE_DECODER,),
-)  # engines that share activations
+)  # by stream; the engines of one stream share one block of activations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryPlan:
-    """Bytes on the device. None is for what the backend keeps to itself."""
+    """Bytes of device memory; None where the backend does not report them."""
 
-    weights: int | None  # of all engines but the UNet's second form, which is loaded when first used
+    weights: int | None  # of all engines except the UNet's second variant, which is loaded on first use
     activations: int | None  # one block for each stream
-    inputs_and_outputs: int  # of the engines
-    reference: int  # of each in the cache
-    clip: int  # latents, sums of predictions and pose features at their peak, and a row for each step
-    peak_frames: int  # how many frames have them then
+    inputs_and_outputs: int  # buffers of the engines
+    reference: int  # one entry of the reference cache
+    clip: int  # peak of latents, sums of predictions and pose features, plus the time rows
+    peak_frames: int  # frames that have these buffers at the peak
 
     @property
     def total(self) -> int:
-        """With one reference, and without what the backend keeps to itself."""
+        """The sum of all parts that are known, with one reference."""
         parts = (self.weights, self.activations, self.inputs_and_outputs, self.reference, self.clip)
         return sum(part for part in parts if part is not None)
 
@@ -41,13 +41,13 @@ class MemoryPlan:
 def plan_memory(
     bundle: Bundle, *, num_frames: int, num_steps: int, overlap: int, windows: str, order: str
 ) -> MemoryPlan:
-    """The plan of one clip on one denoising stream."""
+    """Plan one clip on one denoising stream."""
     manifest = bundle.manifest
     graphs, memory = manifest.graphs, manifest.memory
-    own = (
+    io_specs = (
         spec
-        for engine_stream in LANES
-        for graph in engine_stream
+        for stream in STREAM_GRAPHS
+        for graph in stream
         for spec in (*graphs[graph].inputs, *graphs[graph].outputs)
     )
     reference = {spec.name: spec.num_bytes for spec in graphs[contract.REFERENCE_NET].outputs}
@@ -55,13 +55,13 @@ def plan_memory(
     clip, peak_frames = peak(bundle, Layout(policy), num_steps, order)
     time_rows = num_steps * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
-        weights=sum(memory[graph].weights for engine_stream in LANES for graph in engine_stream)
+        weights=sum(memory[graph].weights for stream in STREAM_GRAPHS for graph in stream)
         if memory
         else None,
-        activations=sum(contract.shared_activations(memory, engine_stream) for engine_stream in LANES)
+        activations=sum(contract.shared_activations(memory, stream) for stream in STREAM_GRAPHS)
         if memory
         else None,
-        inputs_and_outputs=sum(spec.num_bytes for spec in own if spec.name not in reference),
+        inputs_and_outputs=sum(spec.num_bytes for spec in io_specs if spec.name not in reference),
         reference=sum(reference.values()),
         clip=clip + time_rows,
         peak_frames=peak_frames,
@@ -69,7 +69,7 @@ def plan_memory(
 
 
 def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
-    """For people: a clip in both orders, side by side, and what is free."""
+    """Return a table of one clip's memory in both orders, and the device's free memory."""
     if num_frames < 1 or num_steps < 1:
         raise ConfigError(
             f"memory plan: expected at least 1 frame and 1 step, found {num_frames} and {num_steps}"
@@ -93,15 +93,15 @@ def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
     ]
     lines = [f"{name:24}{one:>28}{other:>28}" for name, one, other in columns]
     head = f"memory of a clip of {num_frames} frames in {num_steps} steps, overlap {overlap}, in MB"
-    return "\n".join([head, *lines, free(bundle)])
+    return "\n".join([head, *lines, free_memory(bundle)])
 
 
 def megabytes(num_bytes: int | None) -> str:
     return "not stated" if num_bytes is None else f"{num_bytes / 1e6:.1f}"
 
 
-def free(bundle: Bundle) -> str:
-    """What the device has left, or why nobody knows."""
+def free_memory(bundle: Bundle) -> str:
+    """Return a line with the device's free memory, or why it is unknown."""
     try:
         device = open_device(bundle.manifest.backend)
     except DeviceError as error:
@@ -113,19 +113,19 @@ def free(bundle: Bundle) -> str:
 
 
 def peak(bundle: Bundle, layout: Layout, num_steps: int, order: str) -> tuple[int, int]:
-    """The most bytes of segments under way, and frames of them, while the tasks are issued in that order."""
+    """Return the peak memory of segments in bytes, for tasks in that order, and their number of frames."""
     unet = bundle.manifest.graphs[contract.DENOISING_UNET]
-    under_way: dict[Segment, int] = {}  # bytes of each
+    active: dict[Segment, int] = {}  # bytes
     most = (0, 0)
     for window, step in ORDERS[order](layout, num_steps):
         segments = [segment for segment, _ in layout.places(window)]
         for segment in segments:
-            if segment not in under_way:
-                under_way[segment] = sum(spec.num_bytes for spec in segment_specs(segment, unet))
-                num_frames = sum(len(other.frames) for other in under_way)
-                most = max(most, (sum(under_way.values()), num_frames))
+            if segment not in active:
+                active[segment] = sum(spec.num_bytes for spec in segment_specs(segment, unet))
+                num_frames = sum(len(other.frames) for other in active)
+                most = max(most, (sum(active.values()), num_frames))
         if step == num_steps - 1:
             for segment in segments:
                 if segment.windows[-1] == window:
-                    del under_way[segment]
+                    del active[segment]
     return most

@@ -1,8 +1,8 @@
-"""Clip options: what decides a clip's frames besides its inputs and the bundle.
+"""Clip options: they determine a clip's frames, together with its inputs and the bundle.
 
-This is the one place that knows an option. Its field gives the name, the default and, as metadata, the
-argument of the command line. `__post_init__` refuses what cannot work, `resolve` applies the options to a
-bundle. The command line, job lists and digests of shots take their options from here.
+Each option is defined here only. Its field gives the name, the default and, as metadata, the argument of the
+command line. `__post_init__` rejects invalid values, `resolve` applies the options to a bundle. The command
+line, job lists and digests of shots take their options from here.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from operator import index
 from typing import Any
 
@@ -17,40 +18,45 @@ from ...engines import contract
 from ...engines.bundle import Manifest
 from ...engines.model import Schedule
 from ...errors import ConfigError
+from ...text import quoted
+from ..media.colour import RGB, parse_colour
 from .order import ORDERS, Order
 from .sampler import Step, ddim
 from .windows import DEFAULT_OVERLAP, POLICIES, Policy
 
 WHOLE_SCHEDULE = (0.0, 1.0)
-MAX_GUIDANCE_SCALE = 100  # far beyond use, and finite in every precision
+MAX_WHOLE = 2**64 - 1  # of seeds and counts
+MAX_GUIDANCE_SCALE = 100  # far above useful values, and finite in every precision
 
 
 def schedule(text: str) -> Schedule:
-    """Parse 25, or 999,749,499,249."""
+    """Parse a number of steps like 25, or timesteps like 999,749,499,249."""
     try:
         numbers = tuple(map(int, text.split(",")))
     except ValueError as error:
         raise argparse.ArgumentTypeError(
-            f"expected 25, or timesteps like 999,749,499,249, found {text}"
+            f"expected a number of steps like 25, or timesteps like 999,749,499,249, found {quoted(text)}"
         ) from error
     return numbers if len(numbers) > 1 else numbers[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptions:
-    """Options of one clip. None stands for what the bundle's weights were made for, or the usual value.
+    """Options of one clip. None means the default, which the bundle sets for steps and guidance_scale.
 
-    steps: a number of steps, or their timesteps in falling order, as few-step weights need them.
-    guidance_scale: 1 (none) to 100. At 1 the unconditional half is not computed.
-    guidance_interval: only the steps between these two fractions of the schedule are guided.
-    seed: of the noise, at least 0. A frame's noise depends on the seed and the frame's index alone.
-    windows: "uniform" is the public scheduler, which wraps around to the first frames; "open" does not.
-    overlap: frames that neighbouring windows share, less than the bundle's window; usually 4.
-    order: when frames leave, not what they are. "step-major" takes the whole clip through each step.
-        "time-skewed", the default of open windows, finishes one window after another, so that frames leave
-        early and memory does not grow with the clip.
+    steps: the number of denoising steps, or their timesteps in descending order, as few-step weights need.
+    guidance_scale: 1 (no guidance) to 100. At 1 the unconditional half is not computed.
+    guidance_interval: two fractions of the schedule. Only the steps between them are guided.
+    seed: seed of the noise, at least 0. A frame's noise depends only on the seed and the frame's index.
+    windows: "uniform" is the public scheduler, which wraps around to the first frames; "open" does not wrap.
+    overlap: number of frames that neighbouring windows share, less than the bundle's window; default 4.
+    order: order of the tasks. It changes when frames are ready, not their content. "step-major" takes the
+        whole clip through each step. "time-skewed", the default with open windows, finishes one window after
+        another, so that frames are ready early and memory does not grow with the clip.
+    background: colour behind transparent parts of the reference, as a name, "#rrggbb" or three numbers from 0
+        to 255. None keeps the colours stored under them, as the public pipeline does.
 
-    Raises ConfigError where a value cannot work with any bundle.
+    Raises ConfigError if a value cannot work with any bundle.
     """
 
     steps: Schedule | None = field(
@@ -58,8 +64,8 @@ class ClipOptions:
         metadata={
             "type": schedule,
             "metavar": "N|T,T,...",
-            "help": "denoising steps, or the timesteps of few-step weights, like 999,749,499,249 "
-            "(default: what the weights were made for; 25 unless they say otherwise)",
+            "help": "number of denoising steps, or the timesteps of few-step weights, like 999,749,499,249 "
+            "(default: set by the bundle, usually 25)",
         },
     )
     guidance_scale: float | None = field(
@@ -67,8 +73,7 @@ class ClipOptions:
         metadata={
             "type": float,
             "metavar": "S",
-            "help": "1 is no guidance (default: what the weights were made for; 3.5 unless they say "
-            "otherwise)",
+            "help": "guidance scale; 1 is no guidance (default: set by the bundle, usually 3.5)",
         },
     )
     guidance_interval: tuple[float, float] = field(
@@ -77,7 +82,7 @@ class ClipOptions:
             "type": float,
             "nargs": 2,
             "metavar": ("START", "END"),
-            "help": "guide only the steps between two fractions of the schedule (default: 0 1)",
+            "help": "guide only the steps between these two fractions of the schedule (default: 0 1)",
         },
     )
     seed: int = field(default=42, metadata={"type": int, "help": "seed of the noise (default: %(default)s)"})
@@ -85,20 +90,33 @@ class ClipOptions:
         default="uniform",
         metadata={
             "choices": POLICIES,
-            "help": "uniform wraps around to the first frames as the public code does, open does not "
+            "help": "uniform wraps around to the first frames, as the public code does; open does not wrap "
             "(default: %(default)s)",
         },
     )
     overlap: int | None = field(
         default=None,
-        metadata={"type": int, "metavar": "N", "help": "frames that neighbouring windows share (default: 4)"},
+        metadata={
+            "type": int,
+            "metavar": "N",
+            "help": "number of frames that neighbouring windows share (default: 4)",
+        },
     )
     order: str | None = field(
         default=None,
         metadata={
             "choices": ORDERS,
-            "help": "time-skewed (default with open windows): early first frames, memory independent of the "
-            "clip's length; step-major: the whole clip, step by step; the frames are the same",
+            "help": "time-skewed (default with open windows) finishes one window after another: the first "
+            "frames are early, and memory is independent of the clip's length; step-major takes the whole "
+            "clip through each step; the frames are the same",
+        },
+    )
+    background: str | RGB | None = field(
+        default=None,
+        metadata={
+            "metavar": "COLOUR",
+            "help": "colour behind transparent parts of the reference, like white or #ffffff (default: the "
+            "colours stored under them, as in the public code); transparent parts of poses are always black",
         },
     )
 
@@ -111,6 +129,7 @@ class ClipOptions:
             "windows": one_of("windows", self.windows, POLICIES),
             "overlap": None if self.overlap is None else whole("overlap", self.overlap),
             "order": None if self.order is None else one_of("order", self.order, ORDERS),
+            "background": None if self.background is None else parse_colour(self.background),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -118,7 +137,7 @@ class ClipOptions:
             raise ConfigError(f"order time-skewed: expected open windows, found {self.windows}")
 
     def resolve(self, manifest: Manifest) -> ClipSettings:
-        """What these options mean for a bundle. Raises ConfigError where they do not suit it."""
+        """Apply the options to a bundle. Raises ConfigError if they do not fit it."""
         model, window = manifest.model, manifest.bucket.window
         sampling = model.sampling
         steps = ddim(model.noise, sampling.schedule if self.steps is None else self.steps)
@@ -139,51 +158,57 @@ class ClipOptions:
             window=window,
             overlap=overlap,
             order=ORDERS[order],
+            background=None if self.background is None else parse_colour(self.background),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSettings:
-    """Clip options resolved for one bundle: nothing is left to a default."""
+    """Clip options with the defaults of one bundle filled in."""
 
     steps: list[Step]
     unet_graphs: list[str]  # the variant of the denoising UNet that each step runs
     guidance_scale: float
     seed: int
     policy: Policy
-    window: int  # frames, as is overlap
-    overlap: int
+    window: int  # in frames
+    overlap: int  # in frames
     order: Order
+    background: RGB | None
 
 
 def unet_graphs(num_steps: int, scale: float, between: tuple[float, float]) -> list[str]:
-    """The UNet with guidance for the steps between two fractions of the schedule, without for all others."""
-    first, end = (fraction * num_steps for fraction in between)
+    """Return each step's UNet variant: with guidance between two fractions of the schedule, else without."""
+    # In floats, 0.28 * 25 is more than 7. `str` gives the decimals that were meant.
+    first, end = (Fraction(str(fraction)) * num_steps for fraction in between)
     guided, plain = contract.DENOISING_UNET, contract.DENOISING_UNET_CONDITIONAL
     return [guided if scale > 1 and first <= step < end else plain for step in range(num_steps)]
 
 
 def add_options(command: argparse.ArgumentParser, *names: str) -> None:
-    """Add the options of these names to a command, or all."""
+    """Add the options with these names to a command, or all options if none is named."""
     for each in fields(ClipOptions):
         if not names or each.name in names:
             command.add_argument(f"--{each.name.replace('_', '-')}", default=each.default, **each.metadata)
 
 
 def options_of(source: dict[str, Any]) -> ClipOptions:
-    """The options among the arguments of a command or the keys of a job; other names are left alone."""
+    """Take the options from the arguments of a command or the keys of a job; other names are ignored."""
     return ClipOptions(
         **{each.name: source[each.name] for each in fields(ClipOptions) if each.name in source}
     )
 
 
-def whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """Return a whole number of any integer type. Raises ConfigError for anything else, and out of range."""
     try:
         number = -1 if isinstance(value, bool) else index(value)
     except TypeError:
         number = -1
-    if number < 0:
-        raise ConfigError(f"{name}: expected a whole number of at least 0, found {value!r}")
+    if number < least:
+        raise ConfigError(f"{name}: expected a whole number of at least {least}, found {quoted(value)}")
+    if number > MAX_WHOLE:
+        raise ConfigError(f"{name}: expected at most {MAX_WHOLE}, found {quoted(value)}")
     return number
 
 
@@ -194,14 +219,14 @@ def whole_steps(value: Any) -> Schedule:
         return whole("steps", value)
     except ConfigError as error:
         raise ConfigError(
-            f"steps: expected a number of steps like 25, or falling timesteps like 999,749,499,249, "
-            f"found {value!r}"
+            f"steps: expected a number of steps like 25, or descending timesteps like 999,749,499,249, "
+            f"found {quoted(value)}"
         ) from error
 
 
 def guidance(value: Any) -> float:
     if isinstance(value, bool | str) or not is_between(1, value, MAX_GUIDANCE_SCALE):
-        raise ConfigError(f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {value!r}")
+        raise ConfigError(f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {quoted(value)}")
     return float(value)
 
 
@@ -210,19 +235,20 @@ def interval(value: Any) -> tuple[float, float]:
         case (start, end) if is_between(0, start, 1) and is_between(start, end, 1):
             return float(start), float(end)
     raise ConfigError(
-        f"guidance_interval: expected two fractions of the schedule, 0 <= start <= end <= 1, found {value!r}"
+        "guidance_interval: expected two fractions of the schedule, 0 <= start <= end <= 1, "
+        f"found {quoted(value)}"
     )
 
 
 def is_between(least: float, value: Any, most: float) -> bool:
-    """Whether `value` is a number in this range; NaN is not."""
+    """Return whether `value` is a number in this range; NaN is not."""
     try:
         return bool(least <= float(value) <= most) and not isinstance(value, str)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
 
 
 def one_of(name: str, value: Any, known: Any) -> str:
     if not isinstance(value, str) or value not in known:
-        raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {value!r}")
+        raise ConfigError(f"{name}: expected one of {', '.join(known)}, found {quoted(value)}")
     return value

@@ -1,7 +1,7 @@
-"""In which order a clip's tasks are issued. A task is one window at one step.
+"""The orders in which a clip's tasks are issued. A task is one window at one step.
 
-A window can take a step once all windows that share frames with it have taken the step before. Every order
-below keeps to that and, at each step, to ascending windows; the frames are the same bit for bit.
+A window can take a step once all windows that share frames with it have taken the previous step. Both orders
+obey this rule and take the windows of a step in ascending order, so the frames are the same bit for bit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Order = Callable[[Layout, int], Iterator[Task]]
 
 
 def step_major(layout: Layout, num_steps: int) -> Iterator[Task]:
-    """All windows, step by step: the whole clip is in memory, and all of it is ready at the end."""
+    """Take all windows through each step. The whole clip is in memory, and all of it is ready at the end."""
     windows = list(layout)
     for step in range(num_steps):
         for window in windows:
@@ -30,18 +30,18 @@ def step_major(layout: Layout, num_steps: int) -> Iterator[Task]:
 
 
 def time_skewed(layout: Layout, num_steps: int) -> Iterator[Task]:
-    """Finish window after window, running ahead in later ones only as far as that takes.
+    """Finish one window after another, running ahead in later windows only as far as overlaps require.
 
-    The first is finished after about num_steps**2 / 2 tasks, and at most num_steps windows are under way
-    (where neighbours overlap by no more than half). Only for windows that do not wrap: these would need the
-    last window for the first.
+    The first window is finished after about num_steps**2 / 2 tasks, and at most num_steps windows are in
+    progress (if neighbours overlap by no more than half). Windows must not wrap around: the first window
+    would need the last one.
     """
-    taken: defaultdict[int, int] = defaultdict(int)  # steps, by window
+    taken: defaultdict[int, int] = defaultdict(int)  # steps taken, by window
     for last in layout:
-        earliest = layout.neighbours(last)[0]  # of all that will be asked about from here on
+        earliest = layout.neighbours(last)[0]  # no window before it is needed from here on
         for finished in [window for window in taken if window < earliest]:
             del taken[finished]
-        wanted = [(last, num_steps)]
+        wanted = [(last, num_steps)]  # a stack: each entry waits for those above it
         while wanted:
             window, steps = wanted[-1]
             if taken[window] >= steps:

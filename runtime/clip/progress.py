@@ -1,4 +1,4 @@
-"""Progress of a clip, stage by stage."""
+"""The progress of a clip, reported separately for each stage."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class Progress(NamedTuple):
-    """How far a clip has come."""
+    """The progress of one stage of a clip."""
 
     stage: str  # "pose", "denoise" or "decode"
-    done: int
+    done: int  # pose frames read, tasks done or frames decoded
     total: int | None  # None while the pose sequence's length is unknown
 
 
@@ -20,8 +20,11 @@ ProgressCallback = Callable[[Progress], None]
 def counter(
     progress: ProgressCallback, stage: str, total: Callable[[], int | None], done: int = 0
 ) -> Callable[[], None]:
-    """Report a stage's beginning now, and one more thing done at each call. A total that is known stays so:
-    to count a clip's windows at every task would be quadratic in its length."""
+    """Report the start of a stage, and return a function that reports one more item done.
+
+    `total` is not called again once it has returned a number: counting a clip's windows at every task would
+    take time quadratic in its length.
+    """
     known = total()
 
     def tick() -> None:

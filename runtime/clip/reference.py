@@ -1,11 +1,11 @@
-"""The reference cache: what the UNet reads of a reference image, kept on the device between clips."""
+"""The reference cache: the UNet's inputs from a reference image, kept on the device between clips."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import RLock
@@ -13,7 +13,7 @@ from threading import RLock
 from ...engines import contract
 from ...engines.device import Array, Buffer
 from ..streams.pool import Lease
-from ..streams.session import Session
+from ..streams.session import WAIT_S, Session
 from .clip import Clip
 
 Reference = dict[str, Buffer]  # key_i, value_i, cross_i of every spatial attention block
@@ -21,18 +21,18 @@ Reference = dict[str, Buffer]  # key_i, value_i, cross_i of every spatial attent
 
 @dataclass(slots=True)
 class Entry:
-    """A reference, computed or on its way, and how many clips are using it."""
+    """A reference that is computed or being computed, and the number of clips that use it."""
 
     future: Future[Reference] = field(default_factory=Future)
     borrowers: int = 0
 
 
 class ReferenceCache:
-    """Least recently used references go first, as soon as all together exceed the budget; the newest stays.
+    """A least recently used (LRU) cache, limited to `max_bytes`; the newest reference always stays.
 
-    Safe to use from several threads, and from a garbage collector that closes a clip in the middle of it: the
-    same image is computed once however many ask for it, and who asks for another one does not wait. `release`
-    is given each reference that is neither kept nor in use any more.
+    Safe to use from several threads, and from a garbage collector that closes a clip in the middle of a call.
+    An image that several threads ask for is computed once; threads that ask for other images do not wait.
+    `release` is called with each reference that is neither cached nor in use any more.
     """
 
     def __init__(self, max_bytes: int, release: Callable[[Reference], None]):
@@ -42,16 +42,23 @@ class ReferenceCache:
         self.lock = RLock()
 
     @contextmanager
-    def borrow(self, image_key: bytes, compute: Callable[[], Reference]) -> Iterator[Reference]:
-        """The reference of that image, computed here unless it is there or on its way in another thread."""
+    def borrow(
+        self, image_key: bytes, compute: Callable[[], Reference], waiting: Callable[[], None] = lambda: None
+    ) -> Iterator[Reference]:
+        """Yield the reference of an image; compute it unless it is cached or being computed elsewhere.
+
+        `waiting` is called again and again while another thread computes it, and may raise to give up.
+        """
         reference = None
         while reference is None:
-            entry, ours = self._enter(image_key)
+            entry, is_new = self._enter(image_key)
             try:
-                if ours:
+                if is_new:
                     self._compute(image_key, entry, compute)
+                while not wait([entry.future], WAIT_S).done:
+                    waiting()
                 reference = entry.future.result()
-            except CancelledError:  # who was computing it was interrupted: it is anybody's again
+            except CancelledError:  # the thread that was computing it was interrupted: try again
                 continue
             finally:
                 if reference is None:
@@ -62,30 +69,37 @@ class ReferenceCache:
             self._leave(image_key, entry)
 
     def clear(self) -> None:
+        self._forget(lambda _entry: True)
+
+    def drop_unused(self) -> None:
+        """Forget the references that no clip uses, to make room on the device."""
+        self._forget(lambda entry: entry.borrowers == 0)
+
+    def _forget(self, chosen: Callable[[Entry], bool]) -> None:
         with self.lock:
-            dropped = list(self.entries.values())
-            self.entries.clear()
+            keys = [image_key for image_key, entry in self.entries.items() if chosen(entry)]
+            dropped = [self.entries.pop(image_key) for image_key in keys]
         for entry in dropped:
             self._drop(entry)
 
     @property
     def num_bytes(self) -> int:
-        """Of all references that are complete."""
+        """Bytes of all complete references."""
         return sum(size(entry) for entry in self.entries.values())
 
     def _enter(self, image_key: bytes) -> tuple[Entry, bool]:
         with self.lock:
-            ours = image_key not in self.entries
+            is_new = image_key not in self.entries
             entry = self.entries.setdefault(image_key, Entry())
             self.entries.move_to_end(image_key)
             entry.borrowers += 1
-        return entry, ours
+        return entry, is_new
 
     def _leave(self, image_key: bytes, entry: Entry) -> None:
         with self.lock:
             entry.borrowers -= 1
-            kept = self.entries.get(image_key) is entry
-        if not kept:
+            cached = self.entries.get(image_key) is entry
+        if not cached:
             self._drop(entry)
 
     def _compute(self, image_key: bytes, entry: Entry, compute: Callable[[], Reference]) -> None:
@@ -97,7 +111,7 @@ class ReferenceCache:
                     del self.entries[image_key]
             if isinstance(error, Exception):
                 entry.future.set_exception(error)
-            else:  # this thread is to end, not those who wait
+            else:  # such as KeyboardInterrupt: it ends this thread, and waiting threads try again
                 entry.future.cancel()
             raise
         self._trim()
@@ -112,24 +126,24 @@ class ReferenceCache:
             self._drop(entry)
 
     def _drop(self, entry: Entry) -> None:
-        """Release an entry that is out of the cache, unless a clip still has it."""
+        """Release an entry that has left the cache, unless a clip still uses it."""
         with self.lock:
             unused = entry.borrowers == 0 and size(entry) > 0
             if unused:
-                reference, entry.future = entry.future.result(), Future()  # so that it is released once
+                reference, entry.future = entry.future.result(), Future()  # so that it is released only once
         if unused:
             self.release(reference)
 
 
 def size(entry: Entry) -> int:
-    """Bytes of a reference that is complete."""
+    """Bytes of a reference; 0 unless it is complete."""
     if not entry.future.done() or entry.future.cancelled() or entry.future.exception() is not None:
         return 0
     return sum(buffer.num_bytes for buffer in entry.future.result().values())
 
 
 def encode_reference(session: Session, clip: Clip) -> Reference:
-    """Compute a clip's reference, in buffers of the pool."""
+    """Compute a clip's reference, in buffers of the pool. Raises DeviceError."""
     prepare, lease = session.prepare, Lease(session.pool)
     specs = clip.manifest.graphs[contract.REFERENCE_NET].outputs
     try:
@@ -145,9 +159,9 @@ def encode_reference(session: Session, clip: Clip) -> Reference:
             )
             encoder.run({"image": embedded})
             vae.run({"image": image})
-            found = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
-            done = net.run(found, bound=reference)
-        done.synchronize()  # a reference that failed must not be kept
+            inputs = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
+            done = net.run(inputs, bound=reference)
+        done.synchronize()  # raises if it failed: a failed reference must not be cached
     except BaseException:
         lease.close()
         raise
@@ -155,7 +169,7 @@ def encode_reference(session: Session, clip: Clip) -> Reference:
 
 
 def image_key(*images: Array) -> bytes:
-    """Content of the pictures a reference is computed from."""
+    """Return the SHA-256 of the pictures that a reference is computed from."""
     digest = hashlib.sha256()
     for image in images:
         digest.update(repr(image.shape).encode() + image.tobytes())

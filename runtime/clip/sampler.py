@@ -1,8 +1,9 @@
-"""DDIM without a device: each step of a schedule is two scalars (SPEC.md 4.3).
+"""The DDIM sampler: each step of a schedule is reduced to two factors (SPEC.md 4.3).
 
     latents' = step.latents * latents + step.prediction * prediction
 
-Everything is float64 on the host; what was two roundings of six products in the public code is one each.
+The factors are computed in float64 on the host. The public code computes six products per step instead, and
+rounds after every operation.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ...errors import ConfigError
 
 
 class Step(NamedTuple):
-    """One denoising step: the timestep the UNet is told, and the update's factors."""
+    """One denoising step: the timestep given to the UNet, and the factors of the update."""
 
     timestep: int
     latents: float
@@ -27,39 +28,45 @@ class Step(NamedTuple):
 
 
 def ddim(noise: NoiseConfig, schedule: Schedule) -> list[Step]:
-    """The steps of a schedule (eta 0, no clipping) for epsilon or v-prediction; raises ConfigError."""
+    """Return the steps of a schedule (eta 0, no clipping) for epsilon or v-prediction. Raises ConfigError."""
     alpha_bar = [float(value) for value in alphas_cumprod(noise)]
     final = 1.0 if noise.set_alpha_to_one else alpha_bar[0]
     if isinstance(schedule, int):
         spaced = timesteps(noise, schedule)
-        # The public stride is an integer, so the timestep before need not be the next one of the list.
+        # As in the public code the stride is an integer, so the previous timestep may not be in the list.
         stride = noise.num_train_timesteps // schedule
-        before = [alpha_bar[t - stride] if t >= stride else final for t in spaced]
+        previous = [alpha_bar[t - stride] if t >= stride else final for t in spaced]
     else:
         spaced = given_timesteps(noise, schedule)
-        before = [*(alpha_bar[t] for t in spaced[1:]), final]
+        previous = [*(alpha_bar[t] for t in spaced[1:]), final]
     factors = {"epsilon": from_epsilon, "v_prediction": from_velocity}[noise.prediction_type]
-    return [Step(t, *factors(alpha_bar[t], alpha)) for t, alpha in zip(spaced, before, strict=True)]
+    return [Step(t, *factors(alpha_bar[t], alpha)) for t, alpha in zip(spaced, previous, strict=True)]
 
 
 def num_steps(schedule: Schedule) -> int:
     return schedule if isinstance(schedule, int) else len(schedule)
 
 
-def from_velocity(now: float, before: float) -> tuple[float, float]:
-    """Factors of latents and prediction for cumulative alphas of this and the preceding timestep."""
-    signal, sigma = sqrt(now), sqrt(1 - now)
-    next_signal, next_sigma = sqrt(before), sqrt(1 - before)
-    return next_signal * signal + next_sigma * sigma, next_sigma * signal - next_signal * sigma
+def from_velocity(alpha: float, previous: float) -> tuple[float, float]:
+    """Return the factors of latents and prediction, from cumulative alphas of this and the previous timestep.
+
+    As in diffusers, the previous timestep is the one that the step leads to.
+    """
+    signal, sigma = sqrt(alpha), sqrt(1 - alpha)
+    previous_signal, previous_sigma = sqrt(previous), sqrt(1 - previous)
+    return (
+        previous_signal * signal + previous_sigma * sigma,
+        previous_sigma * signal - previous_signal * sigma,
+    )
 
 
-def from_epsilon(now: float, before: float) -> tuple[float, float]:
-    ratio = sqrt(before / now)
-    return ratio, sqrt(1 - before) - ratio * sqrt(1 - now)
+def from_epsilon(alpha: float, previous: float) -> tuple[float, float]:
+    ratio = sqrt(previous / alpha)
+    return ratio, sqrt(1 - previous) - ratio * sqrt(1 - alpha)
 
 
 def timesteps(noise: NoiseConfig, count: int) -> list[int]:
-    """Descending timesteps, spaced as diffusers does it, rounding included."""
+    """Return descending timesteps, spaced and rounded as in diffusers. Raises ConfigError."""
     total = noise.num_train_timesteps
     if not 1 <= count <= total:
         raise ConfigError(f"steps: expected 1 to {total}, found {count}")
@@ -76,19 +83,19 @@ def timesteps(noise: NoiseConfig, count: int) -> list[int]:
 
 
 def given_timesteps(noise: NoiseConfig, given: tuple[int, ...]) -> list[int]:
-    """The timesteps that few-step weights were distilled for, if they can be stepped through."""
+    """Return the given timesteps, as few-step weights need. Raises ConfigError unless they are valid."""
     total = noise.num_train_timesteps
-    whole = all(type(t) is int and 0 <= t < total for t in given)
-    if not (given and whole and all(a > b for a, b in pairwise(given))):
+    in_range = all(type(t) is int and 0 <= t < total for t in given)
+    if not (given and in_range and all(a > b for a, b in pairwise(given))):
         raise ConfigError(
-            f"steps: expected falling timesteps from at most {total - 1} to at least 0, "
+            f"steps: expected descending timesteps from at most {total - 1} to at least 0, "
             f"found {', '.join(map(str, given)) or 'none'}"
         )
     return list(given)
 
 
 def alphas_cumprod(noise: NoiseConfig) -> NDArray[Any]:
-    """Share of signal (squared) left at each training timestep, float64."""
+    """Return the cumulative alpha (squared signal level) of each training timestep, float64."""
     total = noise.num_train_timesteps
     if noise.beta_schedule == "scaled_linear":
         betas = np.linspace(noise.beta_start**0.5, noise.beta_end**0.5, total) ** 2
@@ -97,6 +104,6 @@ def alphas_cumprod(noise: NoiseConfig) -> NDArray[Any]:
     alpha_bar = np.cumprod(1 - betas)
     if noise.rescale_betas_zero_snr:
         signal = np.sqrt(alpha_bar)
-        # Exactly 0 at the end: the first step then takes the latents as pure noise.
+        # The last value is exactly 0: the first step takes the latents as pure noise.
         alpha_bar = ((signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))) ** 2
     return alpha_bar

@@ -1,40 +1,45 @@
-"""Snapshots: where a clip under way stands, so that it can be gone on with after its process has ended.
+"""Snapshots: the state of an unfinished clip, from which another process can resume it.
 
-The order of a clip's tasks is fixed. So a later process skips as many tasks as a snapshot says, puts the
-latents back that were under way, and makes bit for bit what would have been made.
+The order of a clip's tasks is fixed. So a later process skips the tasks that a snapshot includes, restores
+the latents of the unfinished segments, and makes the same frames bit for bit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ...engines.device import Array
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Where a clip stood after some of its tasks."""
+    """The state of a clip after its first `num_tasks` tasks."""
 
     num_tasks: int = 0
-    first_frame: int = 0  # all before it were finished, and kept
-    # By first frame: latents, float32 (frames, 4, h, w); and sums of predictions, where several windows are.
+    first_frame: int = 0  # all earlier frames were finished and saved
+    # Unfinished segments, by first frame: latents, float32 (frames, 4, h, w), and the sum of predictions if
+    # several windows cover the segment.
     segments: dict[int, list[Array]] = field(default_factory=dict)
 
 
+@runtime_checkable
 class SnapshotSink(Protocol):
-    """Told by a clip under way where it stands, and where it shall begin."""
+    """Saves snapshots of a clip in progress, and provides the one to resume from."""
 
     start: Snapshot
-    num_frames: int  # that need not be made again, counted from the first
+    num_frames: int  # number of leading frames that need not be made again
 
     def due(self) -> bool:
-        """Whether to take a snapshot now."""
+        """Return whether to take a snapshot now."""
 
     def save(self, take: Callable[[], Snapshot]) -> None:
-        """All frames before its `first_frame` have been yielded, and what was done with them is done. What
-        `take` takes is part of what the snapshot costs."""
+        """Take a snapshot and save it.
+
+        Called when all frames before its `first_frame` have been yielded and consumed. The time of `take` is
+        part of the cost of the snapshot.
+        """
 
 
 class _NoSnapshots:

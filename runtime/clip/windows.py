@@ -1,7 +1,8 @@
-"""Which frames the denoising UNet sees together.
+"""Window policies: which frames the denoising UNet processes together.
 
-A policy turns a clip's length into windows: lists of frame indices, each at most `size` long. Every frame is
-in at least one; where windows overlap, predictions are averaged. A clip no longer than `size` is one window.
+A policy turns a clip's length into windows: lists of at most `size` frame indices. Every frame is in at least
+one window; where windows overlap, their predictions are averaged. A clip of at most `size` frames is one
+window.
 """
 
 from __future__ import annotations
@@ -11,24 +12,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-DEFAULT_OVERLAP = 4  # frames; the public setting
+DEFAULT_OVERLAP = 4  # frames, as in the public code
 
 Window = list[int]
 
 
 class Length(Protocol):
-    """A clip's length, which may take reading to know."""
+    """The length of a clip, which may only be known by reading its pose frames."""
 
     def at_least(self, num_frames: int) -> bool:
-        """Whether there are that many frames; reads no further than it has to."""
+        """Return whether there are that many frames; reads no further than needed."""
 
     def total(self) -> int:
-        """How many there are; reads them all."""
+        """Return the number of frames; reads them all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A length that is known."""
+    """A length known in advance."""
 
     num_frames: int
 
@@ -39,13 +40,14 @@ class Known:
         return self.num_frames
 
 
-# A list where windows may wrap around, so that none can be used before all are known; otherwise an iterator
-# of windows that begin later and later, which yields each as soon as the clip is known to be long enough.
+# Takes length, size and overlap. Returns a list if windows may wrap around: none can be used before all are
+# known. Otherwise returns an iterator of windows in ascending order, which yields each as soon as the clip is
+# known to be long enough.
 Policy = Callable[[Length, int, int], Iterable[Window]]
 
 
 def uniform(num_frames: int, size: int, overlap: int, stride: int = 1) -> list[Window]:
-    """The public scheduler's windows (SPEC.md 4.4): the last one wraps around to the first frames.
+    """Return the public scheduler's windows (SPEC.md 4.4): the last one wraps around to the first frames.
 
     With `stride` above 1 there are also windows of every 2nd, 4th, ... frame.
     """
@@ -60,7 +62,7 @@ def uniform(num_frames: int, size: int, overlap: int, stride: int = 1) -> list[W
 
 
 def open_ended(length: Length, size: int, overlap: int) -> Iterator[Window]:
-    """Windows that do not wrap: the last one ends with the clip, overlapping more where it has to."""
+    """Yield windows that do not wrap: the last one ends with the clip and overlaps more if needed."""
     start = 0
     while length.at_least(start + size + 1):
         yield list(range(start, start + size))

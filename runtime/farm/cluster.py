@@ -1,69 +1,108 @@
-"""The cluster: a connection to Ray, to one that runs already or to one of this process's own."""
+"""Connects to Ray: to a running cluster, or to one that is started for this process."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from importlib.util import find_spec
+from threading import Event
 from typing import Any
 
-from ...errors import ConfigError, DeviceError
+from ...errors import ClusterError, ConfigError
+from ...text import message_of, one_line
+from .processes import DEAD, processes
 
-MAX_TEMPORARY = 24  # bytes of a folder's path: Ray's sockets lie 78 below, and may have 107
+MAX_TEMPORARY = 24  # bytes of a folder's path: Ray appends up to 78 for its sockets, whose limit is 107
 INSTALL = "pip install 'animate-rt[farm]'"
+FOLDER = "ANIMATE_RT_FARM_FOLDER"  # variable with the folder for the files of our own Ray
+VITAL = ("gcs_server", "raylet")  # processes of Ray without which nothing more happens
+
+stopping = Event()  # set when Ray is stopped in good order, so that its processes end
 
 
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
-    """Ray: a cluster that is there, or one of this process alone, which leaves nothing behind unless this
-    process is killed: then a folder of logs."""
+    """Yield the module `ray`, connected to the cluster at `address`, or to one that is started here.
+
+    The latter listens on loopback only, and stops after the block. Its files are in the folder that the
+    variable FOLDER names, or else in one that is removed. Raises ConfigError if Ray is not installed, and
+    ClusterError if it does not start or fails in the block.
+    """
     if address is None:
-        # Whoever does not know the token cannot make this Ray run anything. Ray would keep one at home.
+        # Ray runs only requests with this token. By default it would store one in the home folder.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        if "ray" not in sys.modules:  # it reads the mode once; asked for, it says nothing of it
-            os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "ray" not in sys.modules:  # which reads these at import
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # it prints a message if there is none
+            # Without clusters Ray listens on loopback. The name is of the systems that it has none on.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    check_installed()
     try:
         import ray
     except ImportError as error:
-        raise ConfigError(f"farm: expected the package ray, found none; {INSTALL}") from error
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        reason = one_line(message_of(error), 300)
+        raise ConfigError(f"farm: cannot import the package ray: {reason}; {INSTALL}") from error
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     with ExitStack() as stack:
         if address is None:
-            parent = tempfile.gettempdir()
-            folder = tempfile.TemporaryDirectory(
-                prefix="farm-",
-                dir=parent if len(os.fsencode(parent)) <= MAX_TEMPORARY else "/tmp",
-                ignore_cleanup_errors=True,
-            )
-            quiet |= {"include_dashboard": False, "_temp_dir": stack.enter_context(folder)}
+            folder = os.environ.get(FOLDER) or stack.enter_context(ray_folder())
+            options |= {"include_dashboard": False, "_temp_dir": folder}
         stack.callback(ray.shutdown)
+        stopping.clear()
+        stack.callback(stopping.set)  # before shutdown
         try:
-            with own_sigterm_handler():
-                ray.init(address=address or "local", **quiet)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            reason = " ".join(str(error).split())
-            raise DeviceError(f"farm: expected a Ray at {address or 'this machine'}: {reason}") from error
-        yield ray
+            ray.init(address=address or "local", **options)
+        except Exception as error:  # Ray raises many kinds, among them plain Exception
+            place, reason = one_line(address or "this machine", 200), first_sentence(message_of(error))
+            raise ClusterError(
+                f"farm: expected to reach Ray at {place}, failed: {reason}; start the same command again"
+            ) from error
+        try:
+            yield ray
+        except ray.exceptions.RayError as error:
+            raise ended(f"it failed: {first_sentence(message_of(error))}") from error
+
+
+def check_installed() -> None:
+    """Raise ConfigError if Ray is not installed."""
+    if not find_spec("ray"):
+        raise ConfigError(f"farm: expected the package ray, found none; install it with {INSTALL}")
+
+
+def ended(reason: str) -> ClusterError:
+    """The error to raise when Ray has failed in the middle."""
+    return ClusterError(
+        f"farm: expected Ray to run until all shots are made, {reason}; the same command resumes"
+    )
+
+
+def first_sentence(message: str) -> str:
+    """The first sentence of one of Ray's messages. What follows may fill a page, and gives Ray's advice."""
+    return one_line(one_line(message).partition(". ")[0], 300)
 
 
 @contextmanager
-def own_sigterm_handler() -> Iterator[None]:
-    """Keep the handler of SIGTERM, where Ray sets its own; a signal that has reached that is passed on."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Ray leaves it alone, too
-        return
-    handler, stopped = signal.getsignal(signal.SIGTERM), False
+def ray_folder() -> Iterator[str]:
+    """Yield the path of a temporary folder for the files of our own Ray. Removes it after the block."""
+    parent = tempfile.gettempdir()
+    with tempfile.TemporaryDirectory(
+        prefix="farm-",
+        dir=parent if len(os.fsencode(parent)) <= MAX_TEMPORARY else "/tmp",
+        ignore_cleanup_errors=True,
+    ) as folder:
+        yield folder
+
+
+def dead_process() -> str:
+    """The name of a process of our own Ray that has died, without which Ray cannot work; "" if none has."""
     try:
-        yield
-    except SystemExit:
-        stopped = True
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, handler)
-        if stopped:
-            signal.raise_signal(signal.SIGTERM)
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return ""  # no child of this process has died: the cheapest way to know
+    except ChildProcessError:
+        return ""
+    own = os.getpid()
+    dead = [p.name for p in processes() if p.parent == own and p.state == DEAD and p.name in VITAL]
+    return dead[0] if dead and not stopping.is_set() else ""

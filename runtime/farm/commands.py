@@ -1,23 +1,24 @@
-"""Commands that make many shots: `farm` and `openjd`."""
+"""Commands for whole job lists: `farm` and `openjd`."""
 
 from __future__ import annotations
 
 import argparse
-import json
-from contextlib import redirect_stdout
+from contextlib import suppress
 from time import monotonic
 
-from ...atomic import write_text
 from ...console import Commands, Console, add_command
-from ...errors import ShotsFailed
+from ...errors import OutputError, ShotsFailed
+from ...text import quoted
 from ..shots.commands import add_jobs, add_output, add_resuming, checked_jobs
 from ..shots.monitor import Monitor
+from .cluster import check_installed
+from .driver import run_in_driver
 from .farm import TRIES, Farm
-from .gallery import write_gallery
+from .gallery import PAGE_BEGIN, write_gallery
 from .openjd import template
-from .report import FarmReport
+from .report import REPORT_BEGIN, FarmReport, check_own, write_report
 
-GALLERY_S = 10.0  # between two writings of the page while the farm runs
+GALLERY_S = 10.0  # how often the web page is written while the farm runs
 
 
 def add_commands(commands: Commands) -> None:
@@ -26,7 +27,7 @@ def add_commands(commands: Commands) -> None:
     )
     add_jobs(command)
     add_output(command)
-    add_resuming(command, forms=("auto", "json", "none"))
+    add_resuming(command, formats=("auto", "json", "none"))
     command.add_argument(
         "--address",
         metavar="ADDRESS",
@@ -40,7 +41,7 @@ def add_commands(commands: Commands) -> None:
         type=int,
         default=TRIES,
         metavar="N",
-        help="attempts without progress before a shot is given up (default: %(default)s)",
+        help="give up a shot after N attempts in a row without progress (default: %(default)s)",
     )
     command = add_command(commands, openjd, "print a job list as an Open Job Description template")
     add_jobs(command)
@@ -49,6 +50,10 @@ def add_commands(commands: Commands) -> None:
 
 def farm(options: argparse.Namespace, console: Console) -> None:
     monitor = Monitor(console, options.jobs.stem, options.progress)
+    page, document = options.output / "index.html", options.output / "report.json"
+    check_installed()
+    check_own(page, PAGE_BEGIN)
+    check_own(document, REPORT_BEGIN)
     shots = checked_jobs(options)
     shown_s = monotonic()
 
@@ -57,10 +62,11 @@ def farm(options: argparse.Namespace, console: Console) -> None:
         console.signals.check()
         show_report(report, monitor)
         if monotonic() - shown_s > GALLERY_S:
-            write_gallery(options.output / "index.html", shots, report)
+            with suppress(OutputError):  # no reason to stop; the end says it
+                write_gallery(page, shots, report)
             shown_s = monotonic()
 
-    made = Farm(
+    job_farm = Farm(
         shots,
         address=options.address,
         num_workers=options.workers,
@@ -68,36 +74,35 @@ def farm(options: argparse.Namespace, console: Console) -> None:
         force=options.force,
         show=show,
     )
-    report = made.report
     try:
-        with redirect_stdout(None):  # Ray prints a paragraph there about every worker that dies
-            made.run()
+        run_in_driver(job_farm)
     finally:
+        report = job_farm.report
         console.bar.close()
-        write_gallery(options.output / "index.html", shots, report)
-        write_text(options.output / "report.json", json.dumps(report.document(), indent=1) + "\n")
-    if monitor.lines and monitor.lines.form == "json":
+        write_report(document, report)
+        write_gallery(page, shots, report)
+    if monitor.lines and monitor.lines.format == "json":
         monitor.lines.end(**report.document())
     else:
         print(report.table())
     if failed := [shot.name for shot in report.shots if shot.state == "failed"]:
         raise ShotsFailed(
-            f"{len(failed)} of {len(shots)} shots failed: {', '.join(failed[:10])}"
-            f"{', ...' if len(failed) > 10 else ''}; {options.output / 'report.json'} says why"
+            f"{len(failed)} of {len(shots)} shots failed: {', '.join(map(quoted, failed[:10]))}"
+            f"{', ...' if len(failed) > 10 else ''}; see {quoted(str(document), 300)}"
         )
 
 
 def show_report(report: FarmReport, monitor: Monitor) -> None:
-    """The farm's progress, on the bar or as a line for a program."""
+    """Show the farm's progress, on the bar or as a status line."""
     done, failed = report.states["done"], report.states["failed"]
-    frames, retries, missing = report.num_frames, report.retries, report.missing
+    frames, retries, waiting_for = report.num_frames, report.retries, report.waiting_for
     detail = (
-        f"{done}/{len(report.shots)} shots, {frames} frames, {retries} retries, {failed} set aside"
-        f"{', waiting for ' + missing if missing else ''}"
+        f"{done}/{len(report.shots)} shots, {frames} frames, {retries} retries, {failed} failed"
+        f"{', waiting for ' + waiting_for if waiting_for else ''}"
     )
     if monitor.lines:
         counts = {"done": done, "failed": failed, "frames": frames, "retries": retries}
-        monitor.lines.show(report.share, detail, shots=len(report.shots), missing=missing, **counts)
+        monitor.lines.show(report.share, detail, shots=len(report.shots), missing=waiting_for, **counts)
     else:
         monitor.console.bar.show("farm", int(1000 * report.share), 1000, detail)
 

@@ -1,18 +1,22 @@
-"""A page of all shots of a farm, because people look rather than read."""
+"""The web page of a farm: every shot with its contact sheet, to check the results by eye."""
 
 from __future__ import annotations
 
+import os
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from ...atomic import write_text
+from ...text import one_line
 from ..shots.shot import Shot
-from .report import FarmReport, ShotReport
+from .report import FarmReport, ShotReport, write_own
 
-PAGE = """<!doctype html>
+PAGE_BEGIN = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
+<meta name="generator" content="animate-rt farm">
+"""
+PAGE = """{begin}\
 <title>{title}</title>
 <style>
 body {{ font: 15px/1.4 system-ui, sans-serif; margin: 2em; background: #fff; color: #222 }}
@@ -29,24 +33,38 @@ img {{ max-width: 100%; border: 1px solid #ddd }}
 
 
 def write_gallery(path: Path, shots: list[Shot], report: FarmReport) -> None:
-    """Shots that failed come first, with why; each other one with its contact sheet, linked to its result."""
+    """Write the page. Failed shots come first, with their errors; finished ones link to their results.
+
+    Raises OutputError if it cannot be written, or if `path` is a file that is not such a page.
+    """
     pairs = sorted(zip(shots, report.shots, strict=True), key=lambda pair: pair[1].state != "failed")
     summary = ", ".join(f"{count} {state}" for state, count in report.states.items())
-    sections = "\n".join(section(shot, made, path.parent) for shot, made in pairs)
-    page = PAGE.format(title=escape(path.parent.resolve().name), summary=escape(summary), shots=sections)
-    write_text(path, page)
+    sections = "\n".join(section(shot, shot_report, path.parent) for shot, shot_report in pairs)
+    title = html(path.parent.resolve().name)
+    write_own(
+        path, PAGE_BEGIN, PAGE.format(begin=PAGE_BEGIN, title=title, summary=html(summary), shots=sections)
+    )
 
 
-def section(shot: Shot, made: ShotReport, folder: Path) -> str:
-    name, parts = escape(shot.name), []
-    if made.state == "done":
-        target = shot.output.path.name + ("" if shot.output.video else "/")
-        parts.append(f'<a href="{quote(target)}">{name}</a>')
-        if made.num_frames:
-            parts.append(f"{made.num_frames} frames")
+def section(shot: Shot, report: ShotReport, folder: Path) -> str:
+    name, parts = html(shot.name), []
+    if report.state == "done":
+        parts.append(f'<a href="{address(shot.output.path, "" if shot.output.video else "/")}">{name}</a>')
+        if report.num_frames:
+            parts.append(f"{report.num_frames} frames")
     else:
-        parts.append(f'{name} <span class="{made.state}">{made.state}: {escape(made.error)}</span>')
+        parts.append(f'{name} <span class="{report.state}">{report.state}: {html(report.error)}</span>')
     sheet = ""
     if shot.contact_sheet and (folder / shot.contact_sheet.name).is_file():
-        sheet = f'<img loading="lazy" src="{quote(shot.contact_sheet.name)}" alt="{name}">'
+        sheet = f'<img loading="lazy" src="{address(shot.contact_sheet)}" alt="{name}">'
     return f"<section><h2>{', '.join(parts)}</h2>{sheet}</section>"
+
+
+def html(text: str) -> str:
+    """The text as HTML shows it, on one line and without control characters."""
+    return escape(one_line(text))
+
+
+def address(path: Path, end: str = "") -> str:
+    """The link to a file in the page's folder, whose name may be any bytes."""
+    return quote(os.fsencode(path.name)) + end

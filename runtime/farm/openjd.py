@@ -1,22 +1,26 @@
-"""A job list as a template of Open Job Description: one task per shot, for farms that have their manager.
+"""Turns a job list into an Open Job Description template with one task per shot, for a farm manager.
 
-The template names `animate-rt shot`, which makes one shot of a job list; so the list, its files and the
-command have to be where the tasks run.
+Each task runs `animate-rt shot`, which makes one shot of a job list. So the list, its files and the command
+must be available on the hosts that run the tasks.
 """
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ...engines.bundle import MANIFEST, read_manifest
 from ...errors import ConfigError
+from ...text import escaped, one_line, quoted
 from ..shots.shot import Shot
 
-MAX_SHOTS = 1024  # values of a task parameter that a template may have
-NOTIFY_S = 60  # between SIGTERM and SIGKILL: a shot ends at its next operation on the device
+# Limits of the specification: values of one task parameter; characters of a value and of the template's name.
+MAX_SHOTS, MAX_VALUE, MAX_NAME = 1024, 1024, 128
+BRACES = re.compile(r"([{}])(?=\1)")  # {{...}} is an expression
+SURROGATE = re.compile("[\ud800-\udfff]")  # stands for a byte of a path that is not UTF-8
+NOTIFY_S = 60  # from SIGTERM to SIGKILL; a shot needs one run of the UNet to stop
 
 TEMPLATE = """\
 specificationVersion: jobtemplate-2023-09
@@ -65,17 +69,34 @@ GPU = """
 
 
 def template(jobs: Path, output: Path, shots: Sequence[Shot]) -> str:
-    """YAML. Paths are relative to the folder of the template, which is taken to be the current one; whoever
-    runs it may give others."""
+    """Return the template as YAML.
+
+    Its default paths are relative to the current directory, where the template is expected to be stored. They
+    are parameters, which can be set when the template is run.
+    """
     if len(shots) > MAX_SHOTS:
-        raise ConfigError(f"openjd: expected up to {MAX_SHOTS} shots, found {len(shots)}; split the list")
+        raise ConfigError(f"openjd: expected up to {MAX_SHOTS} shots, found {len(shots)}; split the job list")
     bundles = {shot.bundle for shot in shots}
     on_gpu = any(read_manifest(bundle / MANIFEST)["backend"] == "tensorrt" for bundle in bundles)
+    for shot in shots:
+        if BRACES.search(shot.name):
+            raise ConfigError(f"openjd: expected names without {{{{ and }}}}, found {quoted(shot.name)}")
     return TEMPLATE.format(
-        name=json.dumps(f"animate-rt {jobs.stem}"),
-        jobs=json.dumps(os.path.relpath(jobs)),  # a string of JSON is one of YAML
-        output=json.dumps(os.path.relpath(output)),
+        name=value(one_line(BRACES.sub(r"\1 ", f"animate-rt {jobs.stem}"), MAX_NAME)),
+        jobs=value(os.path.relpath(jobs)),
+        output=value(os.path.relpath(output)),
         requirements=GPU if on_gpu else "",
-        shots="\n".join(f"            - {json.dumps(shot.name)}" for shot in shots),
+        shots="\n".join(f"            - {value(shot.name)}" for shot in shots),
         notify_s=NOTIFY_S,
     )
+
+
+def value(text: str) -> str:
+    """The text in YAML. Raises ConfigError if a template cannot hold it."""
+    if len(text) > MAX_VALUE or SURROGATE.search(text):
+        raise ConfigError(
+            f"openjd: expected names and paths in UTF-8 of up to {MAX_VALUE} characters, "
+            f"found {quoted(text)}; rename it"
+        )
+    spelled = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped(spelled)}"'

@@ -1,4 +1,4 @@
-"""A contact sheet: the reference, some poses and the frames made of them, on one picture."""
+"""A contact sheet: the reference, some poses and their frames in one picture."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from .picture import Frame
 
 COLUMNS = 6
 GAP = 4  # pixels between pictures
-PAPER = 255
+PAPER = 255  # white background
 
 
 def contact_sheet(reference: Frame, poses: Sequence[Frame], frames: Sequence[Frame]) -> Frame:
-    """The reference on the left; to its right up to 6 poses, evenly spread, above their frames.
+    """Return a sheet with the reference on the left and up to 6 evenly spaced poses above their frames.
 
-    All pictures are uint8 (H, W, 3) of one size; there are as many poses as frames, and at least one.
+    All pictures are uint8 (H, W, 3) of the same size. There are as many poses as frames, at least one.
     """
     shown = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
     height, width, _ = reference.shape

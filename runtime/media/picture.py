@@ -1,10 +1,10 @@
-"""Still pictures: reading them as upright RGB, resizing them as the public pipeline does, saving them."""
+"""Pictures: read as upright RGB, resized as the public pipeline does, saved as PNG."""
 
 from __future__ import annotations
 
 import os
-import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -13,6 +13,9 @@ import numpy as np
 
 from ...atomic import atomic, unwritable
 from ...errors import InputError, InputMissing
+from ...text import quoted
+from .colour import RGB, parse_colour, to_rgb
+from .picture_file import check_header, open_picture
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -21,35 +24,65 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image"
 Frame: TypeAlias = "npt.NDArray[np.uint8]"  # (height, width, 3), RGB
 
-MIN_SIDE = 16  # pixels: two latents; what is smaller is there by mistake
+ORIENTATION = 0x0112  # the EXIF tag
+ANIMATED = {"PNG", "WEBP", "GIF", "TIFF", "AVIF"}  # formats whose files may hold several frames
+MAX_NAME = 500  # characters of a path in messages
 
 
-def read_picture(source: Picture) -> Image.Image:
-    """Read a file, a uint8 array (height, width, 3) or a PIL image as RGB, turned upright by its EXIF tag."""
+def read_picture(source: Picture, background: str | RGB | None = None) -> Image.Image:
+    """Read a picture as sRGB in mode RGB, turned upright by its EXIF tag.
+
+    `source` is the path of a file, a uint8 array (height, width, 3) or a PIL image. An embedded ICC profile
+    is converted to sRGB. Transparent pixels are composed over `background`, such as "white" or "#ffffff";
+    with None they keep the colours stored for them, as in the public pipeline. Raises ConfigError,
+    InputMissing or InputError.
+    """
+    background = None if background is None else parse_colour(background)
+    with refused(_name(source)), _opened(source) as opened:
+        return upright_rgb(opened, background)
+
+
+def check_picture(source: Picture) -> None:
+    """Raise what `read_picture` would raise, as far as a header shows it, and InputError for animations."""
+    with refused(_name(source)):
+        if isinstance(source, np.ndarray):
+            check_array(source)
+            return
+        with _opened(source) as opened:
+            check_header(opened)
+            if opened.format in ANIMATED and opened.is_animated:  # type: ignore[attr-defined]
+                raise ValueError(
+                    "expected one frame, found an animation; give the file itself as the pose sequence"
+                )
+
+
+def check_array(source: npt.NDArray[np.uint8]) -> None:
+    if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
+        raise ValueError(f"expected uint8 (height, width, 3), found {source.dtype} {source.shape}")
+
+
+def upright_rgb(opened: Image.Image, background: RGB | None) -> Image.Image:
+    """Decode an opened picture, which stays open; for the rest see `read_picture`. Raises ValueError."""
     from PIL import ImageOps
 
-    name = _name(source)
+    check_header(opened)
+    opened.load()
+    turned = opened.getexif().get(ORIENTATION, 1) != 1
+    return to_rgb(ImageOps.exif_transpose(opened) if turned else opened, background)
+
+
+@contextmanager
+def refused(name: str) -> Iterator[None]:
+    """Turn any error of the block into InputError or InputMissing about the picture of this name."""
     try:
-        with _opened(source) as opened:
-            if opened.mode == "F" or opened.mode.startswith("I"):  # Pillow would clip these to white or black
-                raise ValueError(
-                    f"expected 8 bits per channel, found mode {opened.mode}; convert it to 8 bits"
-                )
-            picture = ImageOps.exif_transpose(opened)
-            if picture.has_transparency_data:
-                picture = picture.convert("RGBA")  # same colours; without this step Pillow may warn
-            picture = picture.convert("RGB")
+        yield
     except FileNotFoundError as error:
-        raise InputMissing(f"there is no picture {name}: check the path") from error
-    except Exception as error:  # on damaged files Pillow's decoders raise nearly anything
+        raise InputMissing(f"there is no picture {quoted(name, MAX_NAME)}: check the path") from error
+    except Exception as error:  # Pillow's decoders raise almost any error on damaged files
+        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise InputError(
-            f"cannot read {name} as a picture: {getattr(error, 'strerror', None) or error}"
+            f"cannot read {quoted(name, MAX_NAME)} as a picture: {quoted(reason, MAX_NAME)}"
         ) from error
-    if min(picture.size) < MIN_SIDE:
-        raise InputError(
-            f"{name} is {picture.width}x{picture.height}: both sides of a picture must be at least {MIN_SIDE}"
-        )
-    return picture
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Frame:
@@ -67,7 +100,7 @@ def square(picture: Image.Image, side: int) -> Frame:
 
 
 def write_png(path: str | os.PathLike[str], frame: Frame) -> None:
-    """Save `frame` as a PNG that is either complete or not there."""
+    """Save `frame` as a PNG atomically: the file is complete, or it does not exist."""
     try:
         with atomic(Path(path)) as temporary:
             save_png(temporary, frame)
@@ -76,16 +109,18 @@ def write_png(path: str | os.PathLike[str], frame: Frame) -> None:
 
 
 def save_png(path: Path, frame: Frame) -> None:
-    """Save `frame` as a PNG; for a `path` that nobody sees yet."""
+    """Save `frame` as a PNG, not atomically; `path` is a temporary file."""
     from PIL import Image
 
-    # Level 1 takes a sixth of the default's time, for files a sixth larger.
+    # Level 1 takes a sixth of the default level's time; files are a sixth larger.
     Image.fromarray(frame).save(path, format="PNG", compress_level=1)
 
 
 def save_png16(path: Path, frame: Frame) -> None:
-    """The same with 16 bits per channel, as some compositors want them: each number times 257, so that black
-    and white stay what they are."""
+    """Save `frame` as a PNG with 16 bits per channel, as some compositors require; not atomically.
+
+    Values are multiplied by 257, which maps black to black and white to white.
+    """
     import av
 
     encoder = av.CodecContext.create("png", "w")
@@ -100,18 +135,16 @@ def _opened(source: Picture) -> AbstractContextManager[Image.Image]:
     from PIL import Image
 
     if isinstance(source, Image.Image):
-        return nullcontext(source)  # its owner closes it
+        return nullcontext(source)  # the caller closes it
     if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or source.ndim != 3 or source.shape[2] != 3:
-            raise ValueError(f"expected uint8 (height, width, 3), found {source.dtype} {source.shape}")
+        check_array(source)
         return nullcontext(Image.fromarray(source))
     if isinstance(source, str | os.PathLike):
-        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
-            return Image.open(source)  # still refuses what is twice as large as what it warns of
+        return open_picture(os.fsdecode(source))
     raise TypeError("expected a path, a uint8 array or a PIL image")
 
 
 def _name(source: Picture) -> str:
     if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
+        return os.fsdecode(source)
     return f"the given {type(source).__name__}"

@@ -1,4 +1,4 @@
-"""Frames out: an H.264 mp4 or a directory of PNGs, encoded in a thread of its own while rendering goes on."""
+"""Frame writers: an H.264 mp4 or a directory of PNGs, encoded in a separate thread during rendering."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ import numpy as np
 
 from ...atomic import atomic, unwritable
 from ...errors import ConfigError, OutputError
+from ...text import quoted
+from .folder import contents, counts, listed, move
 from .picture import Frame, save_png
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
-MAX_RATE = Fraction(1000)  # frames per second of an mp4; the least is its inverse
-ENCODER_THREADS = 4  # fixed: left to itself x264 takes as many as there are cores, and its bytes follow
+MAX_RATE = Fraction(1000)  # frames per second of an mp4; the minimum is its inverse
+ENCODER_THREADS = 4  # fixed: x264's default depends on the number of cores, and its output on the threads
 BT709 = 1  # the same number in all of H.264's colour tables
 
 Encode: TypeAlias = Callable[[Iterator[Frame]], None]
@@ -33,11 +35,11 @@ def open_writer(
 ) -> Iterator[FrameWriter]:
     """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
 
-    What cannot be written is refused before the block. The result appears under its name when the block ends
-    well; otherwise `path` stays as it was.
+    Raises ConfigError or OutputError before the block if the result cannot be written. The result appears at
+    `path` when the block ends without an error; otherwise `path` is unchanged.
     """
     target = resolve(os.fspath(path))
-    with atomic(target) as temporary:
+    with atomic(target, replace=_replace) as temporary:
         try:
             if Path(path).suffix:
                 encode = _start_mp4(target, temporary, width, height, frame_rate)
@@ -52,10 +54,12 @@ def open_writer(
 
 
 def resolve(given: str) -> Path:
-    """The mp4 or, without suffix, the directory of PNGs that is meant; it may not be there, its folder is."""
+    """Return the real path of an mp4 or, without suffix, of a directory of PNGs, which need not exist yet."""
     suffix = Path(given).suffix.lower()
     if suffix not in (".mp4", ""):
-        raise ConfigError(f"cannot write {suffix} files: choose a name in .mp4, or without suffix for PNGs")
+        raise ConfigError(
+            f"cannot write {suffix} files: choose a name ending in .mp4, or one without suffix for PNGs"
+        )
     if Path(given).name.lower() == ".mp4" or (suffix and given.endswith(os.sep)):
         raise ConfigError(
             f"expected a name like out.mp4, or one without suffix for PNGs, found {given}: change it"
@@ -64,8 +68,11 @@ def resolve(given: str) -> Path:
 
 
 def place(given: str) -> Path:
-    """A path without links, in a folder that is there."""
-    target = Path(os.path.realpath(given))
+    """Return a path with links resolved. Raises OutputError unless its parent directory exists."""
+    try:
+        target = Path(os.path.realpath(given))
+    except ValueError as error:  # a zero byte, or a lone surrogate
+        raise ConfigError(f"expected a file name, found {quoted(given)}: choose another") from error
     if not target.name:
         raise OutputError(
             f"expected an mp4 or a directory of PNGs to write, found {target}: choose a name in it"
@@ -76,7 +83,7 @@ def place(given: str) -> Path:
 
 
 class FrameWriter:
-    """Passes frames on to an encoder that runs in a thread of its own."""
+    """Passes frames to an encoder that runs in a separate thread."""
 
     def __init__(self, path: Path, shape: tuple[int, int, int], encode: Encode) -> None:
         self.num_frames = 0
@@ -84,11 +91,11 @@ class FrameWriter:
         self._shape = shape
         self._queue: Queue[Frame | None] = Queue(QUEUE_FRAMES)
         self._failure: Exception | None = None
-        # A daemon, for programs that die without leaving the `with`; leaving it waits for the thread.
+        # A daemon thread, so that a program can end without leaving the `with` block, which joins it.
         self._thread = Thread(target=self._run, args=(encode,), name="animate-rt writer", daemon=True)
 
     def write(self, frame: Frame) -> None:
-        """Queue a copy of `frame`, uint8 (height, width, 3); waits while the queue is full."""
+        """Queue a copy of `frame`, uint8 (height, width, 3); block while the queue is full."""
         self._raise_failure()
         if frame.dtype != np.uint8 or frame.shape != self._shape:
             raise OutputError(
@@ -98,7 +105,7 @@ class FrameWriter:
         self.num_frames += 1
 
     def flush(self) -> None:
-        """Wait until every frame so far is encoded. Raises OutputError where one could not be."""
+        """Wait until all frames written so far are encoded. Raises OutputError if encoding failed."""
         self._queue.join()
         self._raise_failure()
 
@@ -120,7 +127,7 @@ class FrameWriter:
             encode(frames)
         except Exception as error:
             self._failure = error
-            for _ in frames:  # or a full queue would hold up write() for ever
+            for _ in frames:  # empty the queue, or write() would block for ever
                 pass
 
     def _queued(self) -> Iterator[Frame]:
@@ -140,31 +147,47 @@ def _start_mp4(path: Path, temporary: Path, width: int, height: int, frame_rate:
         raise OutputError(
             f"an mp4 needs even sides, found {width}x{height}: change the size, or write a directory of PNGs"
         )
-    # FFmpeg holds both in 31 bits; the denominator has one less, as it is how many ticks a frame lasts.
+    check_rate(frame_rate)
+    temporary.touch()
+    return partial(_encode_mp4, temporary, width, height, frame_rate)
+
+
+def check_rate(frame_rate: Fraction) -> None:
+    """Raise ConfigError unless an mp4 can have this frame rate."""
+    # FFmpeg stores both in 31 bits; the denominator has one bit less, as it is a frame's duration in ticks.
     held = frame_rate.numerator < 2**31 and frame_rate.denominator < 2**30
     if not (held and 1 / MAX_RATE <= frame_rate <= MAX_RATE):
         raise ConfigError(
-            f"an mp4 needs a frame rate from 1/{MAX_RATE} to {MAX_RATE}, of at most 31 over 30 bits, "
-            f"found {frame_rate}: choose another"
+            f"an mp4 needs a frame rate from 1/{MAX_RATE} to {MAX_RATE}, a fraction of at most 31 over 30 "
+            f"bits, found {quoted(str(frame_rate))}: choose another"
         )
-    temporary.touch()
-    return partial(_encode_mp4, temporary, width, height, frame_rate)
 
 
 def _start_pngs(path: Path, temporary: Path) -> Encode:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} exists and is not a directory: choose another name for the PNGs")
-    if path.is_dir() and any(path.iterdir()):
+    if path.is_dir() and listed(path):
         raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or empty it")
     temporary.mkdir()
     return partial(_encode_pngs, temporary)
 
 
-def exact(width: int) -> dict[str, str]:
-    """Options without which the same frames would not give the same file.
+def _replace(temporary: Path, target: Path) -> None:
+    """Give a file or directory its final name. Entries of an old directory that do not count move along."""
+    others = contents(target, lambda name: not counts(name))
+    move(target, temporary, others.__contains__)
+    try:
+        os.replace(temporary, target)
+    except OSError:
+        move(temporary, target, others.__contains__)
+        raise
 
-    Of a row whose macroblocks are no multiple of 8, x264's macroblock tree reads past the end, and what it
-    finds there decides a little of the first frames' quality.
+
+def x264_options(width: int) -> dict[str, str]:
+    """Return x264 options that are needed for the same frames to give the same file.
+
+    If the number of macroblocks in a row is not a multiple of 8, x264's macroblock tree reads past the end of
+    the row, and the values found there slightly change the quality of the first frames.
     """
     return {} if -(-width // 16) % 8 == 0 else {"x264-params": "mbtree=0"}
 
@@ -180,11 +203,13 @@ def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frame
     from av.video.reformatter import ColorRange
 
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream("libx264", frame_rate, {"crf": "18", "preset": "medium"} | exact(width))
+        stream = container.add_stream(
+            "libx264", frame_rate, {"crf": "18", "preset": "medium"} | x264_options(width)
+        )
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = ENCODER_THREADS
-        stream.thread_type = ThreadType.FRAME  # slices would make a file larger
-        # Tags convert nothing and conversion tags nothing: without both, players would guess, and be wrong.
+        stream.thread_type = ThreadType.FRAME  # slice threads would make the file larger
+        # Tags and conversion are separate and both needed: players would guess the colours, and guess wrong.
         stream.colorspace = stream.color_primaries = stream.color_trc = BT709
         stream.color_range = ColorRange.MPEG
         for index, frame in enumerate(frames):

@@ -1,25 +1,30 @@
-"""Commands that make one shot: `animate` and `shot`, and what `farm` shares with them."""
+"""Commands that make one shot, `animate` and `shot`; also the options and checks that `farm` shares."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from fractions import Fraction
 from pathlib import Path
 
 from ...console import Commands, Console, add_command, complain
+from ...engines.bundle import read_bundle
 from ...errors import ConfigError, InputError, OutputError
 from ..animator import Animator
 from ..clip.options import add_options, options_of
-from .job_list import frame_rate, read_jobs
+from ..media.writer import place
+from .checks import check
+from .frame_rate import frame_rate
+from .job_list import read_jobs
 from .monitor import Monitor
 from .output import Output
-from .shot import Shot, check_inputs, is_done, make
-from .status import FORMS
+from .shot import Shot, clear_leftovers, is_done, make
+from .status import FORMATS
 
 
 def add_commands(commands: Commands) -> None:
     add_animate(commands)
-    command = add_command(commands, shot, "make one shot of a job list: the task of a farm manager")
+    command = add_command(commands, shot, "make one shot of a job list, as the task of a farm manager")
     add_jobs(command)
     command.add_argument("name", help="name of the shot")
     add_output(command)
@@ -27,7 +32,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def add_animate(commands: Commands) -> None:
-    command = add_command(commands, animate, "make a video of a reference image and pose frames")
+    command = add_command(commands, animate, "make a video from a reference image and pose frames")
     command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
     command.add_argument(
         "--reference", type=Path, required=True, metavar="IMAGE", help="picture of the character"
@@ -37,21 +42,20 @@ def add_animate(commands: Commands) -> None:
         type=Path,
         required=True,
         metavar="VIDEO|DIR",
-        help="pose skeletons: mp4, mov, webm, gif, or a directory of images",
+        help="pose skeletons: an mp4, mov, webm or gif, or a directory of images",
     )
     command.add_argument(
         "--output",
         required=True,
         metavar="OUT.mp4|OUT_DIR[/NAME.####.png]",
-        help="video, which is replaced if it exists, or a directory for PNG frames, which may hold an "
-        "earlier result and nothing else; a sidecar beside it records what it was made from",
+        help="video, or directory for PNG frames; an existing video is replaced, and so is a directory that "
+        "is empty or holds only an earlier result; a sidecar beside it identifies the inputs",
     )
     add_options(command)
     command.add_argument(
         "--frames",
         metavar="N|A-B",
-        help="use the first N pose frames, or those from A to B, counted from 1, as a clip of their own "
-        "(default: all)",
+        help="make a clip of the first N pose frames, or of frames A to B, counted from 1 (default: all)",
     )
     command.add_argument(
         "--first-number",
@@ -63,20 +67,32 @@ def add_animate(commands: Commands) -> None:
     command.add_argument(
         "--bits", type=int, choices=(8, 16), default=8, help="bits per channel of PNGs (default: %(default)s)"
     )
-    command.add_argument("--fps", type=rate, metavar="R", help="frame rate (default: the pose's, or 24)")
+    command.add_argument(
+        "--fps", type=rate, metavar="R", help="frame rate (default: that of the poses, or 24)"
+    )
+    command.add_argument(
+        "--pose-fps",
+        type=rate,
+        metavar="R",
+        help="resample the poses in time to this rate before they are used; it is then also the rate of the "
+        "output, unless --fps is given; a directory is taken to have 24 (default: all frames at their rate)",
+    )
     command.add_argument(
         "--initial-noise",
         type=Path,
         metavar="FILE.npy",
-        help="noise (1, 4, frames, height/8, width/8) to use instead of the seed's",
+        help="initial noise (1, 4, frames, height/8, width/8), instead of noise from the seed",
     )
     command.add_argument(
         "--contact-sheet",
         type=Path,
         metavar="FILE.png",
-        help="also write reference, poses and frames on one picture",
+        help="also write one picture with the reference, some poses and their frames",
     )
-    command.add_argument("--name", help="name of the shot in progress and errors (default: the output's)")
+    command.add_argument(
+        "--name",
+        help="name of the shot in progress and error lines (default: the output's, without its suffix)",
+    )
     add_resuming(command)
 
 
@@ -90,23 +106,23 @@ def add_output(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_resuming(command: argparse.ArgumentParser, forms: tuple[str, ...] = FORMS) -> None:
-    """Options of every command that makes shots."""
-    again = command.add_mutually_exclusive_group()
-    again.add_argument(
+def add_resuming(command: argparse.ArgumentParser, formats: tuple[str, ...] = FORMATS) -> None:
+    """Add the options of every command that makes shots."""
+    group = command.add_mutually_exclusive_group()
+    group.add_argument(
         "--resume",
         dest="force",
         action="store_false",
         default=False,
-        help="skip finished shots, resume unfinished ones (default)",
+        help="skip finished shots and resume unfinished ones (default)",
     )
-    again.add_argument("--force", action="store_true", help="make everything again, finished or not")
+    group.add_argument("--force", action="store_true", help="make every shot from the start, finished or not")
     command.add_argument(
         "--progress",
-        choices=forms,
+        choices=formats,
         default="auto",
-        help="progress for the calling program, on standard output (default: auto, which is openjd in a "
-        "session of Open Job Description, and otherwise a bar for people, on standard error)",
+        help="format of progress lines on standard output (default: auto, which is openjd in a session of "
+        "Open Job Description, and otherwise a progress bar on standard error)",
     )
 
 
@@ -130,8 +146,9 @@ def animate(options: argparse.Namespace, console: Console) -> None:
         options=options_of(vars(options)),
         frames=options.frames,
         fps=options.fps,
+        pose_fps=options.pose_fps,
         initial_noise=options.initial_noise,
-        contact_sheet=options.contact_sheet,
+        contact_sheet=options.contact_sheet and place(os.fspath(options.contact_sheet)),
     )
     make_one(one, monitor, options.force)
 
@@ -143,35 +160,39 @@ def shot(options: argparse.Namespace, console: Console) -> None:
 
 
 def make_one(one: Shot, monitor: Monitor, force: bool) -> None:
-    """Make a shot in this process, unless it is done."""
-    digest = one.digest()
+    """Make a shot in this process, unless it is already done."""
+    bundle, digest = read_bundle(one.bundle), one.digest()
     if not force and is_done(one, digest):
-        monitor.made(one, frames=0, kept=0, already=True)
+        clear_leftovers(one, digest)
+        monitor.end(one, frames=0, kept=0, already=True)
         return
-    check_inputs(one)  # before loading, which takes long
+    check(one, bundle)  # before it is loaded, which is slow
     with Animator.load(one.bundle) as animator:
         monitor.begin(
             bundle=animator.bundle.digest[:12],
-            request=digest[:12],
+            request=one.digest(animator.bundle)[:12],
             backend=animator.bundle.manifest.backend_version,
             device=animator.session.device.description,
         )
-        made = make(one, animator, digest, force=force, progress=monitor.making(one, animator))
-    monitor.made(one, frames=made.num_frames, kept=made.num_kept, already=False)
+        progress = monitor.progress_callback(one, animator)
+        result = make(one, animator, force=force, progress=progress)
+    monitor.end(one, frames=result.num_frames, kept=result.num_kept, already=False)
 
 
 def checked_jobs(options: argparse.Namespace, only: str | None = None) -> list[Shot]:
-    """All shots of the list, or the one of a name. Every bad line is reported before InputError is raised.
-    Creates the results' folder."""
+    """Return the shots of the list, or only the one named `only`. Creates the output folder.
+
+    If any line is invalid, prints a message for each such line and raises InputError.
+    """
     try:
         options.output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot make the folder {options.output}: {error.strerror}") from error
+        raise OutputError(f"cannot create the folder {options.output}: {error.strerror}") from error
     shots, errors = read_jobs(options.jobs, options.output, only)
     for line in errors:
         complain(line)
     if errors:
         raise InputError(
-            f"{options.jobs}: expected only good lines, found {len(errors)} bad; nothing was started"
+            f"{options.jobs}: expected only valid lines, found {len(errors)} invalid; nothing was started"
         )
     return shots

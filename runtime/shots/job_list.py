@@ -1,27 +1,31 @@
-"""Job lists: one shot per line of a JSONL file, checked as a whole before anything is started.
+"""Job lists: one shot per line of a JSONL file. The whole list is checked before any shot is started.
 
     {"name": "s010", "bundle": "bundle", "reference": "hero.png", "pose": "s010.mp4", "steps": 20}
 
 `name`, `bundle`, `reference` and `pose` are required; the other keys are those of OPTIONAL and the fields of
-ClipOptions. Relative paths start at the folder of the job list.
+ClipOptions. Relative paths are relative to the folder of the job list.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Callable
 from dataclasses import fields
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from ...engines.bundle import Bundle, open_bundle
-from ...errors import AnimateError, ConfigError, InputError, InputMissing
+from ...engines.bundle import Bundle, open_bundle, read_bundle
+from ...engines.files import read_bytes
+from ...errors import AnimateError, ConfigError, InputError, InputMissing, OutputError
+from ...text import one_line, quoted
 from ..clip.options import ClipOptions, options_of
+from .conflicts import ReadFiles
+from .frame_rate import frame_rate
 from .output import Output
 from .shot import Shot
 
-RATE = re.compile(r"[0-9]{1,9}(?:[./][0-9]{1,18})?")  # no exponent, which could take for ever
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or directory of pictures"}
 REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
@@ -29,89 +33,129 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "format": (str,),  # "mp4" (default) or "png"
     "frames": (int, str),
     "fps": (int, float, str),
+    "pose_fps": (int, float, str),
     "initial_noise": (str,),
     "first_number": (int,),
     "bits": (int,),  # per channel of PNGs: 8 (default) or 16
 }
+FARM_FILES = ("index.html", "report.json")  # in the output folder
 OPTIONS = {option.name for option in fields(ClipOptions)}
-MIN_RATE, MAX_RATE = Fraction(1, 1000), Fraction(1000)
+MAX_BYTES, MAX_LINES, MAX_LINE_BYTES = 64_000_000, 100_000, 100_000
+MAX_PATH = 4000  # characters
+MAX_ERRORS = 1000  # lines that are reported
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks, which UTF-32 has too
 
 
 def read_jobs(path: Path, output: Path, only: str | None = None) -> tuple[list[Shot], list[str]]:
-    """The shots of a job list, or `only` that of a name; and what is wrong with it, a sentence per bad line.
+    """Return the shots of a job list, or just the one named `only`, and an error message per invalid line.
 
-    Opens every bundle, and looks whether all files are there. A shot's result is OUTPUT/NAME.mp4 or
-    OUTPUT/NAME/, its contact sheet OUTPUT/NAME.sheet.png.
+    Opens every bundle and checks that all files exist, and that no shot writes what a shot reads. A shot's
+    result is OUTPUT/NAME.mp4 or OUTPUT/NAME/, and its contact sheet OUTPUT/NAME.sheet.png. Raises InputError
+    if the file is no job list at all.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError as error:
-        raise InputMissing(f"{path}: expected a job list, found nothing there; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this job list: {error.strerror}") from error
-    # Absolute, as workers may have been started anywhere.
-    reader = JobReader(path.absolute().parent, output.absolute())
-    errors = []
+    lines = read_lines(path)
+    # Absolute, because workers may run in another directory.
+    reader = JobReader(path.absolute().parent, output.absolute(), read_bundle if only else open_bundle)
+    errors: list[tuple[int, str]] = []
     for number, line in enumerate(lines, start=1):
-        if line.strip():
+        if line.strip() and len(errors) < MAX_ERRORS:
             try:
                 job = parse(line)
                 if only in (None, job["name"]):
                     reader.read(number, job)
             except AnimateError as error:
-                errors.append(f"{path}:{number}: {error}")
-    if not (reader.shots or errors):
-        wanted = "a line of JSON for each shot" if only is None else f"a shot named {only}"
-        errors.append(f"{path}: expected {wanted}, found none")
-    return reader.shots, errors
+                errors.append((number, str(error)))
+    errors += reader.conflicts(path)
+    messages = [one_line(f"{path}:{number}: {error}") for number, error in sorted(errors)]
+    if not (reader.shots or messages):
+        wanted = "a line of JSON for each shot" if only is None else f"a shot named {quoted(only)}"
+        messages.append(f"{path}: expected {wanted}, found none")
+    return list(reader.shots.values()), messages
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Read the lines of a job list. Raises InputError."""
+    try:
+        content = read_bytes(path, MAX_BYTES)
+    except FileNotFoundError as error:
+        raise InputMissing(f"{path}: expected a job list, found nothing there; check the path") from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot read this job list: {error.strerror}") from error
+    if content.startswith(UTF_16):
+        raise InputError(
+            f"{path}: expected a job list in UTF-8, found UTF-16, which PowerShell writes; save it as UTF-8"
+        )
+    lines = content.splitlines()
+    if lines and b"\0" in lines[0]:
+        raise InputError(f"{path}: expected a job list in UTF-8, found zero bytes, which no text has")
+    if len(lines) > MAX_LINES:
+        raise InputError(
+            f"{path}: expected at most {MAX_LINES} lines, found {len(lines)}; split the job list"
+        )
+    return lines
 
 
 class JobReader:
-    """Reads line after line, and remembers what is taken, and bundles."""
+    """Reads one line after another. Remembers which file names are in use, and the bundles it has opened."""
 
-    def __init__(self, folder: Path, output: Path):
-        self.folder, self.output = folder, output
-        self.shots: list[Shot] = []
-        self.taken = {"index.html": "the farm", "report.json": "the farm"}  # names in the output, and by whom
+    def __init__(self, folder: Path, output: Path, open_bundle: Callable[[Path], Bundle]):
+        self.folder, self.output, self.open_bundle = folder, output, open_bundle
+        self.shots: dict[int, Shot] = {}  # by line
+        # File names in the output folder, and what uses each of them.
+        self.users = dict.fromkeys(FARM_FILES, "the farm")
         self.bundles: dict[Path, Bundle | AnimateError] = {}
 
     def read(self, number: int, job: dict[str, Any]) -> None:
-        self.take(number, job["name"], job.get("format", "mp4"))
+        self.reserve(number, job["name"], job.get("format", "mp4"))
         paths = {key: self.folder / job.pop(key) for key in (*PATHS, "initial_noise") if key in job}
         for key, file in paths.items():
-            if not file.exists():
-                raise InputMissing(f"{key}: expected {PATHS.get(key, 'a .npy file')}, found no {file}")
+            if not os.path.exists(file):  # unlike the method, False for a name that no file can have
+                expected = PATHS.get(key, "a .npy file")
+                raise InputMissing(f"{key}: expected {expected}, found no {quoted(str(file), MAX_PATH // 4)}")
         options = self.options(self.bundle(paths["bundle"]), job)
-        self.shots.append(self.shot(job | paths, options))
+        self.shots[number] = self.shot(job | paths, options)
 
-    def take(self, number: int, name: str, form: str) -> None:
-        """The names of a shot's result, sidecar and contact sheet."""
-        if form not in ("mp4", "png"):
-            raise ConfigError(f"format: expected mp4 or png, found {form}")
-        result = f"{name}.mp4" if form == "mp4" else name
+    def conflicts(self, job_list: Path) -> list[tuple[int, str]]:
+        """Return an error for each line whose shot would write something that is read."""
+        files, errors = ReadFiles(), []
+        files.add(job_list, "job list")
+        for shot in self.shots.values():
+            files.add_shot(shot.bundle, shot.reference, shot.pose, shot.initial_noise)
+        for number, shot in self.shots.items():
+            try:
+                files.check_output(shot.output, shot.contact_sheet)
+            except OutputError as error:
+                errors.append((number, str(error)))
+        return errors
+
+    def reserve(self, number: int, name: str, file_format: str) -> None:
+        """Reserve the names of a shot's result, sidecar and contact sheet."""
+        if file_format not in ("mp4", "png"):
+            raise ConfigError(f"format: expected mp4 or png, found {quoted(file_format)}")
+        result = f"{name}.mp4" if file_format == "mp4" else name
         for file in (result, f"{result}.json", f"{name}.sheet.png"):
-            if file in self.taken:
+            if file in self.users:
                 raise ConfigError(
-                    f"name: expected another for each shot, found {name}: {file} is of {self.taken[file]}"
+                    f"name: expected a unique name, found {name}: {file} is used by {self.users[file]}"
                 )
-        self.taken |= dict.fromkeys((result, f"{result}.json", f"{name}.sheet.png"), f"line {number}")
+        self.users |= dict.fromkeys((result, f"{result}.json", f"{name}.sheet.png"), f"line {number}")
 
     def shot(self, job: dict[str, Any], options: ClipOptions) -> Shot:
-        if "fps" in job:
-            job["fps"] = frame_rate(str(job["fps"]))
+        for key in {"fps", "pose_fps"} & job.keys():
+            job[key] = frame_rate(str(job[key]))
         if "frames" in job:
             job["frames"] = str(job["frames"])
-        name, form = job.pop("name"), job.pop("format", "mp4")
-        target = self.output / (f"{name}.mp4" if form == "mp4" else f"{name}/#####.png")
+        name, file_format = job.pop("name"), job.pop("format", "mp4")
+        target = self.output / (f"{name}.mp4" if file_format == "mp4" else f"{name}/#####.png")
         output = Output.at(str(target), job.pop("first_number", 0), job.pop("bits", 8))
         sheet = self.output / f"{name}.sheet.png"
         return Shot(name=name, output=output, contact_sheet=sheet, options=options, **job)
 
     def bundle(self, path: Path) -> Bundle:
-        """Opened once; what is wrong with it is told for each line."""
+        """Open a bundle once. If that fails, every line that names the bundle gets the error."""
         if path not in self.bundles:
             try:
-                self.bundles[path] = open_bundle(path)
+                self.bundles[path] = self.open_bundle(path)
             except AnimateError as error:
                 self.bundles[path] = error
         found = self.bundles[path]
@@ -120,7 +164,7 @@ class JobReader:
         return found
 
     def options(self, bundle: Bundle, job: dict[str, Any]) -> ClipOptions:
-        """The clip options of a job, which its bundle can use; takes them out of `job`."""
+        """Take the clip options out of `job`. Raises ConfigError if the bundle cannot use them."""
         options = options_of(job)
         options.resolve(bundle.manifest)
         for name in OPTIONS & job.keys():
@@ -129,39 +173,44 @@ class JobReader:
 
 
 def parse(line: bytes) -> dict[str, Any]:
-    """The fields of a line, of the right types."""
+    """Parse a line. Raises ConfigError for missing or unknown keys, wrong types and values out of bounds."""
+    if len(line) > MAX_LINE_BYTES:
+        raise ConfigError(f"expected a line of at most {MAX_LINE_BYTES} bytes, found {len(line)}")
     try:
         job = json.loads(line)
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at character {error.colno}"
+        raise ConfigError(f"expected a line of JSON, cannot read it: {reason}") from error
+    except UnicodeDecodeError as error:
+        reason = f"byte {error.start + 1} is not UTF-8"
+        raise ConfigError(f"expected a line of JSON, cannot read it: {reason}") from error
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"expected a line of JSON, cannot read it: {error}") from error
-    if not isinstance(job, dict):
-        raise ConfigError(
-            f"expected an object with name, bundle, reference and pose, found {json.dumps(job)}"
+        reason = (
+            "its objects are nested too deeply"
+            if isinstance(error, RecursionError)
+            else "a number is too long"
         )
+        raise ConfigError(f"expected a line of JSON, cannot read it: {reason}") from error
+    if not isinstance(job, dict):
+        raise ConfigError(f"expected an object with name, bundle, reference and pose, found {quoted(job)}")
     if missing := [key for key in REQUIRED if key not in job]:
         raise ConfigError(f"missing {', '.join(missing)}")
     kinds = REQUIRED | OPTIONAL
     if unknown := [key for key in job if key not in kinds and key not in OPTIONS]:
         known = ", ".join((*OPTIONAL, *sorted(OPTIONS)))
-        raise ConfigError(f"unknown {', '.join(unknown)}; expected some of {known}")
+        raise ConfigError(f"unknown {quoted(', '.join(unknown))}; expected some of {known}")
     for key, value in job.items():
         if key not in OPTIONS and type(value) not in kinds[key]:
             expected = " or ".join(kind.__name__ for kind in kinds[key])
-            raise ConfigError(f"{key}: expected {expected}, found {json.dumps(value)}")
+            raise ConfigError(f"{key}: expected {expected}, found {quoted(value)}")
     if not NAME.fullmatch(job["name"]):
         raise ConfigError(
-            f"name: expected up to 100 letters, digits, '_', '.' and '-', which names a file, "
-            f"found {json.dumps(job['name'])}"
+            f"name: expected up to 100 letters, digits, '_', '.' and '-', as it becomes a file name, "
+            f"found {quoted(job['name'])}"
         )
+    for key in (*PATHS, "initial_noise"):
+        if len(job.get(key, "")) > MAX_PATH:
+            raise ConfigError(
+                f"{key}: expected a path of at most {MAX_PATH} characters, found {quoted(job[key])}"
+            )
     return job
-
-
-def frame_rate(text: str) -> Fraction:
-    """Frames per second: 25, 29.97 or 30000/1001."""
-    try:
-        value = Fraction(text if RATE.fullmatch(text) else 0).limit_denominator(1001)
-    except ZeroDivisionError:
-        value = Fraction(0)
-    if not MIN_RATE <= value <= MAX_RATE:
-        raise ConfigError(f"expected frames per second like 25 or 30000/1001, found {text}")
-    return value

@@ -1,4 +1,4 @@
-"""The monitor: progress and result of a shot, as a bar for people or as lines for a program."""
+"""The monitor: reports progress and result of a shot, as a progress bar or as lines for a program."""
 
 from __future__ import annotations
 
@@ -6,26 +6,27 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from ...console import Console, Failure
+from ...console import Console, Failure, complain, print_error
+from ...text import escaped, field, quoted
 from ..animator import Animator
 from ..clip.progress import Progress
 from ..clip.sampler import num_steps
 from .shot import Shot
-from .status import StatusLines, resolve_form
+from .status import StatusLines, resolve_format
 
 
 class Monitor:
-    """Follows one shot, or a farm under the name of its job list, in one of the forms of status.py."""
+    """Reports on a shot, or on a farm under the name of its job list, in one of the formats of status.py."""
 
-    def __init__(self, console: Console, name: str, form: str):
-        self.console, console.bar.name = console, name
-        form = resolve_form(form)
-        self.lines = None if form == "auto" else StatusLines(form, name, sys.stdout)
+    def __init__(self, console: Console, name: str, progress_format: str):
+        self.console, console.bar.name = console, quoted(name)
+        resolved = resolve_format(progress_format)
+        self.lines = None if resolved == "auto" else StatusLines(resolved, name, sys.stdout)
         if self.lines:
             console.on_failure = self.failed
 
-    def making(self, shot: Shot, animator: Animator) -> Callable[[Progress], None]:
-        """A callback for the progress of the shot's clip."""
+    def progress_callback(self, shot: Shot, animator: Animator) -> Callable[[Progress], None]:
+        """The callback that shows the progress of the shot's clip."""
         lines = self.lines
         if lines is None:
             schedule = shot.options.steps or animator.bundle.manifest.model.sampling.schedule
@@ -41,31 +42,30 @@ class Monitor:
         if self.lines:
             self.lines.begin(**about)
 
-    def made(self, shot: Shot, *, frames: int, kept: int, already: bool) -> None:
+    def end(self, shot: Shot, *, frames: int, kept: int, already: bool) -> None:
         self.console.bar.close()
         output = str(shot.output.path)
         if self.lines:
             self.lines.end(output=output, frames=frames, kept=kept, already_done=already)
         elif already:
-            print(f"animate-rt: {output} is already done; --force makes it again", file=sys.stderr)
-        if not self.lines or self.lines.form != "json":
-            print(output)
+            complain(f"{output} is already done; use --force to make it again")
+        if not self.lines or self.lines.format != "json":
+            print(escaped(output))
 
     def failed(self, failure: Failure) -> None:
-        """Tell the program that listens, and leave a line that it can find in a log."""
+        """Report a failure to the calling program, and print a line that rules on logs can match."""
         assert self.lines is not None
-        with suppress(OSError):  # it may have gone
+        with suppress(OSError):  # the calling program may have exited
             self.lines.fail(failure.message, failure.code, retryable=failure.retryable)
-        print(
+        print_error(
             f"animate_error code={failure.code} retryable={int(failure.retryable)} "
-            f"status={failure.status} shot={self.lines.shot}",
-            file=sys.stderr,
+            f"status={failure.status} shot={field(self.lines.shot)}"
         )
 
 
 def clip_bar(console: Console, steps: int) -> Callable[[Progress], None]:
-    """Show a clip's progress on the bar. Its stages overlap: the bar shows denoising from its first task to
-    its last, poses before that and decoding after it."""
+    """Show a clip's progress on the bar. Stages overlap, so the bar shows reading poses until denoising
+    starts, denoising until its last task, and then decoding."""
     shown, num_frames = "pose", 0
 
     def show(progress: Progress) -> None:

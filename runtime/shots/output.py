@@ -1,28 +1,32 @@
-"""Where a shot goes: an mp4 or a directory of PNGs, and beside it a sidecar that says what it was made from.
+"""The output of a shot: an mp4 or a directory of PNGs, with a sidecar beside it.
 
-`NAME.json` holds the digest of the request and the SHA-256 of every file. A result is done when both are
-right, whoever made it and whatever happened since; anything less is made again.
+The sidecar, `NAME.json`, holds the digest of the request and the SHA-256 of every file. A result is done if
+the digest and all hashes match, no matter which process made it. Otherwise it is made again.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ...atomic import atomic, unwritable
-from ...engines.files import canonical, describe
+from ...atomic import unwritable
+from ...engines.files import hashed
 from ...errors import ConfigError, OutputError
+from ...text import quoted
+from ..media.folder import counts, listed
 from ..media.picture import Frame, save_png, save_png16
 from ..media.writer import place, resolve
+from .replacement import Replacement, is_frame
+from .sidecar import Sidecar, is_foreign
 
 PATTERN = re.compile(r"([^#]*)(#+)([^#]*\.png)", re.IGNORECASE)
-DIGITS = 5  # of a frame's number, unless a pattern says how many
-CLAIMED = "result"  # a directory of PNGs on its way to its place
+DIGITS = 5  # of a frame's number, unless a pattern sets another count
+VIDEO = "result.mp4"  # in a partial clip
+MAX_NUMBER = 10**9  # of a first frame
+MAX_NAME, MAX_PATH = 220, 4000  # bytes; names of temporary files are longer, up to 255 and 4,095
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,13 @@ class Output:
 
     @classmethod
     def at(cls, given: str, first_number: int = 0, bits: int = 8) -> Output:
-        """OUT.mp4, a directory, or a directory with a pattern for its files: OUT/shot.####.png.
+        """`given` is OUT.mp4, a directory, or a directory with a pattern for its files: OUT/shot.####.png.
 
-        What stands there is refused unless it may be replaced: an mp4, an empty directory, or one that holds
-        nothing but an earlier result. Raises ConfigError or OutputError.
+        If the path exists, it must be replaceable: an mp4, an empty directory, or a directory that holds
+        only an earlier result. Raises ConfigError or OutputError.
         """
-        if first_number < 0:
-            raise ConfigError(f"first number: expected at least 0, found {first_number}")
+        if not 0 <= first_number <= MAX_NUMBER:
+            raise ConfigError(f"first number: expected 0 to {MAX_NUMBER}, found {quoted(first_number)}")
         folder, name = os.path.split(given)
         if match := PATTERN.fullmatch(name):
             prefix, marks, suffix = match.groups()
@@ -51,92 +55,143 @@ class Output:
         else:
             output = cls(resolve(given), bool(Path(given).suffix), first_number=first_number, bits=bits)
         if bits not in (8, 16 if not output.video else 8):
-            raise ConfigError(f"bits: expected 8, or 16 for PNGs, found {bits} for {given}")
-        if output.path.exists():
-            output._check_replaceable()
+            raise ConfigError(f"bits: expected 8, or 16 for PNGs, found {quoted(bits)} for {quoted(given)}")
+        output.check_names()
+        output.check_replaceable()
         return output
 
+    def check_names(self) -> None:
+        """Raise OutputError for names that are too long, or that would not count in a folder."""
+        frame = self.frame_name(MAX_NUMBER)
+        check_name(self.path)
+        check_name(self.path / frame)
+        if not counts(frame):
+            raise ConfigError(f"expected names of PNGs that are not hidden, found {quoted(frame)}: change it")
+
     def frame_name(self, index: int) -> str:
-        """Of a PNG; `index` counts the clip's frames from 0."""
+        """File name of a PNG. `index` counts the clip's frames from 0."""
         return f"{self.prefix}{self.first_number + index:0{self.digits}}{self.suffix}"
 
     def save(self, path: Path, frame: Frame) -> None:
-        """A frame, for a `path` that nobody sees yet."""
+        """Write a frame as a PNG. Not atomic: `path` should be a temporary name."""
         (save_png16 if self.bits == 16 else save_png)(path, frame)
 
     @property
     def sidecar(self) -> Path:
         return self.path.with_name(f"{self.path.name}.json")
 
-    def holds(self, digest: str) -> bool:
-        """Whether the result of that request is there, every byte of it."""
-        document = self._read_sidecar()
-        if document.get("digest") != digest or not self.path.exists():
+    @property
+    def num_frames(self) -> int:
+        """Number of frames of the existing result."""
+        sidecar = Sidecar.read(self.sidecar)
+        return sidecar.frames if sidecar else 0
+
+    def holds(self, digest: str, contact_sheet: Path | None = None) -> bool:
+        """Whether the complete result of this request exists, and the contact sheet that was written with it.
+
+        Reads and hashes every file.
+        """
+        sidecar = Sidecar.read(self.sidecar)
+        if sidecar is None or sidecar.digest != digest:
             return False
         try:
-            files = [self.path] if self.video else sorted(self.path.iterdir())
-            return hashes(files) == document.get("files")
+            if contact_sheet and hashed(contact_sheet).file.sha256 != sidecar.contact_sheet:
+                return False
+            files = [self.path] if self.video else listed(self.path)
+            return {file.name for file in files} == sidecar.files.keys() and all(
+                hashed(file).file.sha256 == sidecar.files[file.name]
+                for file in files
+                if not file.is_symlink()
+            )
         except OSError:
             return False
 
-    def publish(self, made: Path, digest: str, about: dict[str, Any]) -> None:
-        """Let what was made take its place. Killed on the way, nothing is done, and `made` is still there, or
-        CLAIMED beside it."""
-        files = hashes([made] if self.video else sorted(made.iterdir()))
-        if self.video:
-            files = {self.path.name: next(iter(files.values()))}
+    def publish(self, partial: Path, sidecar: Sidecar) -> None:
+        """Move the result in the folder `partial` to its final name, and write the sidecar.
+
+        If the process is killed midway, the result does not count as done. Raises OutputError.
+        """
         try:
-            if not self.video:
-                # Of several processes that made it, one wins this, before anything that stands is touched.
-                made = made.rename(made.with_name(CLAIMED))
-                if self.path.is_dir():
-                    self.path.rename(made.with_name("replaced"))  # it cannot be replaced in one step
-            self._write_sidecar({**about, "digest": digest, "files": files})
-            os.replace(made, self.path)
+            self.check_replaceable()
+            if self.video:
+                sidecar.write(self.sidecar)
+                os.replace(partial / VIDEO, self.path)
+            else:
+                self.replacement(partial).run(sidecar, self._check_folder)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def revoke(self) -> None:
-        """Let a result be done no more, and stay until another takes its place."""
-        if document := self._read_sidecar():
+    def replacement(self, partial: Path) -> Replacement:
+        return Replacement(self.path, self.sidecar, partial)
+
+    def mark_stale(self) -> None:
+        """Make the existing result count as not done, without removing it."""
+        if sidecar := Sidecar.read(self.sidecar):
             try:
-                self._write_sidecar(document | {"digest": ""})
+                replace(sidecar, digest="").write(self.sidecar)
             except OSError as error:
                 raise unwritable(self.sidecar, error) from error
 
-    @property
-    def num_frames(self) -> int:
-        """Of the result that is there."""
-        return int(self._read_sidecar().get("frames", 0))
-
-    def _write_sidecar(self, document: dict[str, Any]) -> None:
-        with atomic(self.sidecar) as temporary:
-            temporary.write_bytes(canonical(document))
-
-    def _read_sidecar(self) -> dict[str, Any]:
+    def check_replaceable(self) -> None:
+        """Raise OutputError if the result or the sidecar would replace something of somebody."""
         try:
-            document = json.loads(self.sidecar.read_bytes())
-        except (OSError, ValueError):
-            return {}
-        return document if isinstance(document, dict) else {}
-
-    def _check_replaceable(self) -> None:
-        if self.video:
-            if not self.path.is_file():
+            if not self.video:
+                self._check_folder(self.path)
+            elif self.path.exists() and not self.path.is_file():
                 raise OutputError(f"{self.path} exists and is not a file: choose another name for the mp4")
-            return
-        if not self.path.is_dir():
-            raise OutputError(f"{self.path} exists and is not a directory: choose another name for the PNGs")
-        if os.path.ismount(self.path):
-            raise OutputError(f"{self.path} is a mount point, which nothing can replace: choose a name in it")
-        ours = self._read_sidecar().get("files", {})
-        if others := [entry.name for entry in self.path.iterdir() if entry.name not in ours]:
+            foreign = is_foreign(self.sidecar, beside_a_result=self.path.exists())
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        if foreign:
             raise OutputError(
-                f"{self.path} is not empty, and {others[0]} is not of an earlier result: "
+                f"{self.sidecar} exists and is no sidecar of an earlier result, whose name it has: "
+                "choose another name for the output, or move that file"
+            )
+
+    def _check_folder(self, folder: Path) -> None:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise OutputError(f"{self.path} exists and is not a directory: choose another name for the PNGs")
+        if os.path.ismount(folder):
+            raise OutputError(f"{self.path} is a mount point and cannot be replaced: choose a name inside it")
+        if others := self._others(folder):
+            raise OutputError(
+                f"{self.path} is not empty, and {quoted(others[0])} does not belong to an earlier result: "
                 "choose another name for the directory of PNGs, or empty it"
             )
 
+    def _others(self, folder: Path) -> list[str]:
+        """The names in a folder of PNGs that do not belong to an earlier result.
 
-def hashes(files: Iterable[Path]) -> dict[str, str]:
-    """SHA-256 by name."""
-    return {path.name: describe(path).sha256 for path in files}
+        A damaged sidecar cannot tell: then every name that this output could have given belongs to it.
+        """
+        while True:
+            sidecar = Sidecar.read(self.sidecar)
+            damaged = sidecar is None and self.sidecar.is_file()
+            others = []
+            with suppress(FileNotFoundError):
+                for entry in listed(folder):
+                    known = entry.name in sidecar.files if sidecar else damaged and self._numbered(entry.name)
+                    if not (known and is_frame(entry)) and os.path.lexists(entry):
+                        others.append(entry.name)
+            # Another process may have published a result in between.
+            if not others or Sidecar.read(self.sidecar) == sidecar:
+                return others
+
+    def _numbered(self, name: str) -> bool:
+        number = name.removeprefix(self.prefix).removesuffix(self.suffix)
+        return (
+            name == f"{self.prefix}{number}{self.suffix}"
+            and number.isdecimal()
+            and len(number) >= self.digits
+        )
+
+
+def check_name(path: Path) -> None:
+    """Raise OutputError if the names of temporary files beside this path would be too long."""
+    if len(os.fsencode(path.name)) > MAX_NAME or len(os.fsencode(path)) > MAX_PATH:
+        raise OutputError(
+            f"expected a name of up to {MAX_NAME} bytes in a path of up to {MAX_PATH}, found "
+            f"{quoted(path.name)} in {quoted(str(path.parent))}: choose a shorter one"
+        )

@@ -1,81 +1,113 @@
-"""Resuming a clip: what outlives the process that makes it, whatever kills that.
+"""Resuming a clip after the process that makes it was stopped or killed.
 
-`Kept` is a folder beside the result, named after it and after the digest of everything that decides the
-frames. In it are the frames that are finished, one PNG each, and now and then a snapshot (snapshot.py).
+`PartialClip` is a folder beside the result, named after the result and the digest of the request. It holds
+the finished frames, one PNG each, and the latest snapshot (runtime/clip/snapshot.py).
 
-Files get their names complete. What is damaged all the same, by a lost disk or power, is noticed when it is
-read, and made again. Two processes that were sent the same clip may share the folder: they write the same.
+Files are written atomically. Files that are damaged all the same, by a lost disk or power, are detected when
+they are read, and made again. Several processes that make the same clip may share the folder: they write the
+same bytes, and one after the other publishes.
 """
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
+from typing import Self
 
 from ...atomic import atomic, unwritable
-from ...engines.device import Array
+from ...engines.files import hashed, read_bytes
 from ...errors import ConfigError, InputError
 from ..clip.snapshot import Snapshot
+from ..media.folder import contents, counts
 from ..media.picture import Frame
 from ..media.writer import FrameWriter
-from .output import CLAIMED, Output
+from .kept_files import is_intact_png, read_png, read_snapshot, write_snapshot
+from .output import VIDEO, Output
+from .sidecar import Sidecar
 
-SHARE = 0.02  # of the time may go into snapshots
-SNAPSHOT = "snapshot.npz"
-FRAMES = "frames"
+SHARE = 0.02  # fraction of the time that snapshots may take
+SNAPSHOT, FRAMES, INPUTS, LOCK = "snapshot.npz", "frames", "inputs", "lock"  # in the folder
 
 
 class PartialClip:
-    """The folder of one clip. In a `with`; what is in it then stays until `clear` says that the result is
-    there. Only of inputs that were at fault from the beginning nothing stays."""
+    """The finished frames and the snapshot of one clip, on disk. Use in a `with`.
 
-    def __init__(self, output: Output, digest: str, contact_sheet: Path | None = None):
-        self.output, self.target, self.contact_sheet = output, output.path, contact_sheet
+    The files stay after the block, until `clear` is called. They are removed only if an InputError or
+    ConfigError ends a run that had nothing to resume from.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        digest: str,
+        contact_sheet: Path | None = None,
+        *,
+        inputs: str = "",
+        frame_shape: tuple[int, ...] | None = None,
+        is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
+    ):
+        """`inputs` identifies the state of the input files: what was made with another state is not used.
+
+        Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`.
+        """
+        self.output, self.digest, self.inputs = output, digest, inputs
+        self.target, self.contact_sheet = output.path, contact_sheet
+        self.frame_shape, self.is_right = frame_shape, is_right
         self.path = self.target.with_name(f".{self.target.name}.{digest[:16]}.partial")
         self.frames = self.path / FRAMES
         self.start, self.num_frames = Snapshot(), 0
-        self.began = self.cost_s = 0.0
+        self.saved_s = self.cost_s = 0.0  # when the last snapshot was saved, and how long that took
+        self.inode = 0  # of the folder
+        self.vanished = False  # another process has removed the folder meanwhile, or made it anew
+        self.holds_lock = False
 
     def __enter__(self) -> Self:
         try:
+            replacement = self.output.replacement(self.path)
+            for folder in (self.path, self.frames, replacement.new, replacement.old):
+                if folder.is_symlink():  # somebody's, to a folder where nothing may be written or deleted
+                    folder.unlink()
             self.path.mkdir(exist_ok=True)
-            with suppress(OSError):
-                (self.path / CLAIMED).rename(self.frames)  # of a process that was killed on the last yards
-            shutil.rmtree(self.path / CLAIMED, ignore_errors=True)  # frames were made meanwhile
+            self.inode = self.path.stat().st_ino
+            self._discard_other_inputs()
             self.frames.mkdir(exist_ok=True)
         except OSError as error:
             raise unwritable(self.target, error) from error
-        while intact_png(self.frame(self.num_frames)):
+        while is_intact_png(self.frame(self.num_frames), self.frame_shape, self.output.bits):
             self.num_frames += 1
-        snapshot = read_snapshot(self.path / SNAPSHOT)
-        # The frames before it are gone with damaged files only; then the clip begins anew.
-        self.start = snapshot if snapshot.first_frame <= self.num_frames else Snapshot()
+        snapshot = read_snapshot(self.path / SNAPSHOT, self.digest)
+        # Frames before the snapshot are missing only if files were damaged. Then the clip starts anew.
+        if snapshot.num_tasks and snapshot.first_frame <= self.num_frames and self.is_right(snapshot):
+            self.start = snapshot
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        empty = not any(path.is_file() for path in self.path.rglob("*"))
-        # An input that served once and is not there now may be back the next time.
-        if empty or (isinstance(error, InputError | ConfigError) and not self.begun):
-            shutil.rmtree(self.path, ignore_errors=True)
+        try:
+            self.vanished = self.path.stat().st_ino != self.inode
+        except OSError:
+            self.vanished = True
+        empty = not contents(self.frames, counts) and not (self.path / SNAPSHOT).exists()
+        # With something to resume from, the inputs were valid once, and a missing one may come back.
+        if empty or (isinstance(error, InputError | ConfigError) and not self.can_resume):
+            self._remove(self.path)
 
     @property
-    def begun(self) -> bool:
-        """Whether there is anything to go on from."""
+    def can_resume(self) -> bool:
+        """Whether a frame or a snapshot was found when the folder was opened."""
         return self.num_frames > 0 or self.start.num_tasks > 0
 
     def read(self) -> Iterator[Frame]:
-        """The frames that were there when it was opened."""
+        """Yield the frames that existed when the folder was opened."""
         for index in range(self.num_frames):
             yield read_png(self.frame(index))
 
@@ -83,45 +115,108 @@ class PartialClip:
         return self.frames / self.output.frame_name(index)
 
     def write(self, frames: Iterator[Frame], shape: tuple[int, int, int]) -> Generator[Frame, None, None]:
-        """Pass on frames that follow these, and keep each of them, in a thread of its own."""
+        """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread."""
         with FrameWriter(self.target, shape, self._save) as self.writer:
             for frame in frames:
                 self.writer.write(frame)
                 yield frame
 
     def due(self) -> bool:
-        return (monotonic() - self.began) * SHARE >= self.cost_s
+        return (monotonic() - self.saved_s) * SHARE >= self.cost_s
 
     def save(self, take: Callable[[], Snapshot]) -> None:
         begin = monotonic()
         snapshot = take()
         self.writer.flush()
-        arrays: dict[str, Any] = {
-            f"{kind}_{first}": array
-            for first, kinds in snapshot.segments.items()
-            for kind, array in zip(("latents", "total"), kinds, strict=False)
-        }
-        position = np.array([snapshot.num_tasks, snapshot.first_frame])
         try:
-            with (
-                atomic(self.path / SNAPSHOT, self._temporary()) as temporary,
-                temporary.open("wb") as file,
-            ):
-                np.savez(file, position=position, **arrays)
+            with atomic(self.path / SNAPSHOT, self._temporary()) as temporary:
+                write_snapshot(temporary, snapshot, self.digest)
         except OSError as error:
             raise unwritable(self.target, error) from error
-        self.began = monotonic()
-        self.cost_s = self.began - begin
+        self.saved_s = monotonic()
+        self.cost_s = self.saved_s - begin
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes with the same clip from publishing it or clearing its folder meanwhile.
+
+        Does nothing if there is no folder, or on a file system without locks.
+        """
+        if self.holds_lock:
+            yield
+            return
+        with ExitStack() as stack:
+            with suppress(OSError):
+                file = stack.enter_context((self.path / LOCK).open("a"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            self.holds_lock = True
+            try:
+                yield
+            finally:
+                self.holds_lock = False
+
+    def publish(self, num_frames: int, about: str, contact_sheet: str | None) -> None:
+        """Publish a result of so many frames. `about` is the shot's name, `contact_sheet` a SHA-256.
+
+        PNGs are published as a folder of links to the frames, so that other processes do not miss them.
+        """
+        try:
+            if self.output.video:
+                files = {self.target.name: hashed(self.path / VIDEO).file.sha256}
+            else:
+                frames = map(self.frame, range(num_frames))
+                files = {path.name: hashed(path).file.sha256 for path in frames}
+                self._link(files)
+        except OSError as error:
+            raise unwritable(self.target, error) from error
+        sidecar = Sidecar(
+            digest=self.digest, files=files, frames=num_frames, shot=about, contact_sheet=contact_sheet
+        )
+        self.output.publish(self.path, sidecar)
+
+    def recover(self) -> None:
+        """Finish or revert the publishing of a process that was killed. Raises OutputError."""
+        try:
+            self.output.replacement(self.path).recover()
+        except OSError as error:
+            raise unwritable(self.target, error) from error
 
     def clear(self) -> None:
-        """Remove the folder, those of interrupted runs with other options, and files they were writing."""
-        for path in filter(None, (self.target, self.output.sidecar, self.contact_sheet)):
-            ours = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
-            for entry in list(path.parent.iterdir()):
-                if ours.fullmatch(entry.name):
-                    shutil.rmtree(entry, ignore_errors=True)
-                    with suppress(OSError):
-                        entry.unlink()
+        """Remove this folder, those of interrupted runs with other options, and their temporary files."""
+        with self.locked():
+            for entry in leftovers(self.target, self.output.sidecar, self.contact_sheet):
+                self._remove(entry)
+
+    def _remove(self, entry: Path) -> None:
+        with suppress(OSError):
+            if not entry.is_dir():
+                entry.unlink()
+            elif self.output.replacement(entry).abandon():
+                shutil.rmtree(entry, ignore_errors=True)
+
+    def _discard_other_inputs(self) -> None:
+        """Remove frames and snapshot if they were made with another state of the input files."""
+        note, now, before = self.path / INPUTS, self.inputs.encode(), None
+        with suppress(OSError):
+            before = read_bytes(note, len(now))
+        if before == now:
+            return
+        if os.path.lexists(note):
+            shutil.rmtree(self.frames, ignore_errors=True)
+            (self.path / SNAPSHOT).unlink(missing_ok=True)
+        with atomic(note, self._temporary()) as temporary:
+            temporary.write_bytes(now)
+
+    def _link(self, files: dict[str, str]) -> None:
+        folder = self.output.replacement(self.path).new
+        folder.mkdir(exist_ok=True)
+        for name in contents(folder, counts):
+            (folder / name).unlink()
+        for name in files:
+            try:
+                os.link(self.frames / name, folder / name)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(self.frames / name, folder / name)
 
     def _save(self, frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):
@@ -129,38 +224,15 @@ class PartialClip:
                 self.output.save(temporary, frame)
 
     def _temporary(self) -> Path:
-        # Not in the folder of frames, which may become the result of another process meanwhile.
+        # Not in the folder of frames, which holds frames only.
         return self.path / f"{secrets.token_hex(8)}.tmp"
 
 
-def read_snapshot(path: Path) -> Snapshot:
-    """A snapshot that is there and whole; otherwise that of a clip not begun."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}  # checks the sum of each
-        num_tasks, first_frame = map(int, arrays.pop("position"))
-    except Exception:  # not there, or a damaged archive, which can be any error
-        return Snapshot()
-    segments: dict[int, list[Array]] = {}
-    for name in sorted(arrays):  # "latents" before "total"
-        segments.setdefault(int(name.partition("_")[2]), []).append(arrays[name])
-    return Snapshot(num_tasks, first_frame, segments)
-
-
-def intact_png(path: Path) -> bool:
-    """Whether a PNG is there with all its parts and their sums right; pixels are not looked at."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=["PNG"]) as picture:
-            picture.verify()
-    except Exception:  # not there, or damaged, which can be any error
-        return False
-    return True
-
-
-def read_png(path: Path) -> Frame:
-    from PIL import Image
-
-    with Image.open(path, formats=["PNG"]) as picture:
-        return np.asarray(picture)  # of 16 bits, Pillow gives the upper 8, which are all there is
+def leftovers(*paths: Path | None) -> list[Path]:
+    """Return the partial clips and temporary files that lie beside these paths."""
+    found = []
+    for path in filter(None, paths):
+        leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
+        with suppress(OSError):
+            found += [entry for entry in path.parent.iterdir() if leftover.fullmatch(entry.name)]
+    return found

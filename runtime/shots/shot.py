@@ -1,49 +1,52 @@
-"""A shot: one clip as a task of a farm, from files to a file.
+"""A shot: one clip from input files to an output file, as the task of a farm.
 
-Whether it is done is decided by what is in its output, never by memory: a digest of bundle, inputs and
-options stands beside the result (output.py). What is not done goes on from what is kept of it (resume.py). So
-a shot may be started any number of times, anywhere, by anyone, and is made once.
+Only files decide whether a shot is done: a sidecar beside the result holds the digest of bundle, inputs and
+options (output.py). An unfinished shot resumes from its partial clip (resume.py). So a shot may be started
+any number of times, by any process on any host, and is made once.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
-from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
-from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ...engines.bundle import MANIFEST, read_manifest
-from ...engines.files import describe, digest_of
-from ...errors import AnimateError, ConfigError, InputError, InputMissing
+from ...engines.bundle import Bundle, read_bundle
+from ...engines.files import digest_of, hashed
+from ...errors import AnimateError, InputChanged, InputError, OutputError
 from ..animator import Animator
+from ..clip.clip import latent_shape
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
+from ..clip.snapshot import Snapshot
 from ..media.contact_sheet import COLUMNS, contact_sheet
 from ..media.picture import Frame, fit, read_picture, write_png
-from ..media.pose_sequence import PICTURE_SUFFIXES, PoseSequence, open_pose
+from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
 from ..media.writer import open_writer
-from .output import Output
-from .resume import PartialClip, read_png
+from .conflicts import ReadFiles
+from .frame_range import frame_range, open_frames
+from .inputs import Inputs
+from .kept_files import is_of_clip, read_png
+from .output import VIDEO, Output
+from .resume import PartialClip
+from .versions import versions
 
 if TYPE_CHECKING:
     from PIL import Image
 
-SCHEMA = 1  # of what a digest is of
-DEFAULT_FRAME_RATE = Fraction(24)  # where the pose sequence has none: a directory of pictures
-FRAMES = re.compile(r"(?:([1-9][0-9]{0,8})-)?([1-9][0-9]{0,8})")
+SCHEMA = 2  # of `Shot.request`
+ATTEMPTS = 3  # at a shot whose partial clip other processes remove, or which turns out to be of no use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shot:
-    """What to make of what, and where."""
+    """The inputs, options and output of one clip."""
 
     name: str
     bundle: Path
@@ -53,166 +56,222 @@ class Shot:
     options: ClipOptions = field(default_factory=ClipOptions)
     frames: str | None = None  # "48": the first 48 pose frames; "25-72": those, counted from 1
     fps: Fraction | None = None  # default: the pose sequence's
+    pose_fps: Fraction | None = None  # the rate to which poses are resampled first
     initial_noise: Path | None = None
     contact_sheet: Path | None = None
 
     def __post_init__(self) -> None:
         frame_range(self.frames)
 
-    def digest(self) -> str:
-        """Of everything that decides the result. Reads the inputs; raises InputMissing or BundleError."""
-        return digest_of(self.request())
+    def digest(self, loaded: Bundle | None = None, inputs: Inputs | None = None) -> str:
+        """Digest of `request`. Raises InputError or BundleError."""
+        return digest_of(self.request(loaded, inputs))
 
-    def request(self) -> dict[str, Any]:
-        if not self.bundle.is_dir():
-            raise InputMissing(f"{self.bundle}: expected a bundle directory, found none; animate-rt build")
-        noise = self.initial_noise
+    def request(self, loaded: Bundle | None = None, inputs: Inputs | None = None) -> dict[str, Any]:
+        """Everything that decides the bytes of the result.
+
+        `loaded` is the bundle that makes the clip. Without it, the bundle is the one on disk, which may be
+        another one when it is loaded: such a digest tells only whether the shot is done already.
+        """
+        bundle = loaded or read_bundle(self.bundle)
         return {
             "schema": SCHEMA,
-            "version": metadata.version("animate-rt"),
-            "encoder": metadata.version("av") if self.output.video else None,
-            "bundle": read_manifest(self.bundle / MANIFEST)["digest"],
-            "reference": content(self.reference, "picture"),
-            "pose": content(self.pose, "pose sequence"),
-            "initial_noise": content(noise, "noise file") if noise else None,
+            "versions": versions(bundle.manifest.backend, loaded=loaded is not None),
+            "bundle": bundle.digest,
+            **(inputs or self.read_inputs()).content(),
             "fps": self.fps and str(self.fps),
+            "pose_fps": self.pose_fps and str(self.pose_fps),
             "pngs": None if self.output.video else [self.output.frame_name(0), self.output.bits],
             "frames": str(self.frames),
             **{name: str(value) for name, value in asdict(self.options).items()},
         }
 
+    def read_inputs(self) -> Inputs:
+        """Read and hash the input files. Raises InputError."""
+        return Inputs.read(self.reference, self.pose, self.initial_noise)
+
+    def check_conflicts(self) -> None:
+        """Raise OutputError if the shot would write, replace or remove something that it reads."""
+        files = ReadFiles()
+        files.add_shot(self.bundle, self.reference, self.pose, self.initial_noise)
+        files.add_contents(self.bundle, self.pose)
+        files.check_output(self.output, self.contact_sheet)
+
+    def frame_rate(self, pose: PoseSequence) -> Fraction:
+        """Frames per second of the result."""
+        return self.fps or pose.frame_rate or DEFAULT_FRAME_RATE
+
 
 class ShotResult(NamedTuple):
-    """What became of a shot."""
+    """Number of frames of a finished shot."""
 
-    num_kept: int  # frames that an earlier process had finished
-    num_frames: int  # of all
+    num_kept: int  # finished by earlier processes
+    num_frames: int  # in total
 
 
-def check_inputs(shot: Shot) -> None:
-    """Refuse what cannot be used, as far as can be seen at once."""
-    read_picture(shot.reference)
-    open_frames(shot.pose, shot.frames)
+class NotOfThisClip(RuntimeError):
+    """The kept files led to another number of frames than the clip has."""
 
 
 def is_done(shot: Shot, digest: str) -> bool:
-    """Whether all that is asked for is there; then nothing else of it is left lying about."""
-    sheet = shot.contact_sheet
-    done = shot.output.holds(digest) and (sheet is None or sheet.is_file())
-    if done:
-        partial_clip_of(shot, digest).clear()
-    return done
+    """Whether the complete result exists, and the contact sheet if the shot has one."""
+    return shot.output.holds(digest, shot.contact_sheet)
 
 
-def partial_clip_of(shot: Shot, digest: str) -> PartialClip:
-    return PartialClip(shot.output, digest, shot.contact_sheet)
+def clear_leftovers(shot: Shot, digest: str) -> None:
+    """Remove the partial clips and temporary files that killed processes may have left beside a done shot."""
+    shot.check_conflicts()
+    PartialClip(shot.output, digest, shot.contact_sheet).clear()
 
 
 def make(
     shot: Shot,
     animator: Animator,
-    digest: str,
     *,
     force: bool = False,
     progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> ShotResult:
-    """Make a shot with its bundle's animator, from where an earlier process left it; with `force` anew."""
-    if force:
-        shot.output.revoke()  # first: whoever goes on after a kill is not told to force it
-        partial_clip_of(shot, digest).clear()
-    pose = open_frames(shot.pose, shot.frames)
-    output, bucket = shot.output, animator.bundle.manifest.bucket
-    try:
-        with partial_clip_of(shot, digest) as kept:
-            frames = animator.animate(
-                shot.reference,
-                pose,
-                shot.options,
-                initial_noise=shot.initial_noise,
-                progress=progress,
-                snapshots=kept,
-            )
-            with closing(kept.write(frames, (bucket.height, bucket.width, 3))) as new:
-                if output.video:
-                    made = kept.path / "result.mp4"
-                    rate = shot.fps or pose.frame_rate or DEFAULT_FRAME_RATE
-                    num_frames = encode(made, bucket.width, bucket.height, rate, chain(kept.read(), new))
-                else:
-                    made, num_frames = kept.frames, kept.num_frames + sum(1 for _ in new)
-            if shot.contact_sheet:
-                write_png(
-                    shot.contact_sheet, sheet(shot, pose, kept, num_frames, bucket.width, bucket.height)
-                )
-            output.publish(made, digest, {"shot": shot.name, "frames": num_frames})
-            kept.clear()
-    except (AnimateError, OSError):
-        if is_done(shot, digest):  # by another process that was sent the same
-            return ShotResult(output.num_frames, output.num_frames)
-        raise
-    return ShotResult(kept.num_frames, num_frames)
+    """Make a shot with its bundle's animator. Resumes an earlier attempt, or starts anew with `force`.
+
+    The result is recorded with the digest of the bundle that the animator has loaded, and of the inputs as
+    they were when this began. If they have changed at the end, InputChanged is raised and nothing published.
+    """
+    shot.check_conflicts()
+    for attempt in range(ATTEMPTS):
+        last = attempt == ATTEMPTS - 1
+        inputs = shot.read_inputs()
+        digest = shot.digest(animator.bundle, inputs)
+        if force:
+            # First, because a process that resumes after a kill may run without `force`.
+            shot.output.mark_stale()
+            clear_leftovers(shot, digest)
+            force = False
+        elif is_done(shot, digest):  # by another process, meanwhile
+            break
+        pose = open_frames(shot.pose, shot.frames, shot.pose_fps)
+        partial = partial_clip(shot, animator, pose, inputs, digest)
+        try:
+            with partial:
+                return render(shot, animator, pose, partial, inputs, progress)
+        except InputError as error:
+            changed = error if isinstance(error, InputChanged) else None
+            with suppress(InputError):
+                changed = changed or changed_input(shot, inputs)
+            if changed:
+                partial.clear()  # it may hold frames of either state
+                raise changed from error
+            raise
+        except NotOfThisClip:
+            partial.clear()
+            if last or not partial.can_resume:
+                raise
+        except (AnimateError, OSError) as error:
+            if is_done(shot, digest):  # by another process, which then removed the partial clip
+                break
+            if last or not partial.vanished or not isinstance(error, OutputError | OSError):
+                raise
+    clear_leftovers(shot, digest)
+    return ShotResult(shot.output.num_frames, shot.output.num_frames)
+
+
+def partial_clip(
+    shot: Shot, animator: Animator, pose: PoseSequence, inputs: Inputs, digest: str
+) -> PartialClip:
+    manifest = animator.bundle.manifest
+    settings, bucket = shot.options.resolve(manifest), manifest.bucket
+
+    def is_right(snapshot: Snapshot) -> bool:
+        # The estimate is nearly always exact, and counting reads the whole sequence.
+        estimate, shape = pose.num_frames, latent_shape(manifest)
+        if estimate and is_of_clip(snapshot, settings, estimate, shape):
+            return True
+        return is_of_clip(snapshot, settings, sum(1 for _ in pose), shape)
+
+    return PartialClip(
+        shot.output,
+        digest,
+        shot.contact_sheet,
+        inputs=inputs.state(),
+        frame_shape=(bucket.height, bucket.width, 3),
+        is_right=is_right,
+    )
+
+
+def render(
+    shot: Shot,
+    animator: Animator,
+    pose: PoseSequence,
+    partial: PartialClip,
+    inputs: Inputs,
+    progress: Callable[[Progress], None],
+) -> ShotResult:
+    """Make the frames that are missing in the partial clip, and publish the result."""
+    bucket, num_poses = animator.bundle.manifest.bucket, 0
+
+    def read() -> Iterator[Image.Image]:
+        nonlocal num_poses
+        for num_poses, picture in enumerate(pose, start=1):  # noqa: B007
+            yield picture
+
+    frames = animator.animate(
+        shot.reference,
+        replace(pose, read=read),
+        shot.options,
+        initial_noise=shot.initial_noise,
+        progress=progress,
+        snapshots=partial,
+    )
+    with closing(partial.write(frames, (bucket.height, bucket.width, 3))) as new:
+        if shot.output.video:
+            all_frames = chain(partial.read(), new)
+            rate = shot.frame_rate(pose)
+            num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames)
+        else:
+            num_frames = partial.num_frames + sum(1 for _ in new)
+    if num_frames != num_poses:
+        raise NotOfThisClip(f"expected {num_poses} frames, one for each pose, made {num_frames}")
+    sheet = None
+    if shot.contact_sheet:
+        sheet = sheet_of(shot, pose, partial, num_frames, bucket.width, bucket.height)
+    with partial.locked():
+        partial.recover()
+        if not is_done(shot, partial.digest):
+            if changed := changed_input(shot, inputs):
+                raise changed
+            shot.output.check_replaceable()
+            sheet_hash = None
+            if shot.contact_sheet and sheet is not None:
+                write_png(shot.contact_sheet, sheet)
+                sheet_hash = hashed(shot.contact_sheet).file.sha256
+            partial.publish(num_frames, shot.name, sheet_hash)
+        partial.clear()
+    return ShotResult(partial.num_frames, num_frames)
+
+
+def changed_input(shot: Shot, inputs: Inputs) -> InputChanged | None:
+    """The error to raise if an input file is not as it was. Raises InputError if one cannot be read."""
+    path = shot.read_inputs().changed_since(inputs)
+    if path is None:
+        return None
+    return InputChanged(
+        f"{path}: expected an input that stays as it is, but it changed while the clip was made; try again"
+    )
 
 
 def encode(path: Path, width: int, height: int, rate: Fraction, frames: Iterator[Frame]) -> int:
+    """Write frames to a video and return their number."""
     with open_writer(path, width, height, rate) as writer:
         for frame in frames:
             writer.write(frame)
     return writer.num_frames
 
 
-def sheet(
-    shot: Shot, pose: PoseSequence, kept: PartialClip, num_frames: int, width: int, height: int
+def sheet_of(
+    shot: Shot, pose: PoseSequence, partial: PartialClip, num_frames: int, width: int, height: int
 ) -> Frame:
-    """The contact sheet of a shot whose frames are all kept; only what is shown is read."""
+    """Contact sheet of a shot whose frames are all in `partial`. Reads only the frames it shows."""
     shown = np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round().astype(int).tolist()
     poses = [fit(picture, width, height) for i, picture in enumerate(pose) if i in set(shown)]
-    frames = [read_png(kept.frame(i)) for i in shown]
-    return contact_sheet(fit(read_picture(shot.reference), width, height), poses, frames)
-
-
-def frame_range(frames: str | None) -> tuple[int, int | None]:
-    """The first pose frame, counted from 0, and the one to stop at. Raises ConfigError."""
-    if frames is None:
-        return 0, None
-    match = FRAMES.fullmatch(frames)
-    first, last = (int(part or 1) for part in match.groups()) if match else (1, 0)
-    if first > last:
-        raise ConfigError(f"frames: expected at least 1, as 48 or as a range like 25-72, found {frames}")
-    return first - 1, last
-
-
-def open_frames(pose: Path, frames: str | None) -> PoseSequence:
-    """The pose frames a shot is made of. A range has to be there to its end, a number is the most to take."""
-    start, stop = frame_range(frames)
-    sequence = open_pose(pose, stop)
-    if frames is None or "-" not in frames:
-        return sequence
-    assert stop is not None
-
-    def read() -> Iterator[Image.Image]:
-        count = 0
-        for count, picture in enumerate(sequence, start=1):
-            if count > start:
-                yield picture
-        if count < stop:
-            raise InputError(f"{pose}: expected pose frames {frames}, found {count}")
-
-    return PoseSequence(read, sequence.frame_rate, stop - start)
-
-
-def content(path: Path, what: str) -> str | dict[str, str]:
-    """The SHA-256 of a file, or of each picture of a directory."""
-    try:
-        if not path.is_dir():
-            return sha256(path)
-        names = sorted(entry.name for entry in path.iterdir() if entry.suffix.lower() in PICTURE_SUFFIXES)
-        return {name: sha256(path / name) for name in names}
-    except FileNotFoundError as error:
-        raise InputMissing(f"{path}: expected a {what}, found nothing there; check the path") from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot read this {what}: {error.strerror}") from error
-
-
-def sha256(path: Path) -> str:
-    if not S_ISREG(path.stat().st_mode):
-        raise InputError(f"{path}: expected a file, found a device or pipe, which may never end")
-    return describe(path).sha256
+    frames = [read_png(partial.frame(i)) for i in shown]
+    reference = read_picture(shot.reference, shot.options.background)
+    return contact_sheet(fit(reference, width, height), poses, frames)

@@ -1,4 +1,4 @@
-"""Lanes: each is one stream with the engines that run on it, one after another."""
+"""Engine streams: each is one stream of the device and the engines that run on it, one after another."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ...engines.contract import DType
 from ...engines.device import Array, Buffer, Device, Event
 from ...engines.engine import Engine
+from ...engines.library_calls import library_call
 from .operations import StreamScheduler
 from .pool import Pool
 
@@ -15,27 +16,28 @@ NOTHING: Mapping[str, Buffer] = {}
 
 
 class EngineStream:
-    """A stream, a context for each engine on it, and one block of memory for whichever runs."""
+    """A stream, an execution context for each engine on it, and one workspace that they share."""
 
     def __init__(
         self, name: str, device: Device, scheduler: StreamScheduler, pool: Pool, activation_bytes: int
     ):
         self.scheduler, self.pool = scheduler, pool
         self.stream = device.stream(name)
-        self.activation_bytes = activation_bytes  # bytes of activations that are expected
+        self.activation_bytes = activation_bytes  # expected maximum of its engines
         self.workspace: Buffer | None = None
         self.bound_engines: dict[str, BoundEngine] = {}
 
     def bound_engine(self, graph: str, engine: Engine) -> BoundEngine:
-        """Where that engine runs on this lane; with the issuer held."""
+        """Return the engine bound to this stream, bound on first use. Called with the scheduler held."""
         if graph not in self.bound_engines:
             self._make_workspace(engine.activation_bytes)
-            self.bound_engines[graph] = BoundEngine(graph, engine, self)
+            with library_call():
+                self.bound_engines[graph] = self.pool.with_room(lambda: BoundEngine(graph, engine, self))
         return self.bound_engines[graph]
 
     @contextmanager
     def staged(self, dtype: DType, content: Array) -> Iterator[Buffer]:
-        """A host buffer with that content, for operations that are issued in the `with` to copy from."""
+        """Yield a host buffer with that content, for operations issued in the `with` block to copy from."""
         buffer = self.pool.take_host(dtype, content.shape)
         try:
             self.scheduler.host_writes(buffer, content)
@@ -44,7 +46,7 @@ class EngineStream:
             self.pool.give(buffer)
 
     def copy_in(self, target: Buffer, content: Array) -> None:
-        """Fill a device buffer from the host."""
+        """Fill a device buffer with content from the host."""
         with self.staged(target.dtype, content) as source, self.scheduler:
             self.scheduler.issue(
                 "copy in",
@@ -55,7 +57,7 @@ class EngineStream:
             )
 
     def copy_out(self, source: Buffer) -> Array:
-        """What a device buffer holds, once everything issued so far has written it."""
+        """Return the content of a device buffer after all writes issued so far; waits for them."""
         target = self.pool.take_host(source.dtype, source.shape)
         try:
             with self.scheduler:
@@ -71,18 +73,32 @@ class EngineStream:
             self.pool.give(target)
 
     def _make_workspace(self, num_bytes: int) -> None:
-        if num_bytes > (self.workspace.num_bytes if self.workspace else 0):
-            self.stream.record().synchronize()  # contexts are let go that may still be running
-            self.bound_engines.clear()
-            self.workspace = self.pool.allocate("uint8", (max(num_bytes, self.activation_bytes),))
+        """Make the workspace large enough. Clips in progress go on with the same bound engines."""
+        old = self.workspace
+        if num_bytes <= (old.num_bytes if old else 0):
+            return
+        self.stream.record().synchronize()  # the old contexts may still be running
+        new = self.pool.allocate("uint8", (max(num_bytes, self.activation_bytes),))
+        try:
+            contexts = [bound.engine.context(new) for bound in self.bound_engines.values()]
+        except BaseException:
+            self.pool.give(new)
+            raise
+        for bound, context in zip(self.bound_engines.values(), contexts, strict=True):
+            bound.context = context
+        self.workspace = new
+        if old is not None:
+            self.pool.give(old)
 
 
 class BoundEngine:
-    """An engine on a lane. Its inputs and outputs stay where they are from run to run, apart from those that
-    a run names as bound."""
+    """An execution context on an EngineStream, with input and output buffers of its own.
+
+    A run uses its own buffers, except where another one is passed as `bound`.
+    """
 
     def __init__(self, graph: str, engine: Engine, engine_stream: EngineStream):
-        self.graph, self.contract = graph, engine.contract
+        self.graph, self.engine, self.contract = graph, engine, engine.contract
         self.scheduler, self.pool, self.stream = (
             engine_stream.scheduler,
             engine_stream.pool,
@@ -94,7 +110,7 @@ class BoundEngine:
         self.io_buffers: dict[str, Buffer] = {}
 
     def __getitem__(self, name: str) -> Buffer:
-        """The station's own buffer of that name; with the issuer held, as it may have to be made."""
+        """Return its own buffer of that name, allocated on first use. Called with the scheduler held."""
         if name not in self.io_buffers:
             spec = self.specs[name]
             self.io_buffers[name] = self.pool.allocate(spec.dtype, spec.shape)
@@ -106,22 +122,22 @@ class BoundEngine:
         outputs: Mapping[str, Buffer] = NOTHING,
         bound: Mapping[str, Buffer] = NOTHING,
     ) -> Event:
-        """One operation: copy the inputs in, run, copy the outputs out. What is `bound` is used in place.
+        """Issue one operation: copy `inputs` in, run the engine, copy `outputs` out.
 
-        With the issuer held.
+        Buffers in `bound` are used in place. Called with the scheduler held.
         """
-        at = {name: bound[name] if name in bound else self[name] for name in self.specs}
-        reads = [*inputs.values(), *(at[name] for name in self.inputs if name not in inputs)]
+        buffers = {name: bound[name] if name in bound else self[name] for name in self.specs}
+        reads = [*inputs.values(), *(buffers[name] for name in self.inputs if name not in inputs)]
         written = (name for name in self.specs if name in inputs or name not in self.inputs)
 
         def work() -> None:
-            for name, buffer in at.items():
+            for name, buffer in buffers.items():
                 self.context.bind(name, buffer)
             if inputs:
-                self.stream.copy(*((at[name], source) for name, source in inputs.items()))
+                self.stream.copy(*((buffers[name], source) for name, source in inputs.items()))
             self.context.enqueue(self.stream)
             if outputs:
-                self.stream.copy(*((target, at[name]) for name, target in outputs.items()))
+                self.stream.copy(*((target, buffers[name]) for name, target in outputs.items()))
 
-        writes = [*outputs.values(), *(at[name] for name in written)]
+        writes = [*outputs.values(), *(buffers[name] for name in written)]
         return self.scheduler.issue(self.graph, self.stream, work, reads=reads, writes=writes)

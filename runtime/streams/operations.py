@@ -1,12 +1,14 @@
-"""Operations: work put on a stream together with what it reads and writes, in an order that is always safe.
+"""Operations: work on a stream, together with the buffers that it reads and writes.
 
-Whoever issues an operation names its buffers. From these follow the events its stream has to wait for: of the
-last operation that wrote what it reads, and of all that still use what it writes. Nothing else orders the
-streams, so no order of issuing and no delay can change a result.
+Each operation names its buffers. From these the scheduler derives the events that its stream has to wait for:
+those of the last operation that wrote a buffer it reads, and of all operations that still use a buffer it
+writes. Streams are synchronized in no other way, so neither the number of streams nor delays can change a
+result.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from threading import Lock
@@ -17,32 +19,37 @@ from ...errors import Rejected
 
 
 class Operation(NamedTuple):
-    """What an observer is told of an operation. `stream` is None where the host itself reads or writes."""
+    """The record of an operation for an observer. `stream` is None if the host itself reads or writes."""
 
     name: str
     stream: Stream | None
     reads: tuple[Buffer, ...]
     writes: tuple[Buffer, ...]
-    waits: tuple[Event, ...]  # before it begins
+    waits: tuple[Event, ...]  # events that the stream waits for first
     began: Event | None
     ended: Event | None
 
 
-# Called with the issuer held, from any thread that issues: it may look and note, and must not call back.
+# Called with the scheduler held, from any thread that issues operations; must not call the animator.
 Observer = Callable[[Operation], None]
 
 
 class StreamScheduler:
-    """Issues operations on one device. Used in a `with`, which keeps other threads from issuing in between:
-    several operations on buffers that clips share belong together."""
+    """Issues operations on one device.
+
+    It is held in a `with` block, which keeps other threads from issuing in between. Several operations on
+    buffers that clips share, such as an engine's inputs, are issued in one block.
+    """
 
     def __init__(self, device: Device, observe: Observer | None = None):
         self.device = device
         self.observe = observe
         self.closed = False
+        self.process = os.getpid()
         self.lock = Lock()
 
     def __enter__(self) -> None:
+        self.check_process()  # first: after a fork, nobody may be there to release the lock
         self.lock.acquire()
         try:
             self.check_open()
@@ -55,9 +62,21 @@ class StreamScheduler:
         self.lock.release()
 
     def check_open(self) -> None:
-        """Raise Rejected once the animator has been closed."""
+        """Raise Rejected if the animator is closed, or belongs to another process."""
+        self.check_process()
         if self.closed:
             raise Rejected("animator: expected an open one, found it closed; load the bundle again")
+
+    def check_process(self) -> None:
+        """Raise Rejected in a process that was forked after the bundle was loaded.
+
+        Neither threads nor a GPU can be used there.
+        """
+        if os.getpid() != self.process:
+            raise Rejected(
+                "animator: expected the process that loaded it, found a fork of that process; "
+                "load the bundle again in this process"
+            )
 
     def issue(
         self,
@@ -68,14 +87,15 @@ class StreamScheduler:
         reads: Iterable[Buffer] = (),
         writes: Iterable[Buffer] = (),
     ) -> Event:
-        """Let `work` put one operation on the stream; the event is its end.
+        """Issue one operation: `work` puts it on the stream. Returns the event of its end.
 
-        What it changes rather than fills belongs to both `reads` and `writes`. Called with the issuer held.
+        A buffer that is modified, not overwritten, is in both `reads` and `writes`. Called with the scheduler
+        held.
         """
         reads, writes = tuple(reads), tuple(writes)
-        # Rows that are written leave the others as they are: no good either, if those failed.
+        # A write to some rows keeps the others, so it also depends on the success of the buffer's last write.
         kept = [buffer for buffer in writes if buffer.owner is not buffer]
-        waits: dict[Event, bool] = {}  # whether the operation is no good without what it waits for
+        waits: dict[Event, bool] = {}  # whether a failure before the event fails the operation
         for buffer in (*reads, *kept):
             if buffer.owner.writer is not None:
                 waits[buffer.owner.writer] = True
@@ -87,7 +107,7 @@ class StreamScheduler:
         began = stream.mark() if self.observe else None
         try:
             work()
-        finally:  # part of it may be on the stream already
+        finally:  # even if `work` failed: part of it may be on the stream
             ended = stream.record()
             for buffer in reads:
                 buffer.owner.readers[stream] = ended
@@ -99,18 +119,18 @@ class StreamScheduler:
         return ended
 
     def host_reads(self, buffer: Buffer) -> Array:
-        """What a host buffer holds, once it is there; a copy. Raises the error of what was to write it."""
+        """Wait for the last write of a host buffer and return a copy. Raises the error of that write."""
         event = buffer.owner.writer
         if event is not None:
-            event.synchronize()  # the caller looks at it next
-        with self:  # memory is there as long as the animator is open
+            event.synchronize()
+        with self:  # meanwhile the animator cannot close and free the memory
             assert buffer.array is not None
             content = buffer.array.copy()
-            self._tell_host((buffer,), (), (event,) if event else ())
+            self._observe_host((buffer,), (), (event,) if event else ())
         return content
 
     def host_writes(self, buffer: Buffer, content: Array) -> None:
-        """Fill a host buffer, once nothing uses it any more."""
+        """Wait until no operation uses a host buffer, and fill it."""
         events = tuple(users(buffer))
         for event in events:
             settle(event)
@@ -118,9 +138,9 @@ class StreamScheduler:
             assert buffer.array is not None
             buffer.array[...] = content
             forget_content(buffer)
-            self._tell_host((), (buffer,), events)
+            self._observe_host((), (buffer,), events)
 
-    def _tell_host(
+    def _observe_host(
         self, reads: tuple[Buffer, ...], writes: tuple[Buffer, ...], waits: tuple[Event, ...]
     ) -> None:
         if self.observe:
@@ -128,20 +148,20 @@ class StreamScheduler:
 
 
 def users(buffer: Buffer) -> Iterable[Event]:
-    """The last write of a buffer and all reads since."""
+    """Return the events of a buffer's last write and of all reads since."""
     owner = buffer.owner
     return (*([owner.writer] if owner.writer is not None else []), *owner.readers.values())
 
 
 def forget_content(buffer: Buffer) -> None:
-    """What comes next fills the whole buffer: it waits for what was written there, and does not need it."""
+    """Mark content as unneeded: the next write waits for the last one, but does not depend on its success."""
     owner = buffer.owner
     if owner.writer is not None:
-        owner.readers.setdefault(owner.writer.stream, owner.writer)  # a reader there came after it
+        owner.readers.setdefault(owner.writer.stream, owner.writer)  # a read on the same stream came later
         owner.writer = None
 
 
 def settle(event: Event) -> None:
-    """Wait for an event of work that no longer matters, whether it failed or not."""
-    with suppress(Exception):  # raised where the work's result is asked for
+    """Wait for an event; ignore errors, because the result is not needed."""
+    with suppress(Exception):  # raised where the result is needed
         event.synchronize()

@@ -1,26 +1,30 @@
-"""The session: a bundle on a device, its engines and the streams they run on."""
+"""A session: a bundle loaded on a device, its engines and the streams they run on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from threading import Lock
 
 from ...engines import contract
 from ...engines.bundle import Bundle
 from ...engines.device import Device
 from ...engines.engine import Engine
+from ...engines.library_calls import library_call
 from .engine_stream import BoundEngine, EngineStream
 from .operations import Observer, StreamScheduler
 from .pool import Pool
 
 LoadEngine = Callable[[Bundle, str, Device], Engine]
 
+WAIT_S = 0.1  # between looks at whether a clip that waits for another thread has been cancelled
+
 
 class Session:
-    """Four kinds of streams: `prepare`, one or more `denoise`, `decode` and `copy_out`.
+    """A bundle on a device with the streams `prepare`, `denoise` (one or more), `decode` and `copy_out`.
 
-    All engines are loaded here except the denoising UNet's two variants, each of which is loaded when a clip
-    first needs it. Safe to use from several threads.
+    Creating a session loads all engines except the denoising UNet's two variants; each of these is loaded
+    when a clip first needs it. Safe to use from several threads.
     """
 
     def __init__(
@@ -40,28 +44,33 @@ class Session:
         self.denoise = [self._stream(f"denoise {i}", contract.UNETS) for i in range(denoise_streams)]
         self.decode = self._stream("decode", (contract.VAE_DECODER,))
         self.copy_out = device.stream("copy out")
-        for graph in bundle.manifest.graphs:
-            if graph not in contract.UNETS:
-                self.engines[graph] = load(bundle, graph, device)
+        with self.loading:
+            self._load(graph for graph in bundle.manifest.graphs if graph not in contract.UNETS)
 
-    def engine(self, graph: str) -> Engine:
-        """The engine of a graph; a variant of the UNet is loaded, after the bundle has been verified again,
-        if it was not used before."""
+    def engine(self, graph: str, waiting: Callable[[], None] = lambda: None) -> Engine:
+        """Return the engine of a graph.
+
+        A variant of the UNet is loaded on first use. `waiting` is called again and again while another thread
+        loads, and may raise to give up. Raises BundleCorrupt if the bundle has changed since it was opened.
+        """
         if graph not in self.engines:
-            with self.loading:
+            while not self.loading.acquire(timeout=WAIT_S):
+                waiting()
+            try:
                 self.scheduler.check_open()
                 if graph not in self.engines:
                     self.bundle.verify()
-                    self.device.activate()  # this thread may be new to the device
-                    self.engines[graph] = self.load(self.bundle, graph, self.device)
+                    self._load([graph])
+            finally:
+                self.loading.release()
         return self.engines[graph]
 
     def bound(self, stream: EngineStream, graph: str) -> BoundEngine:
-        """A loaded engine on a stream. Called with the scheduler held."""
+        """Return a loaded engine bound to a stream. Called with the scheduler held."""
         return stream.bound_engine(graph, self.engines[graph])
 
     def close(self) -> bool:
-        """Release engines and all memory; False if that was done before. Later work is Rejected."""
+        """Release the engines and all memory; later work raises Rejected. Returns False if already closed."""
         with self.scheduler.lock:
             if self.scheduler.closed:
                 return False
@@ -76,6 +85,20 @@ class Session:
         with self.loading:
             self.engines.clear()
         return True
+
+    def _load(self, graphs: Iterable[str]) -> None:
+        """Load engines, of exactly the files that were verified when the bundle was opened."""
+        self.device.activate()  # this thread may not have activated it yet
+        loaded: dict[str, Engine] = {}
+        try:
+            for graph in graphs:
+                with library_call():
+                    loaded[graph] = self.pool.with_room(partial(self.load, self.bundle, graph, self.device))
+            self.bundle.verify()  # the files could have been replaced meanwhile
+        except BaseException:
+            loaded.clear()  # the traceback would keep them
+            raise
+        self.engines |= loaded
 
     def _stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
         memory = self.bundle.manifest.memory

@@ -1,10 +1,11 @@
-"""A strict stand-in for CUDA and TensorRT, so that what runs on a GPU is tested without one.
+"""A strict stand-in for CUDA and TensorRT, to test GPU code without a GPU.
 
     with installed(seed=1) as gpu:
         device = CUDADevice(timing=False)
 
-`cuda.core`, `cuda.bindings.driver` and `tensorrt` are then this folder's, written from their documentation. A
-mistake in their use raises StandInError where it happens, and again at the end should it have been caught.
+In the block, `cuda.core`, `cuda.bindings.driver` and `tensorrt` are modules of this folder, written from
+their documentation. A mistake in their use raises StandInError where it happens, and again at the end of the
+block in case it was caught.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = ["GPU", "StandInError", "caught", "installed", "tensorrt_bundle"]
 
 @contextmanager
 def installed(seed: int = 0, **options: Any) -> Iterator[GPU]:
-    """Python's imports lead here. The seed decides when and in which order streams run."""
+    """Make imports find the stand-in. The seed decides when and in which order streams run."""
     gpu = GPU(seed, **options)
     core, driver = module("cuda.core", cuda_core), module("cuda.bindings.driver", cuda_driver)
     bindings = module("cuda.bindings", driver=driver)
@@ -57,7 +58,7 @@ def installed(seed: int = 0, **options: Any) -> Iterator[GPU]:
 
 def module(name: str, source: ModuleType | None = None, **names: Any) -> ModuleType:
     made = ModuleType(name)
-    made.__path__ = []  # a package, of which nothing else can be imported
+    made.__path__ = []  # makes it a package, without further submodules
     made.__spec__ = ModuleSpec(name, None, is_package=True)
     vars(made).update({key: value for key, value in vars(source).items() if key[0] != "_"} if source else {})
     vars(made).update(names)
@@ -67,14 +68,14 @@ def module(name: str, source: ModuleType | None = None, **names: Any) -> ModuleT
 
 @contextmanager
 def caught(gpu: GPU, match: str) -> Iterator[None]:
-    """A mistake that is meant to be made here."""
+    """Expect a mistake whose message matches, and forget it."""
     with pytest.raises(StandInError, match=match):
         yield
     gpu.memory.mistakes.clear()
 
 
 def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90") -> Path:
-    """An OpenVINO float32 bundle as one of the stand-in's TensorRT plans, which computes the same bits."""
+    """Convert an OpenVINO float32 bundle to one of stand-in TensorRT plans, which compute the same bits."""
     from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
 
     copytree(source, target)

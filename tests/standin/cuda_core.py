@@ -1,5 +1,5 @@
-"""The stand-in for `cuda.core`: the calls the project uses, as the documentation of version 1.2 has them,
-strictly. Any other is an AttributeError."""
+"""The stand-in for `cuda.core`: the calls that the project uses, exactly as documented for version 1.2. Any
+other is an AttributeError."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ __all__ = [
     "launch",
 ]
 
+POOL = 0x9001  # handle of the device's memory pool
 OUT_OF_MEMORY = (
     "CUDA_ERROR_OUT_OF_MEMORY: The API call failed because it was unable to allocate enough memory or other "
     "resources to perform the requested operation."
@@ -27,11 +28,11 @@ OUT_OF_MEMORY = (
 
 
 class CUDAError(Exception):
-    """Of a private module; its text begins with the code."""
+    """The real one is in a private module. The message begins with the error code."""
 
 
 class Handle:
-    """As those of cuda.bindings: no int, but int() makes it one."""
+    """A handle as in cuda.bindings: not an int, but int() converts it."""
 
     def __init__(self, value: int):
         self.value = value
@@ -58,6 +59,10 @@ class Device:
     def arch(self) -> str:
         return self.gpu.capability[2:]
 
+    @property
+    def memory_resource(self) -> DeviceMemoryResource:
+        return DeviceMemoryResource(self.gpu)
+
     @api(anywhere=True)
     def set_current(self) -> None:
         self.gpu.local.current = True
@@ -68,7 +73,7 @@ class Device:
 
     @api(unsafe=True)
     def allocate(self, size: int, *, stream: Stream) -> Buffer:
-        """Stream-ordered: there is memory for who comes after this point of the stream."""
+        """Stream-ordered: the memory may be used by work that comes after this point of the stream."""
         memory = self.gpu.memory
         if memory.used_bytes + size > memory.total_bytes:
             raise CUDAError(OUT_OF_MEMORY)
@@ -87,7 +92,7 @@ def order(gpu: GPU, queue: Queue, name: str, memory: Allocation, run: Any = lamb
 
 
 class PoolMemory:
-    """Given back at a point of a stream."""
+    """Memory that is freed at a point of a stream."""
 
     def __init__(self, gpu: GPU, allocation: Allocation, queue: Queue):
         self.gpu, self.allocation, self.queue = gpu, allocation, queue
@@ -100,7 +105,7 @@ class PoolMemory:
 
 
 class PinnedMemory:
-    """Given back at once, whatever streams do."""
+    """Memory that is freed at once, whatever streams are doing."""
 
     def __init__(self, gpu: GPU, allocation: Allocation):
         self.gpu, self.allocation = gpu, allocation
@@ -110,6 +115,28 @@ class PinnedMemory:
         if stream is not None:
             stream.sync()
         self.gpu.free(self.allocation)
+
+
+class DeviceMemoryResource:
+    """The device's memory pool. Its release threshold is the largest number, so it keeps freed memory."""
+
+    handle = Handle(POOL)
+
+    def __init__(self, gpu: GPU):
+        self.attributes = MemPoolAttributes(gpu)
+
+
+class MemPoolAttributes:
+    def __init__(self, gpu: GPU):
+        self.memory = gpu.memory
+
+    @property
+    def reserved_mem_current(self) -> int:
+        return self.memory.reserved_bytes
+
+    @property
+    def used_mem_current(self) -> int:
+        return self.memory.used_bytes
 
 
 class LegacyPinnedMemoryResource:
@@ -122,16 +149,16 @@ class LegacyPinnedMemoryResource:
 
 
 class Buffer:
-    """Memory that is given back when this is closed or forgotten."""
+    """Memory that is freed when the buffer is closed or garbage-collected."""
 
     def __init__(self, memory: PoolMemory | PinnedMemory):
         self.handle = memory.allocation.address
         self.size = memory.allocation.num_bytes
         self.memory = memory
-        self.forgotten = when_gone(memory.gpu, self, memory.deallocate, None)
+        self.finalizer = when_gone(memory.gpu, self, memory.deallocate, None)
 
     def close(self, stream: Stream | None = None) -> None:
-        if self.forgotten.detach():
+        if self.finalizer.detach():
             self.memory.deallocate(stream)
         self.handle = 0
 
@@ -140,7 +167,7 @@ class Stream:
     def __init__(self, gpu: GPU, queue: Queue):
         self.gpu = gpu
         self.queue = queue
-        when_gone(gpu, self, setattr, queue, "closed", True)  # what is still on it will run
+        when_gone(gpu, self, setattr, queue, "closed", True)  # work already on it still runs
 
     @property
     def handle(self) -> Handle:
@@ -161,7 +188,7 @@ class Stream:
 
 
 class Event:
-    """Recorded once, when it was made."""
+    """Recorded once, when it is created."""
 
     def __init__(self, gpu: GPU, options: EventOptions, task: Task, mark: Mark):
         self.gpu = gpu
@@ -179,7 +206,7 @@ class Event:
 
     @api(anywhere=True, unsafe=True)
     def query(self) -> bool:
-        """May be late to know what nobody has waited for; who is told that it is done has waited."""
+        """True may come late if nobody has waited for the event. True counts as having waited for it."""
         mark, gpu = self.mark, self.gpu
         known = mark.position <= gpu.host.get(mark.queue.index, 0)
         done = known or (mark.done and gpu.random.random() < 0.5)
@@ -190,7 +217,7 @@ class Event:
         return done
 
     def __sub__(self, other: Event) -> float:
-        """Milliseconds."""
+        """Milliseconds between the events."""
         if not (self.options.timing_enabled and other.options.timing_enabled):
             raise RuntimeError("Both Events must be created with timing enabled in order to subtract them")
         if self.task.ran_s is None or other.task.ran_s is None:

@@ -1,4 +1,4 @@
-"""The stand-in for `cuda.bindings.driver`: functions that return a status and what else they have to say."""
+"""The stand-in for `cuda.bindings.driver`: functions that return a status and their results."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from enum import IntEnum
 from functools import wraps
 from typing import Any
 
+from .cuda_core import POOL, Handle
 from .memory import Access
 from .streams import GPU, INSTALLED, Mark, Task
 
@@ -30,7 +31,7 @@ CUstreamCaptureMode = IntEnum(
 
 
 def driver_call(*, anywhere: bool = False, unsafe: bool = False, results: int = 0) -> Callable[[Any], Any]:
-    """As `api`; a fault is a CUresult, and nothing else is returned then."""
+    """Like `api`, but a fault is returned as a CUresult, with None for each of the `results`."""
 
     def decorate(function: Any) -> Any:
         @wraps(function)
@@ -49,7 +50,7 @@ def driver_call(*, anywhere: bool = False, unsafe: bool = False, results: int = 
 
 
 class Graph:
-    """Captured work, and its executable. Launches of one follow each other."""
+    """A captured graph, or its executable. Launches of the same executable run one after another."""
 
     def __init__(self, gpu: GPU, tasks: list[Task]):
         self.gpu = gpu
@@ -66,12 +67,20 @@ class Graph:
 @driver_call(results=2)
 def cuMemGetInfo(gpu: GPU) -> tuple[Any, ...]:
     total = gpu.memory.total_bytes
-    return 0, total - gpu.memory.used_bytes, total
+    return 0, total - gpu.memory.reserved_bytes, total
+
+
+@driver_call(unsafe=True)
+def cuMemPoolTrimTo(gpu: GPU, pool: Handle, min_bytes_to_keep: int) -> tuple[Any, ...]:
+    if int(pool) != POOL:
+        gpu.refuse("the memory pool to trim is not the device's")
+    gpu.memory.reserved_bytes = max(gpu.memory.used_bytes, min(gpu.memory.reserved_bytes, min_bytes_to_keep))
+    return (0,)
 
 
 @driver_call()
 def cuMemcpyAsync(gpu: GPU, dst: int, src: int, num_bytes: int, stream: Any) -> tuple[Any, ...]:
-    """Where from and where to follows from the addresses."""
+    """The addresses decide whether source and target are device or host memory."""
     if dst < src + num_bytes and src < dst + num_bytes:
         gpu.refuse("a copy onto itself")
 
@@ -87,7 +96,7 @@ def cuMemcpyAsync(gpu: GPU, dst: int, src: int, num_bytes: int, stream: Any) -> 
 @driver_call(unsafe=True)
 def cuStreamBeginCapture(gpu: GPU, stream: Any, mode: int) -> tuple[Any, ...]:
     if mode != CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL:
-        gpu.refuse("a capture of, or against, other threads' work")
+        gpu.refuse("a capture mode that involves other threads' work: expected the thread-local one")
     gpu.begin_capture(gpu.queue(int(stream)))
     return (0,)
 
@@ -103,7 +112,7 @@ def cuStreamEndCapture(gpu: GPU, stream: Any) -> tuple[Any, ...]:
 @driver_call(unsafe=True, results=1)
 def cuGraphInstantiate(gpu: GPU, graph: Graph, flags: int) -> tuple[Any, ...]:
     if graph.destroyed or flags != 0:
-        gpu.refuse("a graph is instantiated that has been destroyed, or with flags")
+        gpu.refuse("instantiation of a graph with flags, or of a graph that has been destroyed")
     return 0, Graph(gpu, graph.tasks)
 
 
@@ -115,9 +124,9 @@ def cuGraphDestroy(_gpu: GPU, graph: Graph) -> tuple[Any, ...]:
 
 @driver_call()
 def cuGraphLaunch(gpu: GPU, graph: Graph, stream: Any) -> tuple[Any, ...]:
-    """Replay what was captured, at the addresses it was captured with."""
+    """Replay the captured work, with the addresses of the capture."""
     if graph.destroyed:
-        gpu.refuse("a graph is launched that has been destroyed")
+        gpu.refuse("launch of a graph that has been destroyed")
     queue = gpu.queue(int(stream))
     if graph.last is not None:
         gpu.enqueue(queue, Task("a wait", after=graph.last))
@@ -128,6 +137,6 @@ def cuGraphLaunch(gpu: GPU, graph: Graph, stream: Any) -> tuple[Any, ...]:
 
 
 def cuGraphExecDestroy(graph: Graph) -> tuple[Any, ...]:
-    """May come in flight: the graph is freed when it has run. Finalizers call it wherever they are."""
+    """Allowed while the graph runs: it is freed afterwards. Finalizers call this in any thread."""
     graph.destroy()
     return (CUresult(0),)

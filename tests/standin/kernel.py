@@ -1,4 +1,4 @@
-"""The stand-in for NVRTC: a kernel of known name does what engines/device.py says that it means."""
+"""The stand-in for NVRTC: the kernel `update` does what engines/device.py defines for `Update`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 from .memory import Access
 from .streams import GPU, INSTALLED, Task, api
 
-SCALARS: dict[str, tuple[type[Any], ...]] = {  # what cuda.core passes as what; a Python int is a pointer
+# By C type, the Python types that cuda.core passes as that type; it passes a Python int as a pointer.
+SCALARS: dict[str, tuple[type[Any], ...]] = {
     "float": (np.float32, ctypes.c_float),
     "bool": (np.bool_, ctypes.c_bool),
     "int": (np.int32, ctypes.c_int32),
@@ -46,7 +47,7 @@ class Program:
     def get_kernel(self, name: str) -> Kernel:
         signature = re.search(rf'extern "C" __global__ void {name}\(([^)]*)\)', self.code)
         if name != "update" or signature is None:
-            self.gpu.refuse(f"{name}: no such kernel, or one whose meaning is not known here")
+            self.gpu.refuse(f"{name}: no such kernel in the code, or one that the stand-in does not know")
         parameters = [part.replace("const ", "").split() for part in signature[1].split(",")]
         return Kernel(self.gpu, {words[-1]: " ".join(words[:-1]) for words in parameters}, self.options.fma)
 
@@ -86,7 +87,7 @@ class Kernel:
         value = floats("prediction") if values["first"] else floats("total") + floats("prediction")
         if not values["last"]:
             floats("total")[:] = value
-        elif self.fma:  # what a compiler makes of it unless told otherwise
+        elif self.fma:  # the compiler's default: multiply and add are fused
             floats("latents")[:] = (np.float64(a) * floats("latents") + b * value).astype(np.float32)
         else:
             floats("latents")[:] = a * floats("latents") + b * value

@@ -1,6 +1,6 @@
-"""The stand-in's address space: device memory under addresses the host does not have, page-locked host memory
-under its own. No address is ever given out twice, there is a gap behind every allocation, and memory is
-poisoned when it is handed out and again when it is given back."""
+"""The stand-in's address space. Device memory has addresses that the host cannot have; page-locked host
+memory has its real addresses. No address is used twice, a gap follows every allocation of device memory, and
+memory is poisoned when it is allocated and again when it is freed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import pytest
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
-Kind = Literal["device", "host", "context"]  # a context is no memory, but two may not be in one at a time
+Kind = Literal["device", "host", "context"]  # a context is not memory, but may only be used once at a time
 
-POISON = 0xFF  # in every byte: not a number as float32 and float16, -1 as int32
-DEVICE_BASE = 1 << 49  # beyond what a process can have
+POISON = 0xFF  # in every byte: NaN as float32 and float16, -1 as int32
+DEVICE_BASE = 1 << 49  # above the addresses that a process can have
 ALIGNMENT = 256
 GAP = 4096
 
 
 class StandInError(pytest.fail.Exception):  # type: ignore[name-defined,misc]
-    """A mistake in the use of CUDA or TensorRT; it fails the test. No Exception: who translates those may not
-    hide it."""
+    """A mistake in the use of CUDA or TensorRT; it fails the test. Not a subclass of Exception, so that code
+    that translates exceptions cannot hide it."""
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class Access:
     start: int
     stop: int
     write: bool
-    queue: int = 0  # the stream's number, and which of its operations this was
+    queue: int = 0  # the number of the stream, and the operation's position on it
     position: int = 0
     name: str = ""
 
@@ -52,23 +52,24 @@ class Allocation:
     kind: Kind
     data: Bytes
     live: bool = True
-    accesses: list[Access] = field(default_factory=list)  # those a later operation could be in conflict with
+    accesses: list[Access] = field(default_factory=list)  # those that later operations may conflict with
 
     def poison(self, start: int, stop: int) -> None:
         self.data[start - self.address : stop - self.address] = POISON
 
 
 class Memory:
-    """Every allocation there has been, and which of them an address lies in."""
+    """All allocations since the start, and the allocation at an address."""
 
     def __init__(self, total_bytes: int):
         self.total_bytes = total_bytes
         self.used_bytes = 0
+        self.reserved_bytes = 0  # freed memory stays reserved until the pool is trimmed
         self.next = DEVICE_BASE
         self.allocations: dict[int, Allocation] = {}
         self.addresses: list[int] = []
         self.mistakes: list[StandInError] = []
-        self.mappings: list[Any] = []  # the host's views of freed memory read poison, they do not crash
+        self.mappings: list[Any] = []  # kept: host views of freed memory read poison and do not crash
 
     def allocate(self, num_bytes: int, kind: Kind) -> Allocation:
         if kind == "host":
@@ -81,6 +82,7 @@ class Memory:
             address = self.next
             self.next += -(-(num_bytes + GAP) // ALIGNMENT) * ALIGNMENT
             self.used_bytes += num_bytes if kind == "device" else 0
+            self.reserved_bytes = max(self.reserved_bytes, self.used_bytes)
         data[:] = POISON
         allocation = self.allocations[address] = Allocation(address, num_bytes, kind, data)
         insort(self.addresses, address)
@@ -96,16 +98,16 @@ class Memory:
             self.used_bytes -= allocation.num_bytes
 
     def find(self, address: int, num_bytes: int, what: str, kind: Kind | None = None) -> Allocation:
-        """The live allocation that has all these bytes."""
+        """The live allocation that contains all these bytes."""
         i = bisect_right(self.addresses, address) - 1
         found = self.allocations[self.addresses[i]] if i >= 0 else None
         if found is None or address >= found.address + found.num_bytes:
-            self.refuse(f"{what}: no memory of the device's or page-locked memory at {address:#x}")
+            self.refuse(f"{what}: no device or page-locked memory at {address:#x}")
         if not found.live:
             self.refuse(f"{what}: the memory at {found.address:#x} has been freed")
         if address + num_bytes > found.address + found.num_bytes:
             self.refuse(
-                f"{what}: {num_bytes} bytes at {address:#x} end outside of the {found.num_bytes} at "
+                f"{what}: {num_bytes} bytes at {address:#x} end outside the {found.num_bytes} at "
                 f"{found.address:#x}"
             )
         if kind is not None and found.kind != kind:
@@ -117,6 +119,6 @@ class Memory:
         return found.data[address - found.address :][:num_bytes]
 
     def refuse(self, mistake: str) -> NoReturn:
-        """Raise it, and remember it in case it is caught."""
+        """Raise StandInError, and record it in case it is caught."""
         self.mistakes.append(StandInError(mistake))
         raise self.mistakes[-1]

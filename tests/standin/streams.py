@@ -1,9 +1,9 @@
-"""The stand-in's GPU: streams whose work runs late and in an order of chance, as far as events permit.
+"""The stand-in's GPU: streams whose work runs late, in a random order that events permit.
 
-What is put on a stream waits there. It runs when somebody waits for it, or earlier, or what is not waited for
-much later: a seed decides. Besides, every operation knows by a vector clock what came before it, so that two
-operations on the same bytes without an order between them are found however the dice fall. All threads of the
-host have one clock here: that one of them waits counts for all.
+Work stays on its stream until the host waits for it, or until an earlier moment that a seed decides. Every
+operation also has a vector clock of the operations before it, so two operations on the same bytes without an
+order between them are found in every random order. All host threads share one clock: a wait by one of them
+counts for all.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from zlib import crc32
 
 from .memory import Access, Allocation, Memory, StandInError
 
-Clock = dict[int, int]  # per stream, how many of its operations have come before
-HASTES = (0.0, 0.3, 0.8)  # how likely the GPU is to run something nobody waits for
-INSTALLED: list[GPU] = []  # one, or none
+Clock = dict[int, int]  # by stream, how many of its operations come before
+HASTES = (0.0, 0.3, 0.8)  # probability that the GPU runs something the host does not wait for
+INSTALLED: list[GPU] = []  # the installed GPU, if any
 
 
 @dataclass(slots=True, eq=False)
 class Task:
-    """Something on a stream: an operation, or a point to wait for."""
+    """An entry of a stream: an operation, an event or a wait."""
 
     name: str
     run: Callable[[], object] = lambda: None
     accesses: Sequence[Access] = ()
     after: Mark | None = None
-    checks: list[tuple[Access, int]] = field(default_factory=list)  # of page-locked memory, now the device's
+    checks: list[tuple[Access, int]] = field(default_factory=list)  # checksums of page-locked memory
     ran_s: float | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Mark:
-    """A point of a stream, and what comes before it on all streams."""
+    """A point of a stream, and the operations before it on all streams."""
 
     queue: Queue
     position: int
     clock: Clock
-    capture: Capture | None = None  # a point of this, not of what runs
+    capture: Capture | None = None  # if the point is in a capture
 
     @property
     def done(self) -> bool:
@@ -55,7 +55,7 @@ class Mark:
 
 @dataclass(slots=True, eq=False)
 class Capture:
-    """What is put on a stream while it is being captured."""
+    """The work put on a stream while it is being captured."""
 
     thread: int
     tasks: list[Task] = field(default_factory=list)
@@ -85,8 +85,8 @@ class Queue:
 class GPU:
     """The device, its streams and its memory.
 
-    `faults` are errors that calls of the API fail with, by name ("Event.sync"); `calls` counts them. With
-    `uncapturable` an execution spoils a capture, and tells at once ("run") or leaves it to the "end".
+    `faults` has the errors that API calls fail with, by name ("Event.sync"); `calls` counts the calls. With
+    `uncapturable` an execution invalidates a capture, and fails at once ("run") or lets its end fail ("end").
     """
 
     uncapturable = ""
@@ -119,7 +119,7 @@ class GPU:
         self.refuse(f"{handle:#x} is no stream's handle")
 
     def enqueue(self, queue: Queue, task: Task) -> Mark:
-        """Put it on the stream, or into what is captured of it."""
+        """Put a task on the stream, or into the stream's capture."""
         for access in task.accesses:
             self.memory.find(access.start, access.stop - access.start, task.name)
         if queue.closed:
@@ -146,7 +146,7 @@ class GPU:
         return Mark(queue, position, dict(clock))
 
     def check_order(self, access: Access, clock: Clock) -> None:
-        """Find whoever may be at the same bytes at the same time."""
+        """Refuse an access if another one to the same bytes may run at the same time."""
         for old in self.memory.find(access.start, 1, access.name).accesses:
             if (
                 old.overlaps(access)
@@ -160,7 +160,10 @@ class GPU:
                 )
 
     def claim(self, task: Task, access: Access) -> None:
-        """From here on page-locked memory is the device's, and later accesses are compared with this one."""
+        """Record an access, to compare later ones with it, and protect page-locked memory from the host.
+
+        Until the task has run, memory to be written holds poison, and a checksum finds changes by the host.
+        """
         where = self.memory.find(access.start, 1, access.name)
         if where.kind == "host":
             pending = [
@@ -196,14 +199,14 @@ class GPU:
         task.ran_s = time.perf_counter()
 
     def step(self) -> bool:
-        """Run something, anything."""
+        """Run a random task that is ready; False if there is none."""
         ready = [queue for queue in self.queues if queue.ready]
         if ready:
             self.run(self.random.choice(ready))
         return bool(ready)
 
     def finish(self, mark: Mark) -> None:
-        """The host waits: run what it waits for, and what else chance will have."""
+        """The host waits: run what it waits for, and at random other tasks."""
         if mark.capture is not None or mark.queue.capture is not None:
             self.refuse("the host waits for a stream, or an event, that is captured")
         while not mark.done:
@@ -228,8 +231,8 @@ class GPU:
     # The API
 
     def enter(self, name: str, *, anywhere: bool, unsafe: bool) -> None:
-        """What every call begins with. `anywhere`: also in threads that have not chosen the device.
-        `unsafe`: not while this thread captures a stream."""
+        """The checks that every call begins with. `anywhere`: also allowed in threads that have not set the
+        device. `unsafe`: not allowed while this thread captures a stream."""
         self.calls[name] += 1
         if not anywhere and not getattr(self.local, "current", False):
             self.refuse(f"{name} in a thread that has not set its device")
@@ -249,7 +252,7 @@ class GPU:
         return capture
 
     def free(self, allocation: Allocation) -> None:
-        """At once, so everything that uses it must be known to have ended."""
+        """Free memory at once: the host must have waited for everything that uses it."""
         for access in allocation.accesses:
             if access.position > self.host.get(access.queue, 0):
                 self.refuse(f"memory is freed that {access.name} (stream {access.queue}) may still use")
@@ -262,7 +265,7 @@ def merge(clock: Clock, other: Clock) -> None:
 
 
 def api(*, anywhere: bool = False, unsafe: bool = False) -> Callable[[Any], Any]:
-    """A call of the API: one at a time, counted, with the faults that were asked for."""
+    """Make a method a call of the API: under the lock, counted, and failing as `faults` says."""
 
     def decorate(function: Any) -> Any:
         @wraps(function)
@@ -272,7 +275,7 @@ def api(*, anywhere: bool = False, unsafe: bool = False) -> Callable[[Any], Any]
                 self.gpu.enter(name, anywhere=anywhere, unsafe=unsafe)
                 if name not in self.gpu.faults:
                     return function(self, *args, **kwargs)
-                if hasattr(self, "fail"):  # TensorRT's do not raise
+                if hasattr(self, "fail"):  # TensorRT calls do not raise
                     return self.fail(self.gpu.faults[name])
                 raise self.gpu.faults[name]
 
@@ -282,7 +285,8 @@ def api(*, anywhere: bool = False, unsafe: bool = False) -> Callable[[Any], Any]
 
 
 def when_gone(gpu: GPU, owner: object, function: Callable[..., object], *arguments: Any) -> Any:
-    """Call it when the owner is forgotten, in the stand-in's time. A mistake is raised in the end."""
+    """Call a function when the owner is garbage-collected while the stand-in is installed. A mistake in it is
+    raised at the end of `installed`."""
 
     def call() -> None:
         if gpu in INSTALLED:

@@ -1,6 +1,6 @@
-"""The stand-in for `tensorrt` 11: the calls the project uses, as its documentation has them, strictly.
+"""The stand-in for `tensorrt` 11: the calls that the project uses, exactly as documented.
 
-A plan is a small document that names an ONNX graph, which the CPU backend compiles in float32, so that
+A plan is a small JSON document that names an ONNX graph. The CPU backend compiles the graph in float32, so
 results are those of the CPU, bit for bit.
 """
 
@@ -32,7 +32,7 @@ ExecutionContextAllocationStrategy = Enum(
 
 
 def plan(graph: Path, capability: str, **tensors: Any) -> bytes:
-    """A plan of an ONNX file. `tensors` change what the engine says of itself: name=(mode, dtype, shape)."""
+    """A plan of an ONNX file. `tensors` change what the engine reports: name=(mode, dtype, shape)."""
     document = {
         "version": __version__,
         "capability": capability,
@@ -43,12 +43,12 @@ def plan(graph: Path, capability: str, **tensors: Any) -> bytes:
 
 
 class Base:
-    """What Python subclasses of TensorRT's interfaces have to call."""
+    """Base of TensorRT's interfaces: Python subclasses have to call its `__init__`."""
 
-    begun = False
+    initialized = False
 
     def __init__(self) -> None:
-        self.begun = True
+        self.initialized = True
 
 
 class ILogger(Base):
@@ -60,7 +60,7 @@ class IErrorRecorder(Base):
 
 
 class Reporting:
-    """Failures are False or None, and an entry in the recorder, or in the log where there is none."""
+    """Failed calls return False or None, and report to the error recorder, or to the log without one."""
 
     gpu: GPU
     logger: Any
@@ -72,7 +72,7 @@ class Reporting:
 
     @error_recorder.setter
     def error_recorder(self, recorder: Any) -> None:
-        if not isinstance(recorder, IErrorRecorder) or not recorder.begun:
+        if not isinstance(recorder, IErrorRecorder) or not recorder.initialized:
             raise TypeError("expected an IErrorRecorder whose __init__ has been called")
         self.recorder = recorder
 
@@ -85,7 +85,7 @@ class Reporting:
 
 class Runtime(Reporting):
     def __init__(self, logger: Any):
-        if not isinstance(logger, ILogger) or not logger.begun:
+        if not isinstance(logger, ILogger) or not logger.initialized:
             raise TypeError("expected an ILogger whose __init__ has been called")
         self.gpu = INSTALLED[0]
         self.logger = logger
@@ -110,7 +110,7 @@ class Runtime(Reporting):
 
 @cache
 def compiled(graph: str) -> Any:
-    """For the whole session: the graphs are those of its bundles."""
+    """Cached for the whole session, in which the graphs of bundles do not change."""
     from animate_rt.engines.cpu.openvino import compile_graph
 
     return compile_graph(Path(graph), "fp32")
@@ -155,12 +155,13 @@ class ICudaEngine(Reporting):
     @api(unsafe=True)
     def create_execution_context(self, strategy: Any) -> IExecutionContext | None:
         if strategy is not ExecutionContextAllocationStrategy.USER_MANAGED:
-            self.gpu.refuse("a context that allocates memory of its own")
+            self.gpu.refuse("a context that allocates memory of its own: expected USER_MANAGED")
         return IExecutionContext(self)
 
 
 class IExecutionContext(Reporting):
-    """Runs once at a time, and is kept until it has: like a byte of memory that running it writes."""
+    """Must not run twice at the same time, nor be freed before it has run: a byte stands for it, written by
+    every run."""
 
     def __init__(self, engine: ICudaEngine):
         self.gpu, self.logger, self.recorder = engine.gpu, engine.logger, engine.recorder
@@ -183,7 +184,7 @@ class IExecutionContext(Reporting):
     @api()
     def set_tensor_address(self, name: str, memory: int) -> bool:
         if name not in self.engine.tensors:
-            self.gpu.refuse(f"set_tensor_address: there is no tensor {name}")
+            self.gpu.refuse(f"set_tensor_address: no tensor {name}")
         if memory % ALIGNMENT:
             self.gpu.refuse(f"{name}: {memory:#x} is not aligned to {ALIGNMENT}")
         self.addresses[name] = memory
@@ -195,7 +196,7 @@ class IExecutionContext(Reporting):
         accesses = self.accesses()
         if queue.capture is not None:
             if not self.ran:
-                self.gpu.refuse("a context is captured that has never run")
+                self.gpu.refuse("capture of a context that has never run")
             queue.capture.valid &= not self.gpu.uncapturable
             if self.gpu.uncapturable == "run":
                 self.fail("operation not permitted when stream is capturing")
@@ -209,7 +210,7 @@ class IExecutionContext(Reporting):
         )
         name = f"an execution of {engine.compiled.inputs[0].get_any_name()}"
 
-        def run() -> None:  # which does not keep the context
+        def run() -> None:  # does not keep the context alive
             memory.view(block, engine.device_memory_size_v2, name)[:] = POISON
             compute(engine, {n: memory.view(addresses[n], engine.num_bytes(n), n) for n in engine.tensors})
 
@@ -217,7 +218,7 @@ class IExecutionContext(Reporting):
         return True
 
     def accesses(self) -> list[Access]:
-        """Of its state, the activations and every tensor."""
+        """The accesses of a run: to the state, the activations and every tensor."""
         engine, find = self.engine, self.gpu.memory.find
         if missing := engine.tensors.keys() - self.addresses.keys():
             self.gpu.refuse(f"no address for {sorted(missing)}")

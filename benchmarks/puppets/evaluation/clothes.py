@@ -1,4 +1,4 @@
-"""Identity: whether clothes have kept their colours, by histograms where they truly are."""
+"""Identity: whether clothes keep their colours, by histograms of the pixels where they should be."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import numpy as np
 from ..world.drawing import Array
 from ..world.scene import Mask, Picture
 
-LEVELS = 6  # of each channel: coarse enough that noise stays in its bin, fine enough to tell clothes apart
-FEWEST = 20  # pixels that say something of a cloth's colours
+LEVELS = 6  # per channel: coarse enough for noise to stay in its bin, fine enough to tell clothes apart
+FEWEST = 20  # minimum number of pixels for a histogram
 
 
 def clothes_likeness(made: Picture, true: Picture, clothes: Mask) -> float:
-    """Mean intersection of colour histograms, 1 where they are equal, over frames and both clothes.
+    """Mean intersection of colour histograms (1 if equal) over frames, for top and bottom.
 
     made and true (n, H, W, 3), clothes (n, 2, H, W) from `Scene.clothes`.
     """
@@ -26,7 +26,7 @@ def clothes_likeness(made: Picture, true: Picture, clothes: Mask) -> float:
 
 
 def histogram(pixels: Picture) -> Array:
-    """Shares (LEVELS ** 3,) of uint8 colours (n, 3)."""
+    """Colours (n, 3) uint8 -> fraction of them in each bin, (LEVELS ** 3,)"""
     levels = pixels.astype(int) * LEVELS // 256
     places = levels @ np.array([LEVELS * LEVELS, LEVELS, 1])
     counts = np.bincount(places, minlength=LEVELS**3)

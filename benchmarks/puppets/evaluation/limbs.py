@@ -1,4 +1,4 @@
-"""Pose following: whether joints are where they belong, by looking for what the true frame shows there."""
+"""Pose following: whether joints are where they should be, by matching patches of the true frame."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ JOINTS = [
     for side in ("left", "right")
     for joint in ("elbow", "wrist", "knee", "ankle")
 ]
-# In frame widths: half a patch's side, how far it is looked for, and how far off it may be.
+# In frame widths: half the side of a patch, the search distance, and the largest offset of a found joint.
 PATCH, REACH, NEAR = 0.03, 0.09, 0.025
 
 
 def limbs_found(made: Picture, true: Picture, keypoints: Array) -> float:
-    """Share of visible joints whose surroundings in the true frame have their best match in the made one
+    """Fraction of visible joints whose patch of the true frame has its best match in the generated frame
     within 2.5 % of the frame's width. Frames (n, H, W, 3), keypoints (n, 18, 3) from `Scene.keypoints`."""
     width = true.shape[2]
     found = [
@@ -32,7 +32,7 @@ def limbs_found(made: Picture, true: Picture, keypoints: Array) -> float:
 
 
 def offset(made: Picture, true: Picture, point: Array) -> float:
-    """Pixels from a point of the true frame to where its surroundings are in the made one."""
+    """Pixels from a point of the true frame to the best match of its patch in the generated frame."""
     width = true.shape[1]
     half, reach = round(PATCH * width), round(REACH * width)
     margin = half + reach

@@ -1,9 +1,9 @@
-"""How good the small model is: on held-out scenes, beside floors, and with parts of it off.
+"""Quality of the small model on held-out scenes, beside baselines, and with parts of it disabled.
 
 python -m animate_rt.benchmarks.puppets.evaluation.measure FOLDER RESULT.json SHEET.png
 
-Bundles are made and kept in FOLDER, and compute in bfloat16 where the CPU does: `tradeoffs.py` has float32
-beside it.
+Bundles are built and kept in FOLDER. They compute in bfloat16 where the CPU supports it; `tradeoffs.py`
+compares it with float32.
 
 `animate-rt bench report RESULT.json --page weights/puppets/README.md` writes its table into the model card.
 """
@@ -36,32 +36,35 @@ from .variants import at_best, build, without, without_motion
 
 SCENES, FRAMES = 12, 24
 SHOWN = 8  # scenes on the sheet
-MOMENT = 12  # the frame that it shows of each
-HEADER = 28  # pixels above it, two lines of at most WIDTH letters
+MOMENT = 12  # the frame that the sheet shows of each scene
+HEADER = 28  # pixels above the sheet, for two lines of at most WIDTH letters
 WIDTH = 20
 
 Make = Callable[[Truth], Picture]  # (n, H, W, 3)
 
 
 def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
-    """Whose frames are measured; bundles are made in `folder`. One animator is open at a time."""
+    """Names of what is measured, each with a function that makes the frames of a scene.
+
+    Bundles are built in `folder`. One animator is open at a time.
+    """
     yield "the reference, copied", lambda truth: np.repeat(truth.reference[None], len(truth.frames), axis=0)
     yield "each frame's mean colour", mean_colours
-    yield "the VAE alone, on true frames", through(load_checkpoint(WEIGHTS).vae)
+    yield "the VAE alone, on true frames", autoencoded(load_checkpoint(WEIGHTS).vae)
     steps, few_steps = SAMPLING["steps"], FEW_STEPS_SAMPLING["steps"]
     whole = open_bundle(at_best(build(WEIGHTS, folder / "whole")))
     with Animator(whole) as animator:
-        yield f"**{steps} steps, guidance**", making(animator)
+        yield f"**{steps} steps, guidance**", animated(animator)
     few = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
     with Animator.load(at_best(few)) as animator:
-        yield f"**{few_steps} steps, no guidance**", making(animator)
+        yield f"**{few_steps} steps, no guidance**", animated(animator)
     with without(whole, "guidance_scale") as animator:
-        yield f"{steps} steps without reference", making(animator)
+        yield f"{steps} steps without reference", animated(animator)
     with without(whole, "pose_features") as animator:
-        yield f"{steps} steps without poses", making(animator)
+        yield f"{steps} steps without poses", animated(animator)
     silent = without_motion(WEIGHTS, folder / "silent")
     with Animator.load(at_best(build(silent, folder / "without-motion"))) as animator:
-        yield f"{steps} steps without motion modules", making(animator)
+        yield f"{steps} steps without motion modules", animated(animator)
 
 
 def mean_colours(truth: Truth) -> Picture:
@@ -69,7 +72,7 @@ def mean_colours(truth: Truth) -> Picture:
     return np.broadcast_to(colours, truth.frames.shape)
 
 
-def through(vae: VAE) -> Make:
+def autoencoded(vae: VAE) -> Make:
     @torch.no_grad()
     def make(truth: Truth) -> Picture:
         return to_pictures(decode(vae, torch.tensor(encoder(vae)(truth.frames))))
@@ -77,12 +80,12 @@ def through(vae: VAE) -> Make:
     return make
 
 
-def making(animator: Animator) -> Make:
+def animated(animator: Animator) -> Make:
     return lambda truth: np.stack(list(animator.animate(truth.reference, truth.poses)))
 
 
 def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
-    """Figures of every row, means over scenes; and a sheet to look at."""
+    """The figures of every row, averaged over scenes, and a contact sheet."""
     rows, by_scene = [], {}
     columns = [
         ("reference", [truth.reference for truth in truths[:SHOWN]]),
@@ -110,7 +113,7 @@ def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
 
 
 def sheet(columns: list[tuple[str, list[Picture]]]) -> Picture:
-    """A row per scene, and a line above that says what the columns are."""
+    """One row per scene, below a header with the names of the columns."""
     body = np.concatenate([np.concatenate(pictures) for _, pictures in columns], axis=1)
     header = Image.new("RGB", (body.shape[1], HEADER), "white")
     draw = ImageDraw.Draw(header)

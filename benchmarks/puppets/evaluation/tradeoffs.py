@@ -1,8 +1,9 @@
-"""What quality buys: the small model under every precision, window policy, number of steps and guidance.
+"""Quality against time: the small model at every precision, window policy, number of steps and guidance.
 
 python -m animate_rt.benchmarks.puppets.evaluation.tradeoffs FOLDER RESULT.json
 
-Bundles are made and kept in FOLDER, and but for the first table compute in bfloat16 where the CPU does.
+Bundles are built and kept in FOLDER. Except in the first table they compute in bfloat16 where the CPU
+supports it.
 `animate-rt bench report RESULT.json --page docs/quality.md` writes its tables into the page for users.
 """
 
@@ -35,7 +36,7 @@ INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.0, 0.25), (0.25, 0.75))
 OVERLAPS = (0, 2, 4, 8)
 
 
-Options = Mapping[str, Any]  # of `Animator.animate`
+Options = Mapping[str, Any]  # keyword arguments of `Animator.animate`
 
 
 class Setting(NamedTuple):
@@ -45,14 +46,17 @@ class Setting(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Settings that differ in one thing, the first of them what costs are compared with."""
+    """Settings that differ in one thing; costs are relative to the first."""
 
     title: str
     settings: list[Setting]
 
 
 def groups(folder: Path) -> Iterator[Group]:
-    """One after the other, each to be measured before the next is asked for; bundles are made in `folder`."""
+    """Yield one group after another; measure it before taking the next, which may close its animators.
+
+    Bundles are built in `folder`.
+    """
     whole = build(WEIGHTS, folder / "whole")
     with Animator.load(at_best(whole)) as animator:
         with Animator.load(whole) as float32, in_float16(WEIGHTS, folder / "float16") as float16:
@@ -86,8 +90,8 @@ def groups(folder: Path) -> Iterator[Group]:
 
 
 def measured(group: Group, truths: list[Truth]) -> list[JSON]:
-    """A row per setting, means over scenes. Settings take turns scene by scene, so that a machine's moods
-    touch all of them; two steps come before, unmeasured, for what is loaded on demand."""
+    """A row per setting, averaged over scenes. Settings alternate scene by scene, so that changes in the
+    machine's speed affect all of them; a first clip of two steps, which loads engines, is not measured."""
     figures: list[list[Figures]] = [[] for _ in group.settings]
     seconds, evaluations = np.zeros((2, len(group.settings)))
     for turn, truth in enumerate([truths[0], *truths]):
@@ -118,7 +122,7 @@ def precision_of(animator: Animator) -> str:
 
 
 def unet_evaluations(animator: Animator) -> int:
-    """Windows that the UNet has seen so far; those with guidance count twice."""
+    """Windows that the UNet has denoised so far; those with guidance count twice."""
     runs = {graph: engine.runs for graph, engine in animator.session.engines.items()}
     return 2 * runs.get(DENOISING_UNET, 0) + runs.get(DENOISING_UNET_CONDITIONAL, 0)
 

@@ -1,4 +1,4 @@
-"""A scene's true frames, and how close a clip comes to them."""
+"""The true frames of a scene, and the quality of a clip compared with them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..world.scene import Picture, Scene
 from .clothes import clothes_likeness
 from .limbs import limbs_found
 
-HELD_OUT_SEEDS = range(1000, 1_000_000)  # those below 1000 are looked at while training
+HELD_OUT_SEEDS = range(1000, 1_000_000)  # training evaluates scenes with seeds below 1000
 
 
 class Truth:
-    """The first frames of a held-out scene, (n, size, size, 3), with what is known of every pixel."""
+    """The first frames of a held-out scene, (n, size, size, 3), with their masks and keypoints."""
 
     def __init__(self, scene: Scene, frames: int):
         numbers = range(frames)
@@ -28,13 +28,13 @@ class Truth:
         self.keypoints = np.stack([scene.keypoints(i) for i in numbers])
 
     def figures(self, made: Picture) -> Figures:
-        """Of as many frames:
+        """The quality of generated frames, as many as there are true ones:
 
         psnr_db, ssim   of whole frames
-        character_db    PSNR of the character's pixels alone, which a plain background does not flatter
-        clothes         how much of the clothes has its true colours, 0 to 1 (clothes.py)
-        limbs           share of elbows, wrists, knees and ankles found where they belong (limbs.py)
-        flicker         root mean square of changes between frames that are not the truth's, in 0 to 255
+        character_db    PSNR of the character's pixels only, so that a plain background cannot raise it
+        clothes         fraction of the clothes that has the true colours, 0 to 1 (clothes.py)
+        limbs           fraction of elbows, wrists, knees and ankles found where they should be (limbs.py)
+        flicker         RMS difference between generated and true changes from frame to frame, in 0 to 255
         """
         whole = compare_frames(made, self.frames)
         errors = (made.astype(np.float32) - self.frames) ** 2

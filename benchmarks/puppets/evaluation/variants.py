@@ -1,4 +1,4 @@
-"""The small model as it ships, in other numerics, and with parts of it off."""
+"""The small model as shipped, in other precisions, and with parts of it disabled."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BUCKET = ShapeBucket(width=SIZE, height=SIZE, window=FRAMES)
 
 
 def build(checkpoint: Path, bundle: Path, base: Path | None = None) -> Path:
-    """A bundle for the CPU in float32, unless it is there and of these weights."""
+    """Build a float32 bundle for the CPU, unless it exists and was built from these weights."""
     if not bundle.is_dir() or not made_of(bundle, checkpoint, base):
         build_bundle(checkpoint, bundle, width=SIZE, height=SIZE, window=FRAMES, base=base)
     return bundle
@@ -48,7 +48,7 @@ def sha256(path: Path) -> str:
 
 
 def at_best(bundle: Path) -> Path:
-    """In bfloat16 where the CPU computes in it, several times faster there; else the same."""
+    """A copy in bfloat16 where the CPU supports it, which is several times faster; else the bundle itself."""
     if not computes_bf16():
         return bundle
     target = bundle.with_name(f"{bundle.name}-bf16")
@@ -57,7 +57,7 @@ def at_best(bundle: Path) -> Path:
 
 
 def without_motion(checkpoint: Path, target: Path) -> Path:
-    """The same checkpoint, but what its motion modules have to say comes out as zero."""
+    """A copy of the checkpoint in which the motion modules output zero."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for entry in checkpoint.iterdir():
@@ -70,8 +70,8 @@ def without_motion(checkpoint: Path, target: Path) -> Path:
 
 
 def without(bundle: Bundle, what: str) -> Animator:
-    """An animator whose denoising UNet, the form with guidance, reads zeros instead of one of its inputs:
-    `pose_features`, or `guidance_scale`, which leaves the unconditional half, that sees no reference."""
+    """An animator whose denoising UNet (the variant with guidance) reads zeros instead of one of its inputs:
+    `pose_features`, or `guidance_scale`, which leaves only the unconditional half, without a reference."""
     return Animator(bundle, load=partial(load_silenced, what))
 
 
@@ -81,7 +81,7 @@ def load_silenced(what: str, bundle: Bundle, graph: str, device: Device) -> Engi
 
 
 class SilencedEngine:
-    """An engine with zeros for one of its inputs, whatever is bound to it."""
+    """An engine that reads zeros for one of its inputs, whatever buffer is bound to it."""
 
     def __init__(self, engine: Engine, name: str, device: Device):
         self.engine, self.name = engine, name
@@ -111,7 +111,7 @@ class SilencedContext:
 
 
 def in_float16(checkpoint: Path, folder: Path) -> Animator:
-    """The graphs that TensorRT compiles, float16 with float32 islands, in ONNX Runtime on the CPU."""
+    """The graphs for TensorRT (float16 with float32 islands) in an animator on ONNX Runtime and the CPU."""
     loaded = load_checkpoint(checkpoint, None, torch.float16)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "graphs").mkdir(parents=True)

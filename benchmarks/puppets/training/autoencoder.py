@@ -1,4 +1,4 @@
-"""The VAE: how it is trained, and what the stages after it make of it."""
+"""The VAE: its training stage, and the normalised VAE that later stages use."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from .stage import (
     to_tensor,
 )
 
-MEASURED = 256  # pictures that latents are measured on
+MEASURED = 256  # pictures for the statistics of the latents
 
 
 class Autoencoder(Stage):
-    """The VAE, on crops and at the end on whole frames, as the normalisation sees more there."""
+    """Trains the VAE on crops, and at the end on whole frames, where normalisation covers a larger area."""
 
     name = "vae"
     paces: ClassVar[dict[str, Pace]] = {
@@ -46,13 +46,13 @@ class Autoencoder(Stage):
     def __init__(self, folder: Path) -> None:
         self.pictures = mapped(folder / "drawn" / "pictures.npy")
         self.network = VAE(small_config().vae)
-        # Latents begin with little noise; with the unit noise of zero weights the start takes far longer.
+        # Start with little noise on the latents: with unit noise (zero weights) the start takes far longer.
         nn.init.constant_(self.network.quant_conv.bias[LATENT_CHANNELS:], -6)
         scenes = [Scene("held-out", seed, SIZE) for seed in range(HELD_OUT)]
         self.held_out = np.stack([scene.frame(0) for scene in scenes])
 
     def batch(self, now: Iteration) -> Batch:
-        """Crops, or a quarter as many whole frames, and noise for their latents."""
+        """Random crops, or a quarter as many whole frames, and noise for their latents."""
         whole = now.progress >= self.whole_from
         side, count = (SIZE, self.pace.batch // 4) if whole else (self.crop, self.pace.batch)
         clips, frames = self.pictures.shape[:2]
@@ -75,7 +75,7 @@ class Autoencoder(Stage):
         prior = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
         difference = decoded - target
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
-        # With its full weight the gradient difference would win over colours.
+        # At full weight the difference of gradients would dominate that of colours.
         return difference.abs().mean() + difference.square().mean() + 0.1 * edges + 1e-4 * prior
 
     @torch.no_grad()
@@ -87,9 +87,9 @@ class Autoencoder(Stage):
 
 
 def finished_vae(folder: Path) -> VAE:
-    """The trained VAE with its latents brought to zero mean and unit deviation per channel.
+    """The trained VAE with latents of zero mean and unit standard deviation per channel.
 
-    Their statistics are measured on training scenes and folded into the convolutions on either side of the
+    Mean and deviation are measured on training scenes and folded into the convolutions before and after the
     latents, so the scaling factor is 1.
     """
     vae = VAE(small_config().vae)
@@ -120,6 +120,6 @@ def encoder(vae: VAE) -> Any:
 
 
 def decode(vae: nn.Module, latents: Tensor) -> Tensor:
-    """To pictures in [0, 1]."""
+    """Latents (n, C, h, w) -> pictures (n, 3, H, W) in [0, 1]"""
     decoded = torch.cat([vae.decode(part) for part in latents.split(16)])
     return (decoded / 2 + 0.5).clamp(0, 1)

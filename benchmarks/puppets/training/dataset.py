@@ -1,6 +1,6 @@
-"""Clips of the puppet world on disk: pictures that all cores have drawn, and latents once there is a VAE.
+"""Clips of the puppet world on disk: pictures, drawn by all cores, and latents, once the VAE is trained.
 
-A field is one file, complete or absent. Files are mapped: a CPU reads what it is asked for, a GPU holds all.
+A field is one file, which is complete or absent. On a CPU the file is memory-mapped; a GPU holds all of it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from ....runtime.media.picture import square
 from ..world.scene import Picture, Scene, Split
 from .model import IMAGE_ENCODER_CONFIG, LATENT_CHANNELS, SIZE
 
-FRAMES = 16  # consecutive ones of a clip: the window the motion modules are trained at
-SCENES = {"cpu": 3072, "cuda": 6144}  # as many as a device will see; 1.7 MB each
+FRAMES = 16  # consecutive frames in a clip: the window that motion modules are trained with
+SCENES = {"cpu": 3072, "cuda": 6144}  # as many as training on a device uses; 1.7 MB each
 PART = 64  # scenes drawn or encoded at a time
 IMAGE_SIDE = IMAGE_ENCODER_CONFIG["image_size"]
 
@@ -34,11 +34,11 @@ Encode = Callable[[Picture], NDArray[np.float32]]  # pictures (n, H, W, 3) to la
 
 
 class Drawn(NamedTuple):
-    """One clip, or all of them with a leading axis."""
+    """One clip, or several with a leading axis."""
 
     pictures: Picture  # (1 + FRAMES, SIZE, SIZE, 3): the reference, then the frames
     poses: Picture  # (FRAMES, SIZE, SIZE, 3)
-    image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as the image encoder gets it
+    image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as input of the image encoder
 
 
 SHAPES = Drawn((1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3))
@@ -60,7 +60,7 @@ def draw_clips(split: Split, seeds: Sequence[int]) -> Drawn:
 
 
 def write_pictures(folder: Path, scenes: int) -> None:
-    """Draw scenes 0, 1, ... of the training split, unless they are there."""
+    """Draw scenes 0, 1, ... of the training split, unless `folder` exists."""
     if folder.exists():
         return
     with atomic(folder) as temporary:
@@ -78,8 +78,8 @@ def write_part(folder: Path, seeds: range) -> None:
 
 
 def write_latents(folder: Path, encode: Encode, rank: int, size: int, meet: Callable[[], None]) -> None:
-    """Latents of all pictures, unless they are there. Each of `size` workers calls this and does its share;
-    `meet` returns once all have called it."""
+    """Encode all pictures, unless the latents exist. Each of `size` workers calls this and encodes its part;
+    `meet` returns once all workers have called it."""
     path, temporary = folder / "latents.npy", folder / ".latents.npy"
     if path.exists():
         return
@@ -100,5 +100,5 @@ def write_latents(folder: Path, encode: Encode, rank: int, size: int, meet: Call
 
 
 def mapped(path: Path) -> Tensor:
-    """A field of all clips, on the device in use. Nothing writes to it: "c" is what torch takes."""
+    """A field of all clips, on the default device. Never written; "c" because torch wants writable arrays."""
     return torch.from_numpy(np.load(path, mmap_mode="c")).to(torch.get_default_device())

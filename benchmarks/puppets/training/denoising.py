@@ -1,4 +1,4 @@
-"""The stages on latents: single frames, then the motion modules alone, as in the paper; then few steps."""
+"""The stages on latents: single frames, then only the motion modules, as in the paper; then few steps."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from .stage import (
     to_tensor,
 )
 
-DROPPED = 0.1  # share of batches that never see the reference, for guidance
+DROPPED = 0.1  # fraction of batches without the reference, for classifier-free guidance
 FEW_STEPS = (4, 5, 6)
 
 
 class Denoising(Stage):
-    """What the stages on latents share: clips, noise, the loss of a velocity, and samples to look at."""
+    """Base of the stages on latents: clips, noise, the velocity loss, and samples to inspect."""
 
     network: SmallModel
     frames = FRAMES
@@ -56,23 +56,23 @@ class Denoising(Stage):
         self.watched = Watched(vae, self.watched_frames)
 
     def clips(self, rng: torch.Generator) -> list[Tensor]:
-        """Random clips: latents and poses of chosen frames (n * frames, ...), references and their images
-        (n, ...)."""
+        """Random clips: latents and poses of the chosen frames (n * frames, ...), latents and images of the
+        references (n, ...)."""
         clip = torch.randint(len(self.latents), (self.pace.batch,), generator=rng)
         rows, frame = clip[:, None], self.chosen(len(clip), rng)
         latents, poses = self.latents[rows, 1 + frame].float(), self.poses[rows, frame]
         return [latents.flatten(0, 1), poses.flatten(0, 1), self.latents[clip, 0].float(), self.images[clip]]
 
     def chosen(self, clips: int, _rng: torch.Generator) -> Tensor:
-        """Which frames of each clip, (clips, frames)."""
+        """The frames to use of each clip, (clips, frames)."""
         return torch.arange(self.frames).expand(clips, -1)
 
     def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
-        """One for each frame (clips * frames,), the same for all frames of a clip."""
+        """A timestep per frame (clips * frames,), the same for all frames of a clip."""
         return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
 
     def batch(self, now: Iteration) -> Batch:
-        """Clips at random noise levels; in some batches nobody sees the reference."""
+        """Clips at random noise levels; some batches have no reference."""
         latents, poses, reference, images = self.clips(now.rng)
         timesteps = self.timesteps(len(reference), now.rng)
         epsilon = torch.randn(latents.shape, generator=now.rng)
@@ -80,7 +80,7 @@ class Denoising(Stage):
         return Batch(dropped, [latents, poses, reference, images, timesteps, epsilon])
 
     def loss(self, dropped: Any, *tensors: Tensor) -> Tensor:
-        """Against the true velocity."""
+        """Mean squared error of the predicted velocity."""
         latents, poses, reference, images, timesteps, epsilon = tensors
         alpha = self.schedule[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
@@ -99,7 +99,7 @@ class Denoising(Stage):
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
-        """Five steps without guidance."""
+        """Sample the held-out scenes in five steps without guidance."""
         assert isinstance(network, SmallModel)
         watched = self.watched
         poses, reference, images = watched.conditions
@@ -117,14 +117,14 @@ class Denoising(Stage):
 
 
 class SingleFrames(Denoising):
-    """ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
+    """Trains ReferenceNet, Pose Guider, image encoder and the spatial half of the denoising UNet."""
 
     name = "frames"
     paces: ClassVar[dict[str, Pace]] = {
         "cpu": Pace(2_300, 6e-4, batch=4),
         "cuda": Pace(5_700, 8e-4, batch=48),
     }
-    # Several of a clip, at noise levels of their own, for one pass through ReferenceNet.
+    # Several frames of a clip, each at its own noise level, share one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
 
     def __init__(self, folder: Path, vae: VAE):
@@ -133,8 +133,9 @@ class SingleFrames(Denoising):
             module.requires_grad_(False)
         if torch.get_default_device().type == "cuda":
             return
-        # As convolutions compute. Not in the stages after it: on CPUs torch 2.13 crashes in the gradient of a
-        # group normalisation in this layout whose weights are frozen. (Its overloads lack the argument.)
+        # The layout in which convolutions compute. Later stages cannot use it: on CPUs torch 2.13 crashes in
+        # the gradient of a group normalisation with frozen weights in it. (The typed overloads of `to` lack
+        # the argument.)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def chosen(self, clips: int, rng: torch.Generator) -> Tensor:
@@ -145,7 +146,7 @@ class SingleFrames(Denoising):
 
 
 class Motion(Denoising):
-    """The motion modules alone, on clips."""
+    """Trains only the motion modules, on clips."""
 
     name = "motion"
     paces: ClassVar[dict[str, Pace]] = {
@@ -162,8 +163,8 @@ class Motion(Denoising):
 
 
 class FewSteps(Denoising):
-    """The spatial half of the denoising UNet once more, for a handful of steps without guidance: it learns to
-    hit the true latents from where its own steps have led it."""
+    """Trains the spatial half of the denoising UNet again, for 4 to 6 steps without guidance: from latents
+    that its own steps have produced, it learns to predict the true latents."""
 
     name = "few-steps"
     paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(1_300, 2e-4, batch=10)}
@@ -173,19 +174,19 @@ class FewSteps(Denoising):
         self.network.load_state_dict(outcome(folder, "motion"))
         self.network.requires_grad_(False)
         self.network.denoising_unet.requires_grad_(True)
-        # The reference's keys and values and all else but the denoising UNet are shared with the other set.
+        # Only the spatial half is written: the other weights are those of the set with guidance.
         for module in self.network.temporal():
             module.requires_grad_(False)
 
     def batch(self, now: Iteration) -> Batch:
-        """Clips, noise, and as many steps as there are to take, the last of them to learn from."""
+        """Clips and noise. `form` is the number of steps and the index of the last one, which is trained."""
         steps = int(now.shared.choice(FEW_STEPS))
         clips = self.clips(now.rng)
         noise = torch.randn(clips[0].shape, generator=now.rng)
         return Batch((steps, int(now.shared.integers(steps))), [*clips, noise])
 
     def loss(self, form: Any, *tensors: Tensor) -> Tensor:
-        """Of the last of some steps, against the true latents."""
+        """Error of the velocity at the last of some steps; the true one leads to the true latents."""
         count, last = form
         latents, poses, reference, images, noisy = tensors
         steps, unet = ddim(small_config().noise, count), self.network.denoising_unet
@@ -211,7 +212,7 @@ class FewSteps(Denoising):
 
 
 class Watched:
-    """Held-out scenes to look at while training: a frame of each, or whole clips of a few."""
+    """Held-out scenes evaluated during training: one frame of each, or whole clips of a quarter of them."""
 
     @torch.no_grad()
     def __init__(self, vae: VAE, frames: int):
@@ -233,7 +234,7 @@ class Watched:
         self.above = [copied, poses]
 
     def figures(self, latents: Tensor, made: Tensor) -> tuple[Figures, Picture]:
-        """Rows of the picture: reference, pose, made, true."""
+        """Figures, and a picture with the rows reference, pose, generated, true."""
         figures = {"psnr": psnr(made, self.true), "latent_mse": float(F.mse_loss(latents, self.latents))}
         if self.frames > 1:
             figures["flicker"] = change(made, self.frames) / change(self.true, self.frames)
@@ -252,7 +253,7 @@ def sample(
     motion: bool,
     steps: int,
 ) -> Tensor:
-    """Latents by DDIM without guidance."""
+    """Sample latents by DDIM without guidance."""
     latents = torch.randn(shape, generator=generator(0))
     for step in ddim(small_config().noise, steps):
         with autocast():
@@ -263,6 +264,6 @@ def sample(
 
 
 def noisy_timesteps(num_timesteps: int, count: int, rng: torch.Generator) -> Tensor:
-    """Random ones (count,), in proportion to how late they are: there reference and pose decide, while at low
-    noise the latents themselves tell most of it."""
+    """Random timesteps (count,), with probability proportional to the timestep: at high noise the prediction
+    depends on reference and pose, at low noise mostly on the latents themselves."""
     return (num_timesteps * torch.rand(count, generator=rng).sqrt()).long().clamp(max=num_timesteps - 1)

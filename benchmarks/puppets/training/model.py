@@ -1,7 +1,7 @@
-"""The small model: shapes of its networks, one differentiable prediction, and its public checkpoint.
+"""The small model: the shapes of its networks, a differentiable prediction, and its checkpoint.
 
-Everything is trained through the modules of export/; what is here only lets a batch hold many references and
-timesteps at once, where a clip at run time has one of each.
+Training uses the modules of export/. The code here only lets a batch hold many references and timesteps,
+where a clip at run time has one of each at a time.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from ....atomic import atomic
 from ....engines.model import ModelConfig
-from ....export.checkpoints.checkpoint import UNET
+from ....export.checkpoints.families import UNET, V2_NOISE
 from ....export.checkpoints.settings import (
-    V2_NOISE,
     Settings,
     image_encoder_config,
     motion_config,
@@ -43,14 +42,14 @@ SHIPPED = Path(__file__).parents[3] / "weights"
 WEIGHTS, FEW_STEP_WEIGHTS = SHIPPED / "puppets", SHIPPED / "puppets-few-steps"  # checkpoint directories
 
 SIZE = 128  # pixels along a side
-LATENT_CHANNELS = 16  # fewer blur: a patch of 8 x 8 pixels may have several edges and colours
-HEADS = 4  # so that every head is 16 or more wide and a multiple of 8
+LATENT_CHANNELS = 16  # fewer channels blur: a patch of 8 x 8 pixels may have several edges and colours
+HEADS = 4  # so heads are at least 16 wide and a multiple of 8
 POSE_CHANNELS = (16, 32, 64, 96)
 CONTEXT = 128
 
 LATENTS = {"in_channels": LATENT_CHANNELS, "out_channels": LATENT_CHANNELS}
 UNET_CONFIG = {**unet([96, 96, 64, 64], 1, HEADS, CONTEXT, groups=16), **LATENTS}
-# Four channels per group at least: with fewer, normalisation takes away what tells colours apart.
+# At least four channels per group: with fewer, normalisation removes the differences between colours.
 VAE_CONFIG = {**vae([32, 64, 96, 96], 1, groups=8), "latent_channels": LATENT_CHANNELS}
 IMAGE_ENCODER_CONFIG = {**image_encoder(96, 2, HEADS, 8, CONTEXT), "image_size": 64}
 INFERENCE_CONFIG = inference_config(HEADS)
@@ -71,7 +70,7 @@ def small_config() -> ModelConfig:
 
 
 class SmallModel(nn.Module):
-    """The networks that denoise. Their latents have unit deviation; the VAE is a network of its own."""
+    """All networks but the VAE. They work on latents with unit standard deviation."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +81,7 @@ class SmallModel(nn.Module):
         self.image_encoder = ImageEncoder(config.image_encoder)
         for name, values in (("image_mean", CLIP_MEAN), ("image_std", CLIP_STD)):
             self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        # Poses and neighbouring frames begin without a say, as in the paper.
+        # Zero weights: poses and other frames have no effect at the start, as in the paper.
         for layer in (self.pose_guider.conv_out, *(module.proj_out for module in self.temporal())):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -93,8 +92,8 @@ class SmallModel(nn.Module):
         return [module.temporal_transformer for module in modules if isinstance(module, MotionModule)]
 
     def embed(self, images: Tensor) -> Tensor:
-        """(n, 3, 64, 64) in [0, 1] -> (n, D)"""
-        # The encoder takes one image; vmap makes it take many.
+        """Images (n, 3, 64, 64) in [0, 1] -> embeddings (n, D)"""
+        # The encoder takes one image; vmap applies it to each of a batch.
         normal = (images - self.image_mean) / self.image_std
         return torch.vmap(lambda image: self.image_encoder(image[None])[0])(normal)
 
@@ -109,11 +108,11 @@ class SmallModel(nn.Module):
         *,
         motion: bool,
     ) -> Tensor:
-        """Velocity of n clips of as many frames each, (n * frames, C, h, w).
+        """Velocity of n clips of `frames` frames each, (n * frames, C, h, w).
 
         latents (n * frames, C, h, w), timesteps (n * frames,), poses (n * frames, 3, H, W) in [0, 1],
         reference (n, C, h, w) latents, images (n, 3, 64, 64) in [0, 1]. Without a reference the prediction is
-        the unconditional one; without `motion` frames know nothing of each other.
+        unconditional; without `motion` frames do not depend on each other.
         """
         embeds = self.embed(images)
         references = None
@@ -145,7 +144,7 @@ def predict(
     *,
     motion: bool,
 ) -> Tensor:
-    """`DenoisingUNet.forward` for n clips at once, each with its own reference, each frame with its own
+    """`DenoisingUNet.forward` for n clips at once: each clip has its own reference, each frame its own
     timestep."""
     rows = latents.shape[0]
     with torch.autocast(latents.device.type, enabled=False):
@@ -172,11 +171,12 @@ def predict(
 
 
 def alone(attention: Attention, normed: Tensor) -> Tensor:
+    """Self-attention without a reference."""
     return attention(normed)
 
 
 def write_checkpoint(folder: Path, model: SmallModel, autoencoder: VAE, scaling_factor: float) -> None:
-    """The public layout in float16; `folder` appears when it is complete."""
+    """Write a checkpoint in the public layout in float16; `folder` appears when it is complete."""
     configs: dict[str, dict[str, Any]] = {
         UNET[0]: UNET_CONFIG,
         "sd-vae-ft-mse": {**VAE_CONFIG, "scaling_factor": scaling_factor},
@@ -199,7 +199,7 @@ def write_checkpoint(folder: Path, model: SmallModel, autoencoder: VAE, scaling_
 
 
 def write_few_steps(folder: Path, model: SmallModel) -> None:
-    """What the few-step set has of its own: its base, the other one, has the rest."""
+    """Write the files in which the few-step checkpoint differs from `puppets`, which is its base."""
     spatial, _ = halves(model)
     with atomic(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -207,7 +207,7 @@ def write_few_steps(folder: Path, model: SmallModel) -> None:
 
 
 def halves(model: SmallModel) -> tuple[State, State]:
-    """Weights of the denoising UNet without its motion modules, and theirs."""
+    """The weights of the denoising UNet without its motion modules, and those of the motion modules."""
     spatial = model.denoising_unet.state_dict()
     motion = {key: spatial.pop(key) for key in list(spatial) if "motion_modules" in key}
     return spatial, motion

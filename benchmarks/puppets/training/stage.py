@@ -1,4 +1,4 @@
-"""A stage of training: what it is to the loop that runs it, and the tensors all stages deal in."""
+"""A stage of training: its interface to the training loop, and helpers for tensors and figures."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..world.scene import Picture
 
 Figures = dict[str, float]
 
-HELD_OUT = 12  # scenes to look at while training
+HELD_OUT = 12  # scenes evaluated during training
 
 
 class Pace(NamedTuple):
-    """How a stage is trained on a kind of device."""
+    """Hyperparameters of a stage on one type of device."""
 
     iterations: int
-    rate: float  # of learning, at its highest
+    rate: float  # peak learning rate
     batch: int
 
 
 class Iteration(NamedTuple):
-    """Where a stage is, and the random numbers it has there."""
+    """The progress of a stage, and the random generators of one iteration."""
 
     progress: float  # from 0 to 1
     shared: np.random.Generator  # the same in all workers
@@ -38,15 +38,14 @@ class Iteration(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What an iteration computes with. Those of the same form and shapes differ in nothing but values."""
+    """The input of an iteration. Batches of equal form and shapes run the same computation."""
 
     form: Hashable
     tensors: list[Tensor]
 
 
 class Stage(ABC):
-    """One training run. `network` holds what is trained and what comes out; only parameters that require
-    gradients change."""
+    """One training run. `network` is trained in place; only parameters that require gradients change."""
 
     name: str
     paces: ClassVar[dict[str, Pace]]  # by type of device
@@ -58,15 +57,15 @@ class Stage(ABC):
 
     @abstractmethod
     def batch(self, now: Iteration) -> Batch:
-        """Everything random about an iteration."""
+        """The input of an iteration, with everything random in it."""
 
     @abstractmethod
     def loss(self, form: Any, *tensors: Tensor) -> Tensor:
-        """Nothing random, and nothing the host would have to wait for: a GPU replays it."""
+        """The loss of a batch: no random numbers and no synchronization, as a GPU replays it as a graph."""
 
     @abstractmethod
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
-        """Figures on held-out scenes, and a picture to look at."""
+        """Figures on held-out scenes, and a picture of them."""
 
 
 def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
@@ -81,7 +80,7 @@ def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
 
 @contextmanager
 def autocast() -> Iterator[None]:
-    """bfloat16 for products; and on CPUs attention as these, as the fused one is slow to differentiate."""
+    """bfloat16 for products. On CPUs attention is computed by products, as the fused gradient is slow."""
     device = torch.get_default_device().type
     with torch.autocast(device, torch.bfloat16), AttentionAsProducts() if device == "cpu" else nullcontext():
         yield
@@ -124,15 +123,16 @@ def to_pictures(tensor: Tensor) -> Picture:
 
 
 def psnr(made: Tensor, true: Tensor) -> float:
-    """Decibels, averaged over pictures."""
+    """In decibels, averaged over pictures."""
     errors = (made - true).square().mean(dim=(1, 2, 3))
     return float((-10 * errors.log10()).mean())
 
 
 def change(pictures: Tensor, frames: int) -> float:
-    """Mean absolute difference of neighbouring frames."""
+    """Mean absolute difference of consecutive frames."""
     return float(pictures.unflatten(0, (-1, frames)).diff(dim=1).abs().mean())
 
 
 def beside(pictures: Picture) -> Picture:
+    """Pictures (n, H, W, 3) in a row, (H, n * W, 3)."""
     return np.concatenate(list(pictures), axis=1)

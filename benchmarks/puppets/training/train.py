@@ -1,17 +1,17 @@
-"""Train the small model, stage by stage, going on where it stopped.
+"""Train the small model stage by stage; a run that was stopped resumes.
 
 python -m animate_rt.benchmarks.puppets.training.train FOLDER [--workers 2]
 
-FOLDER gets the drawn pictures (1.7 MB per scene), `log.jsonl`, a checkpoint of the running stage every few
-minutes, a picture of held-out scenes at each (`<stage>.png`: reference, pose, made, true), the averaged
-weights of each finished stage (`<stage>.pt`) and in the end the checkpoint `puppets` in the public layout,
-and `puppets-few-steps`, which is based on it.
-To do a stage again remove what it and all after it have left: `vae`, `latents`, `frames`, `motion`,
-`few-steps`.
+FOLDER receives the drawn pictures (1.7 MB per scene), `log.jsonl`, a checkpoint of the running stage every
+three minutes, with it a picture of held-out scenes (`<stage>.png`: reference, pose, generated, true), the
+averaged weights of each finished stage (`<stage>.pt`) and at the end the checkpoint `puppets` in the public
+layout, and `puppets-few-steps`, which is based on it.
+To repeat a stage, remove its files and those of all later stages. The order is `vae`, `latents`, `frames`,
+`motion`, `few-steps`.
 
-On a GPU an iteration's gradients are computed by a captured graph. On CPUs one process per core with a single
-thread each, averaging gradients, is what stays fast beside other work: threads of one process wait for each
-other whenever one of them is kept off its core.
+On a GPU a captured graph computes the gradients of an iteration. On CPUs use one single-threaded process per
+core (`--workers`); they average their gradients. Beside other work this is faster than one process with many
+threads, which all wait whenever one of them loses its core.
 """
 
 from __future__ import annotations
@@ -43,18 +43,19 @@ from .stage import Batch, Iteration, Stage, generator, outcome
 
 SEED = 0
 WARM_UP = 100  # iterations
-# Share of a stage in which the rate falls to 0. It is level before, so a stage may be made shorter or longer.
+# Last fraction of a stage, in which the learning rate falls to 0. Before that it is constant, so a stage can
+# be made shorter or longer.
 COOL_DOWN = 0.25
-AVERAGED = 0.997  # weight of what the moving average already holds
+AVERAGED = 0.997  # decay of the moving average of weights
 CHECKPOINT_S = 180.0
 LOG_EVERY = 25  # iterations
-WARM_UP_RUNS = 3  # before a capture: libraries choose their kernels
+WARM_UP_RUNS = 3  # before a capture, so that libraries have chosen their kernels
 
 Parameters = Collection[nn.Parameter]
 
 
 class Run:
-    """A stage under way: weights, their moving average, the optimizer's state and the iterations done."""
+    """A running stage: weights, their moving average, optimizer state and the number of iterations done."""
 
     def __init__(self, stage: Stage, folder: Path, rank: int = 0, size: int = 1):
         self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
@@ -77,7 +78,7 @@ class Run:
             self.done = state["iteration"]
 
     def step(self) -> Tensor:
-        """One iteration; returns its loss, which on a GPU may not be there yet."""
+        """Run one iteration; returns its loss, which a GPU may still be computing."""
         progress = self.done / self.pace.iterations
         for group in self.optimizer.param_groups:
             group["lr"] = self.pace.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
@@ -89,12 +90,12 @@ class Run:
         nn.utils.clip_grad_norm_(self.trained.values(), 1.0)
         self.optimizer.step()
         self.done += 1
-        keep = min(AVERAGED, self.done / (self.done + 10))  # less while there is little to hold
+        keep = min(AVERAGED, self.done / (self.done + 10))  # lower at first, when few iterations are averaged
         get_ema_multi_avg_fn(keep)(self.averaged, list(self.trained.values()), self.done)
         return loss
 
     def differentiate(self, batch: Batch) -> Tensor:
-        """The loss; gradients are in the parameters."""
+        """Compute the gradients of the parameters; returns the loss."""
         if self.device == "cpu":
             self.optimizer.zero_grad()
             return self.backward(batch.form, batch.tensors)
@@ -110,7 +111,7 @@ class Run:
         return loss.detach()
 
     def save(self) -> None:
-        """The checkpoint, and figures and a picture of where it stands."""
+        """Write a checkpoint, evaluate the averaged network, log its figures and write its picture."""
         state = {
             "network": self.stage.network.state_dict(),
             "average": self.average.state_dict(),
@@ -129,8 +130,8 @@ class Run:
 
 
 class Captured:
-    """The work of an iteration on a GPU, captured as a graph: its thousands of small kernels take the host
-    longer to start than the GPU to run."""
+    """The work of an iteration, captured as a CUDA graph: the host needs longer to launch its thousands of
+    small kernels than the GPU to run them."""
 
     def __init__(self, work: Callable[[list[Tensor]], Tensor], tensors: list[Tensor], trained: Parameters):
         self.inputs = [tensor.clone() for tensor in tensors]
@@ -138,14 +139,14 @@ class Captured:
         side.wait_stream(now)
         with torch.cuda.stream(side):
             for _ in range(WARM_UP_RUNS):
-                forget(trained)
+                clear_gradients(trained)
                 work(self.inputs)
         now.wait_stream(side)
-        forget(trained)
+        clear_gradients(trained)
         self.graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(self.graph):
             self.loss = work(self.inputs)
-        self.gradients = [parameter.grad for parameter in trained]  # where each replay leaves them
+        self.gradients = [parameter.grad for parameter in trained]  # each replay writes these tensors
 
     def __call__(self, tensors: list[Tensor], trained: Parameters) -> Tensor:
         for target, source in zip(self.inputs, tensors, strict=True):
@@ -156,14 +157,14 @@ class Captured:
         return self.loss.clone()
 
 
-def forget(trained: Parameters) -> None:
+def clear_gradients(trained: Parameters) -> None:
     for parameter in trained:
         parameter.grad = None
 
 
 def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: int | None = None) -> nn.Module:
     """Train to the end, or to iteration `until`, from the stage's checkpoint if there is one; returns the
-    averaged network. With `size` workers each calls this, inside one process group."""
+    averaged network. With `size` workers, each of them calls this inside one process group."""
     run = Run(stage, folder, rank, size)
     end = run.pace.iterations if until is None else until
     saved = logged = time.monotonic()
@@ -198,14 +199,14 @@ def write_state(state: object, path: Path) -> None:
 
 
 def work(rank: int, size: int, folder: Path) -> None:
-    """One worker's way through all stages; every worker does the same, with other samples."""
+    """Run all stages as one of `size` workers, which differ only in their samples."""
     torch.manual_seed(SEED)  # equal initial weights
     device = device_type()
     if device == "cpu":
         torch.set_num_threads(1)
     if size > 1:
         meeting = f"file://{folder.absolute()}/.workers"
-        # One worker may wait for the other's latents, and for evaluations.
+        # A long timeout: workers wait while others encode latents, and while worker 0 evaluates.
         workers.init_process_group("gloo", meeting, timedelta(hours=12), rank=rank, world_size=size)
     with torch.device(device):
         run_stage(partial(Autoencoder, folder), "vae", folder, rank, size)
@@ -222,7 +223,7 @@ def device_type() -> str:
 
 
 def write_checkpoints(folder: Path, vae: VAE) -> None:
-    """Both sets of weights in the public layout, unless they are there."""
+    """Write both sets of weights in the public layout, unless they exist."""
     model = SmallModel()
     if not (folder / "puppets").exists():
         model.load_state_dict(outcome(folder, "motion"))
@@ -233,7 +234,7 @@ def write_checkpoints(folder: Path, vae: VAE) -> None:
 
 
 def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, size: int) -> None:
-    """Train the stage unless its outcome is there."""
+    """Train the stage unless its weights exist."""
     if not (folder / f"{name}.pt").exists():
         trained = train(make(), folder, rank=rank, size=size)
         if rank == 0:
@@ -255,7 +256,7 @@ def main() -> None:
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     write_pictures(options.folder / "drawn", SCENES[device_type()])
-    (options.folder / ".workers").unlink(missing_ok=True)  # where a run that was killed met
+    (options.folder / ".workers").unlink(missing_ok=True)  # rendezvous file of a run that was killed
     if options.workers == 1:
         work(0, 1, options.folder)
     else:

@@ -1,4 +1,4 @@
-"""What is behind a puppet: drawn once per scene, still while it moves."""
+"""The background of a scene: drawn once, the same in every frame."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RNG = np.random.Generator
 
 
 def random_background(rng: RNG, size: int) -> Array:
-    """(size, size, 3)"""
+    """RGB from 0 to 1, (size, size, 3)."""
     kinds: tuple[Callable[[RNG, Canvas], None], ...] = (meadow, room, city, beach, studio, stage)
     canvas = Canvas.blank(size)
     kinds[rng.integers(len(kinds))](rng, canvas)
@@ -23,12 +23,13 @@ def random_background(rng: RNG, size: int) -> Array:
 def hue(
     rng: RNG, saturation: tuple[float, float], value: tuple[float, float], around: float | None = None
 ) -> Array:
+    """A random colour (3,) in these ranges; its hue is within 0.04 of `around` if that is given."""
     angle = rng.random() if around is None else (around + rng.uniform(-0.04, 0.04)) % 1
     return np.array(colorsys.hsv_to_rgb(angle, rng.uniform(*saturation), rng.uniform(*value)), np.float32)
 
 
 def fade(canvas: Canvas, top: Array, bottom: Array, start: float = 0.0, end: float = 1.0) -> None:
-    """A vertical gradient over the rows from `start` to `end`."""
+    """Paint a vertical gradient over the rows from `start` to `end` (frame units)."""
     edge = ((canvas.centres - start) * canvas.size + 0.5).clip(0, 1) * (
         (end - canvas.centres) * canvas.size + 0.5
     ).clip(0, 1)

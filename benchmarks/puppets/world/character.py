@@ -1,4 +1,4 @@
-"""A character: how it looks."""
+"""The look of a character: body, skin, hair and clothes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def colour(code: str) -> RGB:
 
 
 def random_colour(rng: np.random.Generator) -> RGB:
-    """Clothes: full colours mostly, white, grey and black at times."""
+    """A colour for clothes: usually saturated, in one of five cases dark grey, grey or nearly white."""
     if rng.random() < 0.2:
         grey = rng.choice([0.14, 0.5, 0.93])
         return (grey, grey, grey + 0.02)
@@ -39,7 +39,7 @@ def luminance(shade: RGB) -> float:
 
 def random_cloth(rng: np.random.Generator, plain: float = 0.0) -> Cloth:
     base, accent = random_colour(rng), random_colour(rng)
-    if abs(luminance(base) - luminance(accent)) < 0.25:  # a pattern nobody could see
+    if abs(luminance(base) - luminance(accent)) < 0.25:  # the pattern would be invisible
         accent = (0.95, 0.95, 0.93) if luminance(base) < 0.5 else (0.12, 0.12, 0.16)
     pattern = "plain" if rng.random() < plain else PATTERNS[rng.integers(len(PATTERNS))]
     return Cloth(base, accent, pattern, float(rng.uniform(0.05, 0.085)))
@@ -53,7 +53,7 @@ class Character:
     cut: str
     top: Cloth
     emblem: str | None
-    sleeve: float  # how far down the arm: 0 none, 1 to the elbow, 2 to the wrist
+    sleeve: float  # its length: 0 none, 1 to the elbow, 2 to the wrist
     legwear: str
     bottom: Cloth
     shoes: RGB
@@ -96,7 +96,7 @@ class Character:
         )
 
     def labelled(self, top: RGB, bottom: RGB) -> Character:
-        """Of the same shape, but black all over where it is not the cloth of top or bottom."""
+        """The same shape with top and bottom in these plain colours; skin, hair and other clothes black."""
         black = (0.0, 0.0, 0.0)
         worn = {
             name: black for name in ("socks", "scarf", "belt", "gloves") if getattr(self, name) is not None

@@ -1,4 +1,4 @@
-"""Cloth: a pattern of two colours as a function of position on the body, and emblems to wear on the chest."""
+"""Cloth: two-colour patterns as a function of the position on the body, and emblems for the chest."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .drawing import Array, mix
 
 PATTERNS = ("plain", "plain", "hoops", "stripes", "dots", "checks", "band")
 EMBLEMS = (*"ABCEHKMPRSTXZ2358", "star", "heart", "ring", "bolt", "diamond")
-TEXELS = 64  # of an emblem's side
+TEXELS = 64  # along each side of an emblem
 
 
 @dataclass(frozen=True)
 class Cloth:
-    """`pattern` repeats every `period` frame units."""
+    """Two colours and a pattern, which repeats every `period` frame units."""
 
     colour: tuple[float, float, float]
     accent: tuple[float, float, float]
@@ -26,7 +26,10 @@ class Cloth:
     period: float
 
     def look(self, along: Array, across: Array, pixel: float) -> Any:
-        """The colour at coordinates on the body: (3,) if it is the same everywhere, else (h, w, 3)."""
+        """The colour at coordinates on the body: (3,) if it is the same everywhere, else (h, w, 3).
+
+        `pixel` is the width of a pixel in frame units.
+        """
         if self.pattern == "plain":
             return self.colour
         soft = 1 / pixel
@@ -48,13 +51,13 @@ class Cloth:
 
 
 def stripe(position: Array, period: float, soft: float) -> Array:
-    """1 on every other half period, with anti-aliased edges."""
+    """1 on one half of every period and 0 on the other, with anti-aliased edges."""
     triangle = np.abs((position / period) % 1 - 0.5) * period - period / 4
     return (0.5 + triangle * soft).clip(0, 1)
 
 
 def emblem_share(name: str, along: Array, across: Array, side: float) -> Array:
-    """How much of each point is covered by an emblem of that side, centred at (0, 0)."""
+    """Coverage of each point, 0 to 1, by an emblem centred at (0, 0) with sides of length `side`."""
     texels = emblem(name)
     row = ((along / side + 0.5) * TEXELS).astype(int).clip(0, TEXELS - 1)
     col = ((across / side + 0.5) * TEXELS).astype(int).clip(0, TEXELS - 1)
@@ -63,7 +66,7 @@ def emblem_share(name: str, along: Array, across: Array, side: float) -> Array:
 
 @cache
 def emblem(name: str) -> Array:
-    """(64, 64) coverage, blurred by about a pixel of a small picture; the rim is empty."""
+    """Coverage (64, 64), blurred by about a pixel of a small picture; the outermost texels are 0."""
     image = Image.new("L", (TEXELS, TEXELS))
     draw = ImageDraw.Draw(image)
     middle, reach = TEXELS / 2, TEXELS * 0.4
@@ -82,7 +85,7 @@ def emblem(name: str) -> Array:
 
 
 def outline(name: str) -> list[tuple[float, float]]:
-    """Corners within -1 to 1."""
+    """Corners (x, y) of an emblem's outline, about -1 to 1."""
     if name == "star":
         turns = np.arange(10) * np.pi / 5
         return [(np.sin(a) * r, -np.cos(a) * r) for a, r in zip(turns, [1.0, 0.42] * 5, strict=True)]

@@ -1,7 +1,7 @@
 """Anti-aliased shapes on a square canvas: signed distances, soft shading from one light, dark outlines.
 
 Positions and lengths are in frame units: (0, 0) is the upper left corner and (1, 1) the lower right one,
-whatever the number of pixels. A shape is computed only where it lies.
+whatever the number of pixels. A shape is computed only on the rectangle of pixels around it.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ Array = NDArray[np.float32]
 Point = NDArray[Any]  # (2,)
 
 OUTLINE = 0.008  # width, frame units
-INK = 0.5  # how much darker an outline is than what it surrounds
-LIGHT = (-0.5, -0.75)  # towards the light, on the picture
+INK = 0.5  # how much darker an outline is than the shape, as a fraction
+LIGHT = (-0.5, -0.75)  # direction to the light in the picture plane
 
 
 class Shape(NamedTuple):
@@ -27,7 +27,7 @@ class Shape(NamedTuple):
     distance: Array  # negative inside
     along: Array  # coordinates on the shape, for patterns
     across: Array
-    normal_x: Array  # where the surface faces, 0 in the middle to 1 at the rim
+    normal_x: Array  # direction of the surface: 0 in the middle, length 1 at the rim
     normal_y: Array
 
 
@@ -47,7 +47,7 @@ class Canvas:
         return (self.pixels.clip(0, 1) * 255 + 0.5).astype(np.uint8)
 
     def around(self, low: Point, high: Point) -> tuple[slice, slice, Array, Array]:
-        """Rows and columns of a rectangle and a bit more, and their coordinates x (1, w) and y (h, 1)."""
+        """Rows and columns of a rectangle and a margin of a pixel; their coordinates x (1, w), y (h, 1)."""
         first = np.clip(np.floor(low * self.size).astype(int) - 1, 0, self.size)
         last = np.clip(np.ceil(high * self.size).astype(int) + 1, 0, self.size)
         cols, rows = slice(first[0], last[0]), slice(first[1], last[1])
@@ -72,7 +72,7 @@ class Canvas:
         under += (fade * fade * (3 - 2 * fade))[..., None] * (np.asarray(colour, np.float32) - under)
 
     def capsule(self, start: Point, end: Point, radius: float, end_radius: float | None = None) -> Shape:
-        """A limb: its coordinates are the way from `start` and the signed way from its axis."""
+        """A limb. Its coordinates are the distance along its axis and the signed distance from the axis."""
         last = radius if end_radius is None else end_radius
         most = max(radius, last)
         rows, cols, x, y = self.around(np.minimum(start, end) - most, np.maximum(start, end) + most)
@@ -87,7 +87,7 @@ class Canvas:
         return Shape(rows, cols, distance, along, across, -side * dy, side * dx)
 
     def ellipse(self, centre: Point, width: float, height: float, tilt: float = 0.0) -> Shape:
-        """Half-axes `width` and `height`, turned by `tilt`; its coordinates are along these."""
+        """An ellipse with half-axes `width` and `height`, turned by `tilt`; coordinates are along these."""
         most = max(width, height)
         rows, cols, x, y = self.around(centre - most, centre + most)
         x, y = x - np.float32(centre[0]), y - np.float32(centre[1])
@@ -95,13 +95,13 @@ class Canvas:
         along, across = y * cos - x * sin, x * cos + y * sin
         a, b = across / width, along / height
         norm = np.hypot(a, b)
-        # First-order distance: exact on the rim, where it matters.
+        # A first-order approximation of the distance: exact on the rim, where accuracy matters.
         slope = np.hypot(a / width, b / height) / np.maximum(norm, 1e-6)
         distance = (norm - 1) / np.maximum(slope, 1e-6)
         return Shape(rows, cols, distance, along, across, a * cos - b * sin, a * sin + b * cos)
 
     def polygon(self, points: Any, rounding: float = 0.0) -> Shape:
-        """A polygon (n, 2), its corners rounded outwards; its coordinates are x and y from its middle."""
+        """A polygon (n, 2) with corners rounded outwards; its coordinates are y and x from its middle."""
         corners = np.asarray(points, np.float32)
         low, high = corners.min(axis=0) - rounding, corners.max(axis=0) + rounding
         rows, cols, x, y = self.around(low, high)
@@ -125,7 +125,7 @@ def clipped(shape: Shape, distance: Array) -> Shape:
 
 
 def mix(first: Any, second: Any, share: Array) -> Array:
-    """Colours (3,) to (h, w, 3): `share` (h, w) of the second."""
+    """Blend two colours (3,); `share` (...) is the fraction of the second. Returns (..., 3)."""
     first, second = np.asarray(first, np.float32), np.asarray(second, np.float32)
     mixed: Array = first + share[..., None] * (second - first)
     return mixed

@@ -1,4 +1,4 @@
-"""A character drawn at the joints of one moment, back to front."""
+"""Drawing a character in one pose, from back to front."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Figure:
         self.cos, self.sin = float(np.cos(body.turn)), float(np.sin(body.turn))
 
     def draw(self) -> None:
-        """Parts by depth: the torso at 0, limbs behind and in front of it."""
+        """Paint the parts in order of depth: the torso is at 0, with limbs behind and in front of it."""
         self.shadow()
         parts: list[tuple[float, Callable[[], None]]] = [
             (-0.02, self.neck),
@@ -37,10 +37,10 @@ class Figure:
             (-0.10 if np.cos(self.body.look) > 0.3 else -0.02, self.back_hair),
         ]
         if self.character.legwear in ("skirt", "dress"):
-            parts.append((0.004, self.skirt))  # over a raised thigh too
+            parts.append((0.004, self.skirt))  # also over a raised thigh
         for name in SIDES:
             arm = (self.depth[f"{name}_elbow"] + self.depth[f"{name}_wrist"]) / 2
-            # An arm beside the body counts as in front of it, one raised forwards as in front of the face.
+            # An arm beside the body is painted in front of it, an arm raised forwards in front of the face.
             parts.append((arm * 1.2 + 0.012 if arm > -0.02 else -0.06 + arm * 0.1, self.arm(name)))
             knee = self.depth[f"{name}_knee"]
             parts.append((0.003 if knee > 0.11 else -0.05 + 0.1 * knee, self.leg(name)))
@@ -110,7 +110,7 @@ class Figure:
     # Trunk
 
     def half_width(self, frontal: float, depth: float) -> float:
-        """Of an oval cross-section at the body's turn."""
+        """Half the visible width of an oval cross-section with these half-axes, at the body's turn."""
         return float(np.hypot(frontal * self.cos, depth * self.sin))
 
     def torso(self) -> None:
@@ -138,7 +138,7 @@ class Figure:
             self.canvas.paint(clipped(shape, low), look.belt, ink=0.3)
 
     def on_body(self, shape: Shape, origin: Point, up: Point, half: float) -> Shape:
-        """Coordinates down from `origin` and around the trunk from the middle of the chest."""
+        """The shape with coordinates down from `origin` and around the trunk from the middle of the chest."""
         x = self.canvas.centres[None, shape.cols] - np.float32(origin[0])
         y = self.canvas.centres[shape.rows, None] - np.float32(origin[1])
         along = -(x * np.float32(up[0]) + y * np.float32(up[1]))
@@ -187,6 +187,7 @@ class Figure:
     # Head
 
     def on_face(self, sideways: float, above: float, ahead: float) -> tuple[Point, float]:
+        """`face_point` as its position (x, y) and its depth z."""
         point = face_point(self.build, self.body, sideways, above, ahead)
         return point[:2], float(point[2])
 

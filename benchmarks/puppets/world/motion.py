@@ -1,7 +1,7 @@
-"""How a puppet moves: angles as smooth functions of time, and the joints they put where.
+"""The motion of a puppet: angles as smooth functions of time, and the joint positions they give.
 
-Space has x to the right, y down and z towards the viewer, in frame units; a picture drops z. A puppet at turn
-0 faces the viewer, at a positive one the right edge of the picture.
+Coordinates are in frame units: x to the right, y down and z towards the viewer; a picture drops z. At turn 0
+a puppet faces the viewer; a positive turn is towards the right edge of the picture.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ import numpy as np
 
 from .drawing import Array, Point
 
-GROUND = 0.93  # where feet stand
+GROUND = 0.93  # y of the ground under the feet
 DOWN = np.array([0.0, 1.0, 0.0])
 SIDES = {"right": -1.0, "left": 1.0}
 
 
 @dataclass(frozen=True)
 class Build:
-    """Lengths of a body, frame units."""
+    """Lengths of a body in frame units."""
 
     head: float  # half its height
     neck: float
     torso: float
-    shoulders: float  # half their distance
+    shoulders: float  # half the distance between them
     hips: float
     upper_arm: float
     forearm: float
     thigh: float
     shank: float
     foot: float
-    girth: float  # thickness of everything, 1 is average
+    girth: float  # thickness of all parts relative to the average
 
     @classmethod
     def random(cls, rng: np.random.Generator) -> Build:
@@ -58,19 +58,19 @@ class Build:
 
 
 class Wave(NamedTuple):
-    """A sine over time; `rate` in turns per frame."""
+    """A sine over time; `rate` is in cycles per frame."""
 
     centre: float
     amplitude: float = 0.0
     rate: float = 0.0
-    phase: float = 0.0  # turns
+    phase: float = 0.0  # cycles
 
     def at(self, time: float) -> float:
         return float(self.centre + self.amplitude * np.sin(2 * np.pi * (self.rate * time + self.phase)))
 
 
 class Path(NamedTuple):
-    """From knot to knot with eased ends, again and again; a knot lasts `interval` frames."""
+    """Moves from knot to knot, slow at both ends, in `interval` frames each, and repeats."""
 
     knots: tuple[float, ...]
     interval: float
@@ -84,7 +84,7 @@ class Path(NamedTuple):
 
 
 Course = Wave | Path
-Motion = Mapping[str, Course]  # by the name of an angle; one that is absent rests
+Motion = Mapping[str, Course]  # by the name of an angle; a missing angle keeps its rest value
 
 REST = {
     "right_arm_out": 0.2, "left_arm_out": 0.2,
@@ -96,7 +96,7 @@ REST = {
 
 
 class Body(NamedTuple):
-    """Joints of one moment in space (x, y, z), and where the body and the head face."""
+    """Joints (x, y, z) at one moment, and the directions that the body (`turn`) and head (`look`) face."""
 
     joints: dict[str, Point]
     turn: float
@@ -144,7 +144,7 @@ def pose(build: Build, motion: Motion, time: float) -> Body:
 
 
 def face_point(build: Build, body: Body, sideways: float, above: float, ahead: float) -> Point:
-    """A point on the head; lengths in half heads, `sideways` to the puppet's left."""
+    """A point on the head. Offsets are in half heads; `sideways` is to the puppet's left."""
     cos, sin = np.cos(body.look), np.sin(body.look)
     x = build.head * (sideways * cos + ahead * sin)
     y, z = -build.head * above, build.head * (ahead * cos - sideways * sin)
@@ -153,7 +153,7 @@ def face_point(build: Build, body: Body, sideways: float, above: float, ahead: f
 
 
 def keypoints(build: Build, body: Body) -> Array:
-    """The 18 points of a pose detector: x, y and whether it sees them (skeleton.KEYPOINTS)."""
+    """The 18 keypoints of a pose detector (skeleton.KEYPOINTS), (18, 3): x, y and 1 if visible, else 0."""
     from .skeleton import KEYPOINTS
 
     places = dict(body.joints)
@@ -162,7 +162,7 @@ def keypoints(build: Build, body: Body) -> Array:
         places[f"{name}_ear"] = face_point(build, body, 0.86 * side, 0.0, 0.0)
     places["nose"] = face_point(build, body, 0.0, -0.15, 0.95)
     points = np.array([[*places[name][:2], 1.0] for name in KEYPOINTS], np.float32)
-    for name, side in SIDES.items():  # what the head hides
+    for name, side in SIDES.items():  # hidden by the head
         points[KEYPOINTS.index(f"{name}_ear"), 2] = side * np.sin(body.look) < 0.4
         points[KEYPOINTS.index(f"{name}_eye"), 2] = side * np.sin(body.look) < 0.85
     inside = ((points[:, :2] >= 0) & (points[:, :2] <= 1)).all(axis=1)
@@ -170,7 +170,7 @@ def keypoints(build: Build, body: Body) -> Array:
     return points
 
 
-# Motions. Amplitudes are radians, times frames.
+# Motions. Amplitudes are in radians, times in frames.
 
 
 def random_motion(rng: np.random.Generator) -> Motion:
@@ -183,13 +183,13 @@ def random_motion(rng: np.random.Generator) -> Motion:
 
 
 def walk(rng: np.random.Generator) -> Motion:
-    """To and fro, turning on the way back."""
+    """Walk to and fro, turned to the direction of movement."""
     rate, phase = 1 / rng.uniform(14, 24), rng.random()
     stride, swing, reach = rng.uniform(0.3, 0.55), rng.uniform(0.2, 0.6), rng.uniform(0.0, 0.18)
     slow, start, turn = rate / rng.uniform(3, 6), rng.random(), rng.uniform(0.3, 1.25)
     motion: dict[str, Course] = {
         "x": Wave(0.5, reach, slow, start),
-        "turn": Wave(0.0, turn, slow, start + 0.25),  # faces where x goes
+        "turn": Wave(0.0, turn, slow, start + 0.25),  # faces the direction in which x moves
         "lean": Wave(rng.uniform(-0.05, 0.05), 0.03, 2 * rate, phase),
         "hop": Wave(0.0, 0.006, rate, phase),
     }
@@ -204,7 +204,7 @@ def walk(rng: np.random.Generator) -> Motion:
 
 
 def wave(rng: np.random.Generator) -> Motion:
-    """One arm, or both, above the shoulder."""
+    """Wave with one arm or both, above the shoulder."""
     rate, phase = 1 / rng.uniform(8, 16), rng.random()
     slow = rate / rng.uniform(2, 4)
     motion: dict[str, Course] = {
@@ -223,7 +223,7 @@ def wave(rng: np.random.Generator) -> Motion:
 
 
 def dance(rng: np.random.Generator) -> Motion:
-    """Everything swings to one beat."""
+    """All parts swing to the same beat."""
     rate, phase = 1 / rng.uniform(14, 26), rng.random()
     mirrored = rng.choice([0.0, 0.5])
 
@@ -282,7 +282,7 @@ def squats(rng: np.random.Generator) -> Motion:
 
 
 def gestures(rng: np.random.Generator) -> Motion:
-    """From one random pose to the next."""
+    """Move from one random pose to the next."""
     interval, knots = rng.uniform(9, 18), 5
     ranges = {
         "turn": (-1.0, 1.0), "lean": (-0.12, 0.12), "tilt": (-0.15, 0.15), "x": (0.42, 0.58),
@@ -301,7 +301,7 @@ def gestures(rng: np.random.Generator) -> Motion:
 
 
 def turning(rng: np.random.Generator) -> Motion:
-    """On the spot from side to side, one arm showing the way."""
+    """Turn from side to side on the spot, with one arm stretched out."""
     rate, phase = 1 / rng.uniform(24, 44), rng.random()
     motion: dict[str, Course] = {"turn": Wave(0.0, rng.uniform(0.8, 1.3), rate, phase)}
     name = ("right", "left")[rng.integers(2)]

@@ -1,4 +1,4 @@
-"""Scenes of the puppet world: a seed is a character before a background, in motion.
+"""Scenes of the puppet world: a seed gives a moving character in front of a background.
 
 python -m animate_rt.benchmarks.puppets.world.scene SHEET.png [--split held-out] [--size 128]
 """
@@ -23,11 +23,11 @@ Picture = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 GREEN, BLUE = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
 Split = Literal["train", "held-out"]
-SPLITS: dict[Split, int] = {"train": 1, "held-out": 2}  # part of every seed, so that no two splits share one
+SPLITS: dict[Split, int] = {"train": 1, "held-out": 2}  # part of every seed, so that splits share no scene
 
 
 class Scene:
-    """One character, background and motion, and a second motion to take the reference's pose from."""
+    """One character, background and motion, and a second motion that gives the reference its pose."""
 
     def __init__(self, split: Split, seed: int, size: int = 128):
         looks, moves, backdrop = (np.random.default_rng([SPLITS[split], seed, part]) for part in range(3))
@@ -45,7 +45,7 @@ class Scene:
         return self.draw(self.body(frame))
 
     def keypoints(self, frame: int) -> Array:
-        """(18, 3): x, y in frame units, and whether it is seen."""
+        """(18, 3): x and y in frame units, and 1 if visible, else 0."""
         return keypoints(self.character.build, self.body(frame))
 
     def pose(self, frame: int) -> Picture:
@@ -53,7 +53,7 @@ class Scene:
         return draw_skeleton(self.keypoints(frame), self.size)
 
     def reference(self) -> Picture:
-        """The same character and background in a pose of its own."""
+        """The same character and background in another pose (size, size, 3)."""
         return self.draw(pose(self.character.build, self.reference_motion, self.reference_time))
 
     def draw(self, body: Body) -> Picture:
@@ -62,12 +62,12 @@ class Scene:
         return canvas.as_bytes()
 
     def mask(self, frame: int) -> Mask:
-        """(size, size): what is the character, its shadow not included."""
+        """(size, size): which pixels show the character, without its shadow."""
         before = [self.flat(self.character, frame, shade) for shade in (0.0, 1.0)]
         return (before[1] - before[0]).mean(axis=2) < 0.4  # a shadow lets half of the background through
 
     def clothes(self, frame: int) -> Mask:
-        """(2, size, size): what is of the top's cloth, and what of the bottom's."""
+        """(2, size, size): which pixels show the cloth of the top, and which that of the bottom."""
         picture = self.flat(self.character.labelled(GREEN, BLUE), frame, 0.0)
         return np.stack(
             [
@@ -77,14 +77,14 @@ class Scene:
         )
 
     def flat(self, character: Character, frame: int, shade: float) -> Array:
-        """A character before one grey, RGB from 0 to 1."""
+        """A character in front of one shade of grey, RGB from 0 to 1."""
         canvas = Canvas.blank(self.size, (shade, shade, shade))
         draw_figure(canvas, character, self.body(frame))
         return canvas.pixels
 
 
 def sheet(split: Split, seeds: range, size: int, frames: range) -> Picture:
-    """One row per scene: reference, then frames beside their poses."""
+    """One row per scene: the reference, then each pose with its frame."""
     rows = []
     for seed in seeds:
         scene = Scene(split, seed, size)

@@ -1,4 +1,4 @@
-"""The 18 keypoints of a body and their picture, as pose detectors draw it (SPEC.md 4.7)."""
+"""The 18 keypoints of a body, and pictures of them as pose detectors draw them (SPEC.md 4.7)."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ COLOURS = (
     (0, 255, 0), (0, 255, 85), (0, 255, 170), (0, 255, 255), (0, 170, 255), (0, 85, 255),
     (0, 0, 255), (85, 0, 255), (170, 0, 255), (255, 0, 255), (255, 0, 170), (255, 0, 85),
 )  # fmt: skip
-LIMB_SHARE = 0.6  # of a limb's colour
-# Detectors draw with half-width 4 on some 512 pixels. On a quarter of these that would be a single pixel, so
-# lines are half as wide again.
+LIMB_SHARE = 0.6  # brightness at which a limb's colour is drawn
+# Detectors draw lines with a half-width of 4 pixels at about 512 pixels. At 128 pixels that would be a single
+# pixel, so lines are 1.5 times as wide here.
 HALF_WIDTH = 6 / 512
 OVERSAMPLED = 4
 CIRCLE = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 
 
 def draw_skeleton(keypoints: Array, size: int) -> NDArray[np.uint8]:
-    """Keypoints (18, 3) as x, y in frame units and 0 if unseen -> (size, size, 3) on black."""
+    """Keypoints (18, 3): x, y in frame units, 0 if not visible -> picture (size, size, 3) on black."""
     scale = size * OVERSAMPLED
     points, seen = keypoints[:, :2] * scale, keypoints[:, 2] > 0
     radius = HALF_WIDTH * scale

@@ -1,27 +1,34 @@
-"""Convolutions in a form that oneDNN, which OpenVINO computes them with, gets right in bfloat16.
+"""Graph pass for convolutions that oneDNN, which OpenVINO uses, computes wrongly in bfloat16.
 
-Its kernel for AMX (brgemm) is wrong for a convolution that has a stride across, one column of output and more
-than one row: some rows are noise, infinite or not a number. So does a UNet downsample pictures 64 wide or
-less. With one column there is nothing to stride across to: the same convolution without that stride is the
-same sums, and comes out right. Seen in OpenVINO 2026.4.1, and in PyTorch 2.13 with oneDNN 3.12.
+Its kernel for AMX (brgemm) is wrong for a convolution with a horizontal stride, one column of output and more
+than one row: some rows are noise, infinite or not a number. The last downsampling of a UNet is such a
+convolution for pictures up to 64 pixels wide. With one output column the horizontal stride has no effect: the
+same convolution without it computes the same sums, and correctly. Seen in OpenVINO 2026.4.1, and in PyTorch
+2.13 with oneDNN 3.12.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from .shapes import shape_of
+
 
 def convolution_without_idle_strides(model: Any) -> Any:
-    """Replace every Convolution of an openvino.Model that strides across and has one column; returns it.
+    """Remove the horizontal stride of each Convolution with one output column.
 
-    Those of pictures, (N, C, h, w); the results are the same bits in float32.
+    Only of those whose input is float32 (N, C, h, w) of static shape and whose padding is explicit.
+
+    Changes the openvino.Model and returns it. The results are the same bits in float32.
     """
     from openvino import opset13 as ops
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Convolution" or len(node.get_output_shape(0)) != 4:
+        if node.get_type_name() != "Convolution" or not all(map(shape_of, node.input_values())):
             continue
         attributes = node.get_attributes()
+        if attributes["auto_pad"] != "explicit":
+            continue
         down, across = attributes["strides"]
         if across == 1 or node.get_output_shape(0)[3] > 1:
             continue

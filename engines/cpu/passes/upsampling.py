@@ -1,9 +1,8 @@
-"""Convolutions of enlarged pictures, computed before they are enlarged.
+"""Graph pass that moves a convolution from after nearest-neighbour upsampling to before it.
 
-Where nearest-neighbour enlargement has doubled a picture, a convolution of 3 x 3 sees in each direction only
-two different pixels, one of them twice. So each of the four pixels that one becomes is a convolution of 2 x 2
-of the small picture, whose weights are sums of the nine: 16 products instead of 36, the same sums up to
-rounding.
+In a picture upsampled by two, a 3 x 3 convolution sees only two different pixels in each direction, one of
+them twice. So each of the four output pixels per input pixel is a 2 x 2 convolution of the small picture,
+whose weights are sums of the nine: 16 products instead of 36, the same result up to rounding.
 """
 
 from __future__ import annotations
@@ -12,18 +11,27 @@ from typing import Any
 
 import numpy as np
 
-# How three weights become two in one direction, (which of the doubled pixels, small pixel, weight): the first
-# sees its left neighbour and twice itself, the second twice itself and its right neighbour.
+from .shapes import shape_of
+
+# Which of three weights are summed in one direction: (output pixel, input pixel, weight). The first output
+# pixel sees the left neighbour once and its own input pixel twice, the second its own twice and the right
+# neighbour once.
 SUMS = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+
+# Coordinates and rounding by which each pixel becomes two by two equal ones.
+DOUBLING = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")}
 
 
 def convolution_before_upsampling(model: Any) -> Any:
-    """Replace every 3 x 3 Convolution of a doubled picture in an openvino.Model; returns the model. float32,
-    (N, C, h, w)."""
+    """Replace every 3 x 3 Convolution of a picture upsampled by two.
+
+    Only of those whose input is float32 (N, C, h, w) of static shape. Changes the openvino.Model and
+    returns it.
+    """
     from openvino import opset13 as ops
 
     for node in model.get_ordered_ops():
-        if node.get_type_name() != "Convolution" or not doubles(node.input_value(0).get_node(), node):
+        if node.get_type_name() != "Convolution" or not after_doubling(node.input_value(0).get_node(), node):
             continue
         x = node.input_value(0).get_node().input_value(0)
         weights = node.input_value(1).get_node().data
@@ -46,17 +54,26 @@ def convolution_before_upsampling(model: Any) -> Any:
     return model
 
 
-def doubles(enlarged: Any, convolution: Any) -> bool:
-    """Does the convolution see, one pixel around each, a picture that was doubled?"""
-    if enlarged.get_type_name() != "Interpolate" or enlarged.get_attributes()["mode"] != "nearest":
+def after_doubling(enlarged: Any, convolution: Any) -> bool:
+    """Whether `enlarged` upsamples by two and the convolution is 3 x 3, with stride 1 and padding 1."""
+    if enlarged.get_type_name() != "Interpolate":
         return False
-    rows, channels, height, width = enlarged.get_input_shape(0)
-    weights, attributes = convolution.input_value(1), convolution.get_attributes()
+    weights, attributes, how = (
+        convolution.input_value(1),
+        convolution.get_attributes(),
+        enlarged.get_attributes(),
+    )
+    before, after, kernel = map(shape_of, (enlarged.input_value(0), enlarged.output(0), weights))
+    if before is None or after is None or kernel is None:
+        return False
+    rows, channels, height, width = before
+    rounding = how.get("coordinate_transformation_mode"), how.get("nearest_mode")
     return bool(
-        list(enlarged.get_output_shape(0)) == [rows, channels, 2 * height, 2 * width]
+        how["mode"] == "nearest"
+        and rounding in DOUBLING
+        and after == [rows, channels, 2 * height, 2 * width]
         and weights.get_node().get_type_name() == "Constant"
-        and list(weights.get_shape()[2:]) == [3, 3]
+        and kernel[2:] == [3, 3]
         and list(convolution.get_output_shape(0)[2:]) == [2 * height, 2 * width]
-        and attributes["strides"] == [1, 1]
-        and attributes["pads_begin"] == [1, 1]
+        and attributes["strides"] == attributes["pads_begin"] == attributes["dilations"] == [1, 1]
     )

@@ -1,0 +1,70 @@
+"""Checks of a shot before its bundle is loaded, which is slow: everything that can be known by then."""
+
+from __future__ import annotations
+
+import os
+
+from ...engines.bundle import Bundle
+from ...errors import ConfigError, InputError, OutputError
+from ..clip.clip import latent_shape
+from ..clip.noise import noise_of, read_noise
+from ..clip.windows import Known
+from ..media.picture import read_picture
+from ..media.pose_sequence import open_pose
+from ..media.writer import check_rate, place
+from .frame_range import frame_range, must_exist, open_frames
+from .output import check_name
+from .shot import Shot
+
+
+def check(shot: Shot, bundle: Bundle) -> None:
+    """Raise ConfigError, InputError or OutputError for anything that would prevent making the shot.
+
+    `bundle` need not be verified. Reads the reference, the noise and the headers of pictures of poses, and
+    the frames of a pose video only if their number matters.
+    """
+    shot.check_conflicts()
+    check_output(shot)
+    settings = shot.options.resolve(bundle.manifest)
+    read_picture(shot.reference, settings.background)
+    pose = open_frames(shot.pose, shot.frames, shot.pose_fps)  # checks the headers of a directory's pictures
+    if shot.output.video:
+        check_rate(shot.frame_rate(pose))
+    num_frames = None
+    if os.path.isdir(shot.pose):
+        num_frames = count_pictures(shot)
+    elif shot.initial_noise or must_exist(shot.frames):
+        num_frames = sum(1 for _ in pose)
+    if shot.initial_noise and num_frames is not None:
+        shape = latent_shape(bundle.manifest)
+        noise_of(read_noise(shot.initial_noise, shape), settings.seed, shape, Known(num_frames))
+
+
+def count_pictures(shot: Shot) -> int:
+    """Count the pictures that a shot uses of a pose directory. Raises InputError if some are missing."""
+    start, stop = frame_range(shot.frames)
+    found = open_pose(shot.pose, stop, shot.pose_fps).num_frames or 0
+    if must_exist(shot.frames):
+        if stop is not None and found < stop:
+            raise InputError(f"{shot.pose}: expected pose frames {shot.frames}, found {found}")
+        found -= start
+    return found
+
+
+def check_output(shot: Shot) -> None:
+    """Raise ConfigError or OutputError if the shot's files cannot be written."""
+    output, sheet = shot.output, shot.contact_sheet
+    output.check_replaceable()
+    for path in filter(None, (output.path, sheet)):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise OutputError(f"cannot write {path}: {path.parent} is not writable; choose another folder")
+    if sheet is None:
+        return
+    target = place(os.fspath(sheet))
+    check_name(target)
+    if target.exists() and not target.is_file():
+        raise OutputError(f"{sheet} exists and is not a file: choose another name for the contact sheet")
+    if target in (output.path, output.sidecar) or output.path in target.parents:
+        raise ConfigError(
+            f"contact sheet: expected another file than the output and its sidecar, found {sheet}"
+        )

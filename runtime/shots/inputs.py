@@ -1,0 +1,94 @@
+"""The input files of a shot: what they hold, and what shows that they changed while the clip was made."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from ...engines.files import digest_of, hashed
+from ...errors import InputChanged, InputError, InputMissing
+from ...text import escaped
+from ..media.folder import pictures
+from ..media.pose_sequence import PICTURE_SUFFIXES
+
+
+class InputFile(NamedTuple):
+    """One file, when it was read."""
+
+    path: Path
+    inode: int
+    num_bytes: int
+    mtime_ns: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """All input files of a shot."""
+
+    reference: InputFile
+    pose: InputFile | tuple[InputFile, ...]  # a video, or the pictures of a directory
+    initial_noise: InputFile | None
+
+    @classmethod
+    def read(cls, reference: Path, pose: Path, initial_noise: Path | None) -> Inputs:
+        """Read and hash every file. Raises InputError."""
+        return cls(
+            read_file(reference, "picture"),
+            tuple(read_file(path, "picture") for path in pose_pictures(pose))
+            if os.path.isdir(pose)
+            else read_file(pose, "pose sequence"),
+            read_file(initial_noise, "noise file") if initial_noise else None,
+        )
+
+    @property
+    def files(self) -> list[InputFile]:
+        pose = list(self.pose) if not isinstance(self.pose, InputFile) else [self.pose]
+        return [self.reference, *pose, *([self.initial_noise] if self.initial_noise else [])]
+
+    def content(self) -> dict[str, str | dict[str, str] | None]:
+        """SHA-256 of each input; of a directory, of each picture by name."""
+        pose = self.pose
+        return {
+            "reference": self.reference.sha256,
+            "pose": pose.sha256
+            if isinstance(pose, InputFile)
+            else {file.path.name: file.sha256 for file in pose},
+            "initial_noise": self.initial_noise and self.initial_noise.sha256,
+        }
+
+    def state(self) -> str:
+        """A text that changes when a file is changed, even if it is changed back later."""
+        return digest_of({"files": [(file.num_bytes, file.mtime_ns) for file in self.files]})
+
+    def changed_since(self, before: Inputs) -> Path | None:
+        """The first file that was changed, replaced, added or removed."""
+        then, now = ({file.path: file for file in inputs.files} for inputs in (before, self))
+        return next((path for path in then | now if then.get(path) != now.get(path)), None)
+
+
+def pose_pictures(folder: Path) -> list[Path]:
+    """The pictures of a pose directory, exactly those that open_pose reads. Raises InputError."""
+    try:
+        return pictures(folder, PICTURE_SUFFIXES)
+    except OSError as error:
+        raise InputError(
+            f"{escaped(str(folder))}: cannot read this directory of poses: {error.strerror}"
+        ) from error
+
+
+def read_file(path: Path, what: str) -> InputFile:
+    """Hash a regular file. Raises InputMissing or InputError."""
+    try:
+        found = hashed(path)
+    except FileNotFoundError as error:
+        raise InputMissing(f"{path}: expected a {what}, found nothing there; check the path") from error
+    except (OSError, ValueError) as error:  # ValueError for a name that no file can have
+        kind = InputChanged if getattr(error, "errno", None) == errno.EAGAIN else InputError
+        reason = getattr(error, "strerror", "no file can have this name")
+        raise kind(f"{escaped(str(path))}: cannot read this {what}: {reason}") from error
+    stamp = found.stamp
+    return InputFile(path, stamp.inode, stamp.num_bytes, stamp.modified_ns, found.file.sha256)

@@ -1,0 +1,56 @@
+"""Expensive things made once: bundles for all processes of a test run, compiled engines for each process."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from animate_rt.engines.cpu import openvino
+from animate_rt.engines.cpu.openvino import PASSES
+from animate_rt.engines.precision import Precision
+
+
+def shared_folder(factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all processes of this test run see."""
+    base = factory.getbasetemp()
+    return base.parent if base.name.startswith("popen-") else base
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes out of the same block for the same path."""
+    with path.with_name(f"{path.name}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def compiled_once() -> Iterator[None]:
+    """Compile a graph of the same bytes only once in this process. Each engine still has its own counter of
+    runs and its own contexts."""
+    compile_graph = openvino.compile_graph
+    compiled: dict[tuple[Any, ...], Any] = {}
+
+    def compile_or_reuse(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
+        files = (path, path.with_name("weights.bin"))
+        content = tuple(digest(file) for file in files if file.is_file())
+        key = (path.name, content, precision, tuple(passes))
+        if key not in compiled:
+            compiled[key] = compile_graph(path, precision, passes)
+        return compiled[key]
+
+    openvino.compile_graph = compile_or_reuse
+    try:
+        yield
+    finally:
+        openvino.compile_graph = compile_graph
+
+
+def digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
