@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from animate_rt.errors import InputError
 from animate_rt.runtime.farm.worker import Worker
+from animate_rt.runtime.media.frame_rate import frame_rate
 from animate_rt.runtime.media.writer import open_writer
 from animate_rt.runtime.shots.frame_range import open_frames
-from animate_rt.runtime.shots.frame_rate import frame_rate
 from PIL import Image
 
 from . import shot_command

@@ -43,7 +43,7 @@ def test_unused_references_give_way(arithmetic: Callable[..., Animator]) -> None
 
 
 class FullOnce:
-    """`load` for an animator: the first time, there is no room to load the engine `graph`, or for a context."""
+    """`load` for an animator: at first there is no memory for the engine of `graph`, or for its context."""
 
     def __init__(self, graph: str, where: str, times: int = 1):
         self.graph, self.where, self.times = graph, where, times

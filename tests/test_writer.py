@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -210,3 +211,13 @@ def test_the_same_frames_give_the_same_file(tmp_path, monkeypatch, width):
 def test_mp4_takes_frame_rates_up_to_its_limits(tmp_path, rate):
     write(tmp_path / "a.mp4", [flat(4 * index) for index in range(30)], Fraction(rate))
     assert [round(frame.mean() / 4) for frame in decode(tmp_path / "a.mp4")] == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [(24, Fraction(24)), (29.97, Fraction(30000, 1001)), ("25", Fraction(25))]
+)
+def test_frame_rates_of_any_usual_type(tmp_path: Path, given: float | str, expected: Fraction) -> None:
+    with open_writer(tmp_path / "out.mp4", 64, 64, given) as writer:
+        writer.write(np.zeros((64, 64, 3), np.uint8))
+    with av.open(tmp_path / "out.mp4") as container:
+        assert container.streams.video[0].average_rate == expected

@@ -19,6 +19,7 @@ from ...atomic import atomic, unwritable
 from ...errors import ConfigError, OutputError
 from ...text import quoted
 from .folder import contents, counts, listed, move
+from .frame_rate import frame_rate as parse_rate
 from .picture import Frame, save_png
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
@@ -31,18 +32,20 @@ Encode: TypeAlias = Callable[[Iterator[Frame]], None]
 
 @contextmanager
 def open_writer(
-    path: str | os.PathLike[str], width: int, height: int, frame_rate: Fraction
+    path: str | os.PathLike[str], width: int, height: int, frame_rate: Fraction | float | str
 ) -> Iterator[FrameWriter]:
     """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
 
+    width and height are pixels; frame_rate is frames per second, such as 24, 29.97 or Fraction(30000, 1001).
     Raises ConfigError or OutputError before the block if the result cannot be written. The result appears at
     `path` when the block ends without an error; otherwise `path` is unchanged.
     """
     target = resolve(os.fspath(path))
+    rate = frame_rate if isinstance(frame_rate, Fraction) else parse_rate(str(frame_rate))
     with atomic(target, replace=_replace) as temporary:
         try:
             if Path(path).suffix:
-                encode = _start_mp4(target, temporary, width, height, frame_rate)
+                encode = _start_mp4(target, temporary, width, height, rate)
             else:
                 encode = _start_pngs(target, temporary)
         except OSError as error:

@@ -12,9 +12,9 @@ from ...engines.bundle import read_bundle
 from ...errors import ConfigError, InputError, OutputError
 from ..animator import Animator
 from ..clip.options import add_options, options_of
+from ..media.frame_rate import frame_rate
 from ..media.writer import place
 from .checks import check
-from .frame_rate import frame_rate
 from .job_list import read_jobs
 from .monitor import Monitor
 from .output import Output

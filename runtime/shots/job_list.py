@@ -21,8 +21,8 @@ from ...engines.files import read_bytes
 from ...errors import AnimateError, ConfigError, InputError, InputMissing, OutputError
 from ...text import one_line, quoted
 from ..clip.options import ClipOptions, options_of
+from ..media.frame_rate import frame_rate
 from .conflicts import ReadFiles
-from .frame_rate import frame_rate
 from .output import Output
 from .shot import Shot
 

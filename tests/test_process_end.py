@@ -1,0 +1,95 @@
+"""Processes that end without closing their animator, and processes that are forked while there is one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+BEGIN = """
+import os, sys, threading, time
+import numpy as np
+from animate_rt import Animator, AnimateError
+picture = np.zeros((96, 64, 3), np.uint8)
+animator = Animator.load(sys.argv[1])
+clip = animator.animate(picture, [picture] * 40, steps=4, windows="open")
+"""
+
+# Each ends while the CPU's streams, or a thread of its own, are inside OpenVINO.
+ENDS = {
+    "after one frame": "next(clip)",
+    "with an exception": "next(clip)\nraise SystemExit(0)",
+    "while a daemon iterates": """
+begun = threading.Event()
+def iterate():
+    for _ in clip:
+        begun.set()
+threading.Thread(target=iterate, daemon=True).start()
+assert begun.wait(60)
+""",
+    "while a daemon loads": """
+threading.Thread(target=list, args=[clip], daemon=True).start()
+time.sleep(0.1)
+""",
+    "with a clip and an animator closed later": """
+import atexit
+next(clip)
+atexit.register(animator.close)
+""",
+}
+
+FORK = """
+next(clip)
+waiting = animator.animate(picture, [picture] * 3, steps=1)
+child = os.fork()
+if child == 0:
+    for attempt in (
+        lambda: animator.animate(picture, [picture]),
+        lambda: next(clip),
+        lambda: next(waiting),
+        clip.close,
+        animator.close,
+        animator.__enter__().close,
+    ):
+        try:
+            attempt()
+        except AnimateError as error:
+            print(error.code, error, sep=": ", flush=True)
+    with Animator.load(sys.argv[1]) as own:
+        print(len(list(own.animate(picture, [picture] * 3, steps=1))), "frames", flush=True)
+    sys.exit(7)  # frees everything, as the end of the interpreter does
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+print(1 + len(list(clip)), "frames", flush=True)
+animator.close()
+"""
+
+
+def run(bundle: Path, script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BEGIN + script, str(bundle)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=40)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_ends_well_without_closing(small_bundle: Path, end: str) -> None:
+    done = run(small_bundle, ENDS[end])
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_20_processes_of_each_kind(small_bundle: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for end, script in ENDS.items():
+            statuses = [done.returncode for done in pool.map(run, [small_bundle] * 20, [script] * 20)]
+            assert statuses == [0] * 20, end
+
+
+def test_an_animator_used_after_fork_says_so(small_bundle: Path) -> None:
+    done = run(small_bundle, FORK)
+    lines = done.stdout.splitlines()
+    said = "rejected: animator: expected the process that loaded it, found a fork of that process; load the "
+    assert lines == [said + "bundle again in this process"] * 6 + ["3 frames", "7", "40 frames"], done
+    assert done.stderr == ""
