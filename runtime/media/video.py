@@ -80,11 +80,18 @@ class Video:
         decoder, count = decoder_of(stream), 0
         try:
             for packet in packets:
-                frames = decoder.decode(packet)
-                if any(frame.is_corrupt for frame in frames) or (packet.is_corrupt and not joinable):
+                try:
+                    frames = decoder.decode(packet)
+                except av.InvalidDataError:
+                    if not joinable:
+                        raise
+                    frames, damaged = [], True
+                else:
+                    damaged = packet.is_corrupt or any(frame.is_corrupt for frame in frames)
+                if damaged and not joinable:
                     raise InputError(f"{self.name} is damaged after frame {count}: give an intact file")
-                if packet.is_corrupt:
-                    notice(f"{self.name} is marked as damaged, as joined recordings are: look at its frames")
+                if damaged:
+                    notice(f"{self.name} is damaged, as joined and cut recordings are: look at its frames")
                 for frame in frames:
                     yield frame
                     count += 1
@@ -127,13 +134,17 @@ class Video:
             else:
                 stamp = seconds * rate
                 pause = 0.0 if origin is None else (stamp - origin - time) / rate
-                if origin is None or not 0 <= pause <= longest:
-                    if pause > longest:
-                        notice(f"{self.name}: left out a pause of {pause:.0f} s after frame {count}")
+                if (
+                    origin is None
+                    or pause > longest
+                    or (pause < 0 and container_format not in JOINABLE_FORMATS)
+                ):
                     origin = stamp - time - 1
-                elif pause > 1 and previous is not None:
+                if pause > longest:
+                    notice(f"{self.name}: left out a pause of {pause:.0f} s after frame {count}")
+                elif pause > max(1, 1 / rate) and previous is not None:
                     yield previous, stamp - origin - 1
-                time = stamp - origin
+                time = max(time, stamp - origin)  # in joined recordings, damage may change the order
             previous = frame
             yield frame, time
 
