@@ -261,16 +261,28 @@ def test_frames_that_are_too_large_are_refused_before_they_are_decoded(tmp_path:
     assert peak_bytes() - before < 50e6
 
 
-def test_frames_that_become_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_that_become_too_large_are_not_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     # The second recording is larger than the first.
     for index, size in enumerate([(96, 48), (192, 96)]):
         encode(tmp_path / f"{index}.ts", "libx264", "yuv420p", [Image.new("RGB", size)] * 5)
     path = tmp_path / "joined.ts"
     path.write_bytes((tmp_path / "0.ts").read_bytes() + (tmp_path / "1.ts").read_bytes())
-    assert len(list(open_pose(path, None))) == 10
-    monkeypatch.setattr(video, "MAX_PIXELS", 100 * 60)
-    with pytest.raises(InputError, match=r"joined\.ts is damaged after frame"):
-        list(open_pose(path, None))
+    assert {frame.size for frame in open_pose(path, None)} == {(96, 48), (192, 96)}
+    monkeypatch.setattr(video, "MAX_PIXELS", 100 * 80)
+    assert {frame.size for frame in open_pose(path, None)} == {(96, 48)}
+    assert "is damaged" in caplog.text
+
+
+def test_transport_streams_that_are_cut_are_shown_as_by_ffmpeg(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.ts", "libx264", RATE, range(48))
+    content = path.read_bytes()
+    for end in (0.4, 0.65, 0.9):
+        path.write_bytes(content[: int(end * len(content))])
+        numbers = [number(frame) for frame in open_pose(path, None)]
+        assert numbers[:15] == list(range(15))
+        assert len(numbers) < 48
 
 
 # Damage

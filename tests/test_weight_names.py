@@ -14,6 +14,7 @@ import pytest
 import torch
 from animate_rt import CheckpointError
 from animate_rt.export import Checkpoint, load_checkpoint
+from animate_rt.export.checkpoints.directory import find_weights
 from animate_rt.export.checkpoints.weights import read_weights
 from safetensors.torch import save_file
 
@@ -53,7 +54,7 @@ class PythonTwoDict(dict[str, Any]):
         return OrderedDict, ([list(item) for item in self.items()],)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "unet.", "net.ema.x."])
+@pytest.mark.parametrize("prefix", ["module._orig_mod.", "net.denoising_unet."])
 def test_prefixes_of_keys(folder: Path, truth: Checkpoint, prefix: str) -> None:
     """In every file at once."""
     for file in (*(f"{name}.pth" for name in UNETS), VAE, "image_encoder/pytorch_model.bin"):
@@ -154,8 +155,38 @@ def test_weights_that_are_not_clear(folder: Path, edit: Callable[[State], Any], 
 
 
 @pytest.mark.parametrize(
-    "suffix", [".ckpt", ".pt", "-30000.pth", "_30000.ckpt", ".fp16.safetensors", ".bf16.pth"]
+    "name",
+    [
+        *(
+            "model.ckpt",
+            "model.pt",
+            "model-30000.pth",
+            "model_1.bin",
+            "model.fp16.safetensors",
+            "model-fp32.bin",
+        ),
+        *("model.bf16.pth", "model.safetensors.index.json", "model.bin.index.fp16.json"),
+    ],
 )
+def test_names_of_one_file(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"weight_map": {"key": "part.bin"}}')
+    for other in (
+        "part.bin",
+        "model",
+        "model.onnx",
+        "model.txt",
+        "model-old.bin",
+        "models.bin",
+        "model.bin.part",
+    ):
+        (tmp_path / other).touch()
+    expected = "part.bin" if name.endswith(".json") else name
+    assert find_weights(tmp_path, "other", "model") == (tmp_path / expected,)
+    (tmp_path / "model.bin").touch()
+    assert find_weights(tmp_path, "other", "model") == (tmp_path / "model.bin",)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", "-30000.pth", ".fp16.safetensors"])
 def test_names_of_files(folder: Path, truth: Checkpoint, suffix: str) -> None:
     kind = "." + suffix.rpartition(".")[2]
     for name in UNETS:

@@ -126,6 +126,8 @@ class Video:
         """
         assert self.frame_rate is not None
         rate, longest = float(self.frame_rate), longest_pause(container_format)
+        # In joined recordings, damage may change the order of frames; steps back are mended before.
+        earliest = -1 if container_format in JOINABLE_FORMATS else 0
         previous, time, origin = None, -1.0, None
         for count, frame in enumerate(frames):
             seconds = seconds_of(frame, container_format)
@@ -134,17 +136,13 @@ class Video:
             else:
                 stamp = seconds * rate
                 pause = 0.0 if origin is None else (stamp - origin - time) / rate
-                if (
-                    origin is None
-                    or pause > longest
-                    or (pause < 0 and container_format not in JOINABLE_FORMATS)
-                ):
+                if origin is None or not earliest <= pause <= longest:
                     origin = stamp - time - 1
                 if pause > longest:
                     notice(f"{self.name}: left out a pause of {pause:.0f} s after frame {count}")
                 elif pause > max(1, 1 / rate) and previous is not None:
                     yield previous, stamp - origin - 1
-                time = max(time, stamp - origin)  # in joined recordings, damage may change the order
+                time = max(time, stamp - origin)
             previous = frame
             yield frame, time
 
@@ -256,7 +254,8 @@ def decoder_of(stream: VideoStream) -> VideoCodecContext:
     if stream.metadata.get("alpha_mode") == "1" and decoder.name in ALPHA_DECODERS:
         with suppress(ValueError):  # this FFmpeg is built without it
             decoder = cast("VideoCodecContext", av.CodecContext.create(ALPHA_DECODERS[decoder.name], "r"))
-    decoder.options = {"max_pixels": str(MAX_PIXELS)}  # the size may change within a video
+    # The size may change within a video. FFmpeg counts with padding.
+    decoder.options = {"max_pixels": str(MAX_PIXELS * 9 // 8)}
     return decoder
 
 
