@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from animate_rt.errors import InputError
@@ -41,4 +41,12 @@ def refusal(read: Callable[[], Any]) -> str | None:
 
 
 def peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """The most memory that this process has held since `reset_peak`."""
+    (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("VmHWM:"))
+    return 1024 * int(line.split()[1])
+
+
+def reset_peak() -> int:
+    """Count from now on; returns the memory that this process holds."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return peak_bytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt import Animator, OutOfMemory
+from animate_rt.runtime.streams import pool
 from animate_rt.runtime.streams.operations import Operation
 from numpy.typing import NDArray
 
@@ -110,6 +112,37 @@ def test_an_abandoned_clip_does_not_affect_others(small: Any, small_plans: Path)
             clip.close()
             assert np.array_equal(render(animator, small), expected)
         assert animator.session.pool.allocated_bytes < 2 * allocated
+
+
+def test_memory_released_between_clips_is_used_no_more(
+    small: Any, small_bundle: Path, small_plans: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while another thread makes a clip, and with references that give way."""
+    monkeypatch.setattr(pool, "MAX_IDLE_BYTES", 0)
+    chance = random.Random(0)
+    jobs: list[dict[str, Any]] = [
+        {
+            "count": chance.randint(1, 20),
+            "overlap": chance.randint(0, 5),
+            "windows": chance.choice(["uniform", "open"]),
+            "guidance_scale": chance.choice([1.0, 2.0]),
+            "pictures": chance.randint(0, 3),
+        }
+        for _ in range(12)
+    ]
+    with Animator.load(small_bundle) as animator:
+        expected = [render(animator, small, **job) for job in jobs]
+    for seed in range(2):
+        with (
+            installed(seed) as gpu,
+            Animator.load(small_plans, reference_cache_bytes=200_000) as animator,
+            ThreadPoolExecutor(2) as threads,
+        ):
+            found = list(threads.map(lambda job: render(animator, small, **job), jobs))
+            animator.session.pool.trim()
+            assert animator.session.pool.free_bytes == 0
+            assert gpu.memory.reserved_bytes == gpu.memory.used_bytes
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_out_of_device_memory_is_raised_and_everything_freed(small: Any, small_plans: Path) -> None:

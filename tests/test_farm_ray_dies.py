@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from animate_rt.runtime.farm import driver as driver_module
-from animate_rt.runtime.farm.cluster import ended
+from animate_rt.runtime.farm.cluster import ended, ray_folder
 from animate_rt.runtime.farm.driver import run_in_driver
 from animate_rt.runtime.farm.farm import Farm
 from animate_rt.runtime.farm.processes import DEAD, processes
@@ -138,11 +138,15 @@ def test_a_killed_farm_leaves_no_process_and_its_ports_listen_on_loopback(comman
     command.wait_for(command.rendering)
     session = command.driver()
     assert len(alive(session)) > 4
+    with ray_folder() as other:
+        folders = Path(other).parent.glob("farm-*")
+    (folder,) = (path for path in folders if any(path.glob(f"session_*_{session}")))
     addresses = listening(session)
     assert addresses
     assert addresses <= {"127.0.0.1", "::1", "::ffff:127.0.0.1", "::ffff:7f00:1"}
     command.process.kill()
     assert_ends_with_session(session, within_s=5)
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -132,7 +132,7 @@ def test_a_hint_of_damage_is_told_and_not_taken_for_damage(
         assert read(path) == list(range(48))
     assert [
         message for message in caplog.messages if "is damaged, as joined and cut recordings are" in message
-    ]  # noqa: E501
+    ]
 
 
 # Timestamps far away

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import pytest
@@ -75,6 +77,44 @@ def test_unreadable_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "noise.npy").write_bytes(content)
     with pytest.raises(InputError, match="cannot read it"):
         read_noise(tmp_path / "noise.npy", SHAPE)
+
+
+def header(shape: str, dtype: str = "'<f4'") -> bytes:
+    text = f"{{'descr': {dtype}, 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (header("(1, 4, 10000000000, 6, 5)"), "expected noise of at most 2236962 frames, found 10000000000"),
+        (header("(1, 4, 0, 6, 5)"), "expected floating point noise"),
+        (header("(1, 4, 3, 6, 5)", "[('\\x1b[31m', '<f4')]"), "expected floating point noise"),
+        (header("(1, 4, -3, 6, 5)"), "cannot read it"),
+        (header(f"(1, 4, {'9' * 4200}, 6, 5)"), "cannot read it"),
+        (header("(1, 4, 3, 6, 5)", "[" * 3000 + "]" * 3000), "cannot read it"),
+        (header("(1, 4, 3, 6, 5)", "'<f4'" + " " * 20_000), "cannot read it"),
+    ],
+    ids=["sparse", "empty", "structured", "negative", "digits", "deep", "long"],
+)
+def test_hostile_headers_cost_nothing(tmp_path: Path, content: bytes, message: str) -> None:
+    """The files are as long as their headers say, without taking room on the disk."""
+    path = tmp_path / "noise.npy"
+    path.write_bytes(content)
+    os.truncate(path, 4_800_000_000_000 + len(content))
+    began = perf_counter()
+    with pytest.raises(InputError, match=message) as caught:
+        read_noise(path, SHAPE)
+    assert perf_counter() - began < 1
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+    assert "pickle" not in str(caught.value)
+
+
+def test_files_that_are_no_files_are_refused() -> None:
+    for path in ("/dev/zero", "/dev", "no\0where", "x" * 10_000):
+        with pytest.raises(InputMissing, match=r"expected a \.npy file of noise, found none"):
+            read_noise(path, SHAPE)
 
 
 def test_pickles_do_not_run(tmp_path: Path) -> None:

@@ -9,8 +9,7 @@ from ...console import Commands, Console, add_command
 from ...engines.bundle import open_bundle
 from ...engines.inspect import report
 from .memory_plan import memory_report
-from .options import add_options
-from .sampler import num_steps
+from .options import ClipOptions, add_options
 
 
 def add_commands(commands: Commands) -> None:
@@ -24,5 +23,5 @@ def add_commands(commands: Commands) -> None:
 
 def inspect(options: argparse.Namespace, _console: Console) -> None:
     bundle = open_bundle(options.bundle)
-    steps = bundle.manifest.model.sampling.schedule if options.steps is None else options.steps
-    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, num_steps(steps))}")
+    settings = ClipOptions(steps=options.steps).resolve(bundle.manifest)
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, len(settings.steps))}")

@@ -8,11 +8,13 @@ from ...engines import contract
 from ...engines.backends import open_device
 from ...engines.bundle import Bundle
 from ...errors import ConfigError, DeviceError
+from ...text import quoted
 from .denoise import segment_specs
 from .layout import Layout, Segment
 from .order import ORDERS
 from .windows import DEFAULT_OVERLAP, POLICIES, Known
 
+MAX_FRAMES = 20_000  # the plan is made window by window
 STREAM_GRAPHS = (
     contract.PREPARE,
     (contract.DENOISING_UNET,),
@@ -70,9 +72,9 @@ def plan_memory(
 
 def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
     """Return a table of one clip's memory in both orders, and the device's free memory."""
-    if num_frames < 1 or num_steps < 1:
+    if not 1 <= num_frames <= MAX_FRAMES:
         raise ConfigError(
-            f"memory plan: expected at least 1 frame and 1 step, found {num_frames} and {num_steps}"
+            f"frames: expected at least 1 frame and at most {MAX_FRAMES}, found {quoted(num_frames)}"
         )
     overlap = min(DEFAULT_OVERLAP, bundle.manifest.bucket.window - 1)
     orders = {"uniform, step-major": ("uniform", "step-major"), "open, time-skewed": ("open", "time-skewed")}
@@ -116,16 +118,16 @@ def peak(bundle: Bundle, layout: Layout, num_steps: int, order: str) -> tuple[in
     """Return the peak memory of segments in bytes, for tasks in that order, and their number of frames."""
     unet = bundle.manifest.graphs[contract.DENOISING_UNET]
     active: dict[Segment, int] = {}  # bytes
-    most = (0, 0)
+    most, num_bytes, num_frames = (0, 0), 0, 0
     for window, step in ORDERS[order](layout, num_steps):
         segments = [segment for segment, _ in layout.places(window)]
         for segment in segments:
             if segment not in active:
                 active[segment] = sum(spec.num_bytes for spec in segment_specs(segment, unet))
-                num_frames = sum(len(other.frames) for other in active)
-                most = max(most, (sum(active.values()), num_frames))
+                num_bytes, num_frames = num_bytes + active[segment], num_frames + len(segment.frames)
+                most = max(most, (num_bytes, num_frames))
         if step == num_steps - 1:
             for segment in segments:
                 if segment.windows[-1] == window:
-                    del active[segment]
+                    num_bytes, num_frames = num_bytes - active.pop(segment), num_frames - len(segment.frames)
     return most

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError, InputError, InputMissing
-from ...text import message_of, quoted
+from ...text import quoted
 from ..media.picture import MAX_NAME
 from .windows import Length
 
@@ -61,9 +61,9 @@ def read_noise(path: str | os.PathLike[str], shape: Shape) -> NDArray[Any]:
         raise InputMissing(f"{name}: expected a .npy file of noise, found none")
     try:
         noise = np.lib.format.open_memmap(os.fsdecode(path), mode="r")  # reads .npy only, and never unpickles
-    except Exception as error:  # a damaged header can raise almost any error
+    except Exception as error:  # a damaged header can raise almost any error, with advice for programmers
         raise InputError(
-            f"{name}: expected a .npy file of noise, cannot read it: {quoted(message_of(error))}"
+            f"{name}: expected a .npy file of noise, cannot read it; save it with numpy.save"
         ) from error
     channels, h, w = shape
     if noise.ndim != 5 or noise.dtype.kind != "f" or noise[:, :, :1].shape != (1, channels, 1, h, w):

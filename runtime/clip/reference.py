@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import RLock
@@ -55,8 +55,11 @@ class ReferenceCache:
             try:
                 if is_new:
                     self._compute(image_key, entry, compute)
-                while not wait([entry.future], WAIT_S).done:
-                    waiting()
+                while not entry.future.done():
+                    try:  # not `wait`, for which a cancelled future is never done
+                        entry.future.exception(WAIT_S)
+                    except TimeoutError:
+                        waiting()
                 reference = entry.future.result()
             except CancelledError:  # the thread that was computing it was interrupted: try again
                 continue

@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any
 
 from ...errors import ClusterError, ConfigError
-from ...text import message_of, one_line
+from ...text import message_of, one_line, quoted
 from .processes import DEAD, processes
 
 MAX_TEMPORARY = 24  # bytes of a folder's path: Ray appends up to 78 for its sockets, whose limit is 107
@@ -56,10 +56,7 @@ def connected(address: str | None) -> Iterator[Any]:
         try:
             ray.init(address=address or "local", **options)
         except Exception as error:  # Ray raises many kinds, among them plain Exception
-            place, reason = one_line(address or "this machine", 200), first_sentence(message_of(error))
-            raise ClusterError(
-                f"farm: expected to reach Ray at {place}, failed: {reason}; start the same command again"
-            ) from error
+            raise unreachable(address, f"failed: {first_sentence(message_of(error))}") from error
         try:
             yield ray
         except ray.exceptions.RayError as error:
@@ -70,6 +67,12 @@ def check_installed() -> None:
     """Raise ConfigError if Ray is not installed."""
     if not find_spec("ray"):
         raise ConfigError(f"farm: expected the package ray, found none; install it with {INSTALL}")
+
+
+def unreachable(address: str | None, reason: str) -> ClusterError:
+    """The error to raise when Ray has not started, or its cluster cannot be joined."""
+    place = quoted(address or "this machine")
+    return ClusterError(f"farm: expected to reach Ray at {place}, {reason}; start the same command again")
 
 
 def ended(reason: str) -> ClusterError:

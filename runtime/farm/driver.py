@@ -16,11 +16,12 @@ from contextlib import suppress
 from multiprocessing import Pipe, get_context
 from multiprocessing.connection import Connection
 from threading import Lock, Thread
+from time import monotonic
 from typing import IO, NoReturn
 
 from ...errors import AnimateError, ClusterError
 from ...text import message_of
-from .cluster import FOLDER, dead_process, ended, first_sentence, ray_folder
+from .cluster import FOLDER, dead_process, ended, first_sentence, ray_folder, unreachable
 from .farm import Farm
 from .processes import end_session
 from .report import FarmReport
@@ -63,19 +64,21 @@ def follow(farm: Farm, driver: Connection, log: IO[bytes]) -> None:
 
     When all shots have ended, it no longer matters whether Ray can be stopped in good order.
     """
-    silent_s = 0.0
-    message: FarmReport | Exception | str = farm.report
+    first: FarmReport = farm.report
+    message: FarmReport | Exception | str = first
+    heard_s = monotonic()
     while isinstance(message, FarmReport):
         farm.report = message
         farm.show(message)
         if driver.poll(POLL_S):
-            silent_s = 0.0
+            heard_s = monotonic()
             try:
                 message = driver.recv()
             except (EOFError, OSError):
                 message = ended(f"it ended the farm's process: {last_line(log) or 'it said nothing'}")
-        elif (silent_s := silent_s + POLL_S) >= (GRACE_S if farm.report.has_ended else SILENCE_S):
-            message = ended(f"it has not answered for {SILENCE_S:.0f} s")
+        elif monotonic() - heard_s >= (GRACE_S if farm.report.has_ended else SILENCE_S):
+            reason = f"it has not answered for {SILENCE_S:.0f} s"
+            message = unreachable(farm.address, reason) if message is first else ended(reason)
     if isinstance(message, Exception) and not (isinstance(message, ClusterError) and farm.report.has_ended):
         raise message
 
@@ -116,8 +119,8 @@ def watch(there: Connection, lock: Lock, folder: str) -> NoReturn:
                 with lock:
                     there.send(ended(f"its process {name} died"))
                 os._exit(1)  # stopping Ray in good order would wait for that process
+    shutil.rmtree(folder, ignore_errors=True)  # first, as Ray ends this process when the others die
     end_session(os.getpid())
-    shutil.rmtree(folder, ignore_errors=True)
     os._exit(1)
 
 
