@@ -26,9 +26,11 @@ from .errors import (
     Rejected,
 )
 from .runtime.animator import Animator
+from .runtime.clip.frames import Frames
 from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
-from .runtime.media.writer import open_writer
+from .runtime.clip.snapshot import Snapshot, SnapshotSink
+from .runtime.media.writer import FrameWriter, open_writer
 
 __all__ = [
     "AnimateError",
@@ -42,11 +44,15 @@ __all__ = [
     "ClipOptions",
     "ConfigError",
     "DeviceError",
+    "FrameWriter",
+    "Frames",
     "InputError",
     "InputMissing",
     "OutOfMemory",
     "OutputError",
     "Progress",
     "Rejected",
+    "Snapshot",
+    "SnapshotSink",
     "open_writer",
 ]

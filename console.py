@@ -110,8 +110,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_command(commands: Commands, run: Run, purpose: str) -> argparse.ArgumentParser:
-    """Add a command named like the function that runs it."""
-    command: argparse.ArgumentParser = commands.add_parser(run.__name__, help=purpose, description=purpose)
+    """Add a command named like the function that runs it, with hyphens for underscores."""
+    name = run.__name__.replace("_", "-")
+    command: argparse.ArgumentParser = commands.add_parser(name, help=purpose, description=purpose)
     command.set_defaults(run=run)
     return command
 

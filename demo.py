@@ -12,7 +12,7 @@ import numpy as np
 from .console import Commands, Console, add_command
 from .export.commands import need_export
 from .runtime.animator import Animator
-from .runtime.clip.sampler import num_steps
+from .runtime.clip.options import ClipOptions
 from .runtime.media.contact_sheet import contact_sheet
 from .runtime.media.picture import read_picture, write_png
 from .runtime.media.pose_sequence import open_pose
@@ -51,7 +51,7 @@ def demo(options: argparse.Namespace, console: Console) -> None:
     build_bundle(CHECKPOINT, bundle, width=width, height=height, window=WINDOW, progress=console.step)
     frames = []
     with Animator.load(bundle) as animator, open_writer(video, width, height, FRAME_RATE) as writer:
-        steps = num_steps(animator.bundle.manifest.model.sampling.schedule)
+        steps = len(ClipOptions().resolve(animator.bundle.manifest).steps)
         for frame in animator.animate(reference, poses, progress=clip_bar(console, steps)):
             writer.write(frame)
             frames.append(frame)

@@ -19,22 +19,28 @@
     |-- Rejected           the work was not accepted; nothing was started
     `-- Cancelled          the work was stopped on request
 
-A message says what was expected, what was found and what to do. `code` is a stable name for programs,
-`retryable` says whether the same call may succeed later, and `exit_status` is the exit status of the command
-line (from BSD sysexits.h, if it defines one for this case).
+A message is one printable line: what was expected, what was found and what to do. `code` is a stable name for
+programs, `retryable` says whether the same call may succeed later, and `exit_status` is the exit status of
+the command line (from BSD sysexits.h, if it defines one for this case). Those that library calls raise can be
+imported from `animate_rt`.
 """
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from .text import escaped
+
 
 class AnimateError(Exception):
-    """Base class of all exceptions above; never raised itself."""
+    """Base class of all exceptions above; never raised itself. Its message may be of any characters."""
 
     code: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
     exit_status: ClassVar[int] = 70
+
+    def __init__(self, message: str = ""):
+        super().__init__(escaped(message))
 
 
 class ConfigError(AnimateError):
@@ -59,7 +65,7 @@ class InputMissing(InputError):
 
 
 class InputChanged(InputError):
-    """An input that changed while it was in use."""
+    """An input that changed while it was in use. Raised only by the commands that make shots."""
 
     code = "input_changed"
     retryable = True
@@ -123,21 +129,24 @@ class OutOfMemory(DeviceError):
 
 
 class ClusterError(DeviceError):
-    """Ray did not start, did not answer or died; the same farm resumes."""
+    """Ray did not start, did not answer or died; the same farm resumes. Raised only by the command `farm`."""
 
     code = "cluster"
     retryable = True
 
 
 class ShotsFailed(AnimateError):
-    """A farm that has finished with failed shots; all other shots are done."""
+    """A farm that has finished with failed shots. Raised only by the command `farm`."""
 
     code = "shots_failed"
     exit_status = 1
 
 
 class Regressed(AnimateError):
-    """A benchmark result slower than the previous one, by more than the threshold and more than chance."""
+    """A benchmark result slower than the previous one, by more than the threshold and more than chance.
+
+    Raised only by the command `bench compare`.
+    """
 
     code = "regressed"
     exit_status = 1

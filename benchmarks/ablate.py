@@ -20,7 +20,7 @@ import numpy as np
 from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
-from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, PASSES, OpenVINOEngine
+from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, PASSES, load_graph
 from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine
@@ -63,8 +63,8 @@ def bench_ablate(
     progress: Progress,
 ) -> Result:
     """Measure every rewrite and feature; `bundle` must be built from `checkpoint`."""
-    opened, warnings = open_bundle(bundle), host.busy()
-    workload = dataclasses.replace(workload, steps=min(STEPS, workload.steps))
+    opened, warnings = open_bundle(bundle), host.busy_warnings()
+    workload = workload.with_options(steps=min(STEPS, workload.num_steps))
     with ExitStack() as stack:
         calls = rewrites(checkpoint, inference_config, opened, stack, progress)
         rows, samples = take_turns(calls, CALLS * rounds, progress)
@@ -148,7 +148,7 @@ def rewrites(
         """The bundle's graph on the CPU, compiled without one graph pass."""
         progress(f"build: {left_out}")
         passes = [name for name in PASSES if name != left_out]
-        return TimedEngine(OpenVINOEngine(bundle, graph, passes), device)
+        return TimedEngine(load_graph(bundle, graph, passes), device)
 
     context_dim = bundle.manifest.model.image_encoder.projection_dim
     inputs = consistent_inputs(loaded, contracts[DENOISING_UNET], bundle.manifest.bucket.window)
@@ -184,10 +184,10 @@ def rewrites(
 
     def comparison(measure: str, whole: TimedEngine, without: dict[str, TimedEngine]) -> Comparison:
         variants = {
-            name: partial(call, measure, engine, finish.get(name, as_it_is))
+            name: partial(call, measure, engine, finish.get(name, unchanged))
             for name, engine in without.items()
         }
-        return Comparison(partial(call, measure, whole, as_it_is), variants, tolerance)
+        return Comparison(partial(call, measure, whole, unchanged), variants, tolerance)
 
     return [
         comparison("UNet call", unets[None], {name: unets[name] for name in plain.REWRITES} | unet_passes),
@@ -199,7 +199,8 @@ def rewrites(
 def write(module: Any, contract: Contract, path: Path) -> None:
     import onnx_ir as ir
 
-    from ..export.onnx_graphs import WEIGHTS, WeightFile, export_graph
+    from ..export.onnx_graphs import export_graph
+    from ..export.weight_file import WEIGHTS, WeightFile
 
     model = export_graph("variant", module.eval(), contract)
     with (path.parent / WEIGHTS).open("wb") as file:
@@ -246,7 +247,7 @@ def call(
     return {measure: total}, result.astype(np.float32)
 
 
-def as_it_is(result: Array) -> Array:
+def unchanged(result: Array) -> Array:
     return result
 
 
@@ -269,8 +270,10 @@ def features(bundle: Bundle, workload: Workload, stack: ExitStack, progress: Pro
         return stack.enter_context(Animator(bundle, device=wrap(device), load=load))
 
     animator = opened()
-    long = dataclasses.replace(workload, frames=LONG * workload.window, windows="open")
-    step_major, skewed = (dataclasses.replace(long, order=order) for order in ("step-major", "time-skewed"))
+    long = dataclasses.replace(workload, frames=LONG * workload.bucket.window)
+    step_major, skewed = (
+        long.with_options(windows="open", order=order) for order in ("step-major", "time-skewed")
+    )
     without: dict[str, Once] = {
         CACHE: partial(clip, animator, workload, forget=True),
         STREAMS: partial(clip, opened(OneStream), workload),

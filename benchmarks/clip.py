@@ -35,7 +35,7 @@ from ..runtime.media.writer import FrameWriter, open_writer
 from .baselines.onnx_engine import load_onnx_engine
 from .instruments import host
 from .instruments.accuracy import compare_frames
-from .instruments.timeline import ENCODE, Log, Span, breakdown, unexplained
+from .instruments.timeline import ENCODE, Log, Span, breakdown, residual_warning
 from .reporting.result import JSON, Result, describe_engines
 from .reporting.samples import summary
 from .workload import Pictures, Workload
@@ -80,7 +80,7 @@ def bench_clip(
     bundle: Path, workload: Workload, demand: Demand, oracle: Oracle, progress: Progress
 ) -> Result:
     """Measure clips, and compare clip 1's frames with those that `oracle` renders."""
-    warnings = host.busy()
+    warnings = host.busy_warnings()
     host.reset_peak()
     began = perf_counter()
     opened = open_bundle(bundle)
@@ -88,25 +88,25 @@ def bench_clip(
     free = device.free_bytes()
     with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
         with Animator(opened, device=device, observe=log) as animator:
-            for graph in set(workload.options(0).resolve(opened.manifest).unet_graphs):
+            for graph in set(workload.options.resolve(opened.manifest).unet_graphs):
                 animator.session.engine(graph)
             load_s = perf_counter() - began
             pictures = [workload.pictures(clip) for clip in range(demand.clips + 1)]
-            maker = Maker(animator, workload, pictures, Path(folder))
+            renderer = ClipRenderer(animator, workload, pictures, Path(folder))
             progress("warm up")
-            warm_up = maker.make(0, perf_counter())
+            warm_up = renderer.render(0, perf_counter())
             log.take(0.0)
             offset = clock_offset(device)
-            maker.encoding.clear()
+            renderer.encoding.clear()
             rate = demand.rate or LOAD / (warm_up.ended - warm_up.began)
             deadline_s = demand.deadline_s or PATIENCE * (warm_up.ended - warm_up.began)
             progress(demand.scenario)
-            made = SERVE[demand.scenario](maker, demand.clips, rate, progress)
-            spans = log.take(offset) + maker.encoding
+            made = SCENARIOS[demand.scenario](renderer, demand.clips, rate, progress)
+            spans = log.take(offset) + renderer.encoding
             memory = memory_of(opened, device, free)
         progress("accuracy")
-        accuracy = compare_with_oracle(opened, workload, maker.frames, oracle)
-    stages, doubt = whole_breakdown(demand.scenario, made, spans)
+        accuracy = compare_with_oracle(opened, workload, renderer.frames, oracle)
+    stages, warning = whole_breakdown(demand.scenario, made, spans)
     samples = {
         "latency": [clip.ended - clip.arrived for clip in made],
         "first_frame": [clip.first_frame - clip.arrived for clip in made],
@@ -121,19 +121,19 @@ def bench_clip(
             "first_frame_s": summary(samples["first_frame"]),
             "unet_s": summary(samples["unet"]),
             **throughput(made, workload),
-            "server": served(made, rate, deadline_s) if demand.scenario == "server" else None,
+            "server": deadline_figures(made, rate, deadline_s) if demand.scenario == "server" else None,
             "stages": stages,
             "load_s": load_s,
             "memory": memory,
             "accuracy": accuracy,
         },
         samples=samples,
-        warnings=[*warnings, *doubt],
+        warnings=[*warnings, *warning],
     )
 
 
 @dataclass(slots=True)
-class Maker:
+class ClipRenderer:
     """Renders and encodes clips, records their times, and keeps the frames of clip 1."""
 
     animator: Animator
@@ -144,7 +144,7 @@ class Maker:
     frames: list[Array] = field(default_factory=list)
     lock: Lock = field(default_factory=Lock)
 
-    def make(self, clip: int, arrived: float) -> ClipTimes:
+    def render(self, clip: int, arrived: float) -> ClipTimes:
         began, first = perf_counter(), 0.0
         with self.writer(clip) as writer:
             for frame in self.workload.animate(self.animator, clip, self.pictures[clip]):
@@ -158,9 +158,10 @@ class Maker:
         """The runtime's writer, wrapped in another that gives it one frame at a time and records how long
         each takes to encode."""
         path, work = self.folder / f"{clip}.mp4", self.workload
+        size = work.bucket
 
         def encode(frames: Iterator[Frame]) -> None:
-            with open_writer(path, work.width, work.height, Fraction(work.fps)) as writer:
+            with open_writer(path, size.width, size.height, Fraction(work.fps)) as writer:
                 for frame in frames:
                     since = perf_counter()
                     writer.write(frame)
@@ -169,40 +170,40 @@ class Maker:
                 since = perf_counter()
             self.note(since)  # frames that the encoder held back until it was closed
 
-        return FrameWriter(path, (work.height, work.width, 3), encode)
+        return FrameWriter(path, (size.height, size.width, 3), encode)
 
     def note(self, since: float) -> None:
         with self.lock:
             self.encoding.append(Span("encode", ENCODE, since, perf_counter()))
 
 
-def single_stream(maker: Maker, clips: int, _rate: float, progress: Progress) -> list[ClipTimes]:
+def single_stream(renderer: ClipRenderer, clips: int, _rate: float, progress: Progress) -> list[ClipTimes]:
     made = []
     for clip in range(1, clips + 1):
         progress(f"single-stream: clip {clip}/{clips}")
-        made.append(maker.make(clip, perf_counter()))
+        made.append(renderer.render(clip, perf_counter()))
     return made
 
 
-def offline(maker: Maker, clips: int, _rate: float, _progress: Progress) -> list[ClipTimes]:
+def offline(renderer: ClipRenderer, clips: int, _rate: float, _progress: Progress) -> list[ClipTimes]:
     now = perf_counter()
     with ThreadPoolExecutor(CONCURRENT_CLIPS) as pool:
-        return list(pool.map(lambda clip: maker.make(clip, now), range(1, clips + 1)))
+        return list(pool.map(lambda clip: renderer.render(clip, now), range(1, clips + 1)))
 
 
-def server(maker: Maker, clips: int, rate: float, progress: Progress) -> list[ClipTimes]:
-    gaps = np.random.default_rng(maker.workload.seed).exponential(1 / rate, clips)
+def server(renderer: ClipRenderer, clips: int, rate: float, progress: Progress) -> list[ClipTimes]:
+    gaps = np.random.default_rng(renderer.workload.options.seed).exponential(1 / rate, clips)
     arrivals = perf_counter() + np.cumsum(gaps)
     with ThreadPoolExecutor(CONCURRENT_CLIPS) as pool:
         pending = []
         for clip, arrival in enumerate(arrivals, 1):
             sleep(max(0.0, arrival - perf_counter()))
             progress(f"server: clip {clip}/{clips} has arrived")
-            pending.append(pool.submit(maker.make, clip, float(arrival)))
+            pending.append(pool.submit(renderer.render, clip, float(arrival)))
         return [clip.result() for clip in pending]
 
 
-SERVE: dict[str, Callable[[Maker, int, float, Progress], list[ClipTimes]]] = {
+SCENARIOS: dict[str, Callable[[ClipRenderer, int, float, Progress], list[ClipTimes]]] = {
     "single-stream": single_stream,
     "offline": offline,
     "server": server,
@@ -219,7 +220,7 @@ def throughput(made: list[ClipTimes], workload: Workload) -> JSON:
     }
 
 
-def served(made: list[ClipTimes], rate: float, deadline_s: float) -> JSON:
+def deadline_figures(made: list[ClipTimes], rate: float, deadline_s: float) -> JSON:
     in_time = sum(clip.ended - clip.arrived <= deadline_s for clip in made)
     seconds = max(clip.ended for clip in made) - min(clip.arrived for clip in made)
     return {
@@ -242,8 +243,8 @@ def whole_breakdown(scenario: str, made: list[ClipTimes], spans: list[Span]) -> 
         for began, ended in intervals
     ]
     total = mean_of(parts, len(made))
-    doubt = None if scenario == "server" else unexplained(total)
-    return total, [doubt] if doubt else []
+    warning = None if scenario == "server" else residual_warning(total)
+    return total, [warning] if warning else []
 
 
 def mean_of(parts: list[JSON], count: int) -> JSON:

@@ -12,13 +12,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import Commands, Console, Run, add_command, need_packages
 from ..errors import ConfigError, Regressed
+from ..runtime.clip.options import add_options, options_of
 
 if TYPE_CHECKING:
     from .reporting.result import Result
@@ -53,14 +53,7 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--frames", type=count, metavar="N", help="frames per clip (default: the bundle's window)"
     )
-    command.add_argument("--steps", type=count, default=25, help="(default: %(default)s)")
-    command.add_argument(
-        "--guidance-scale", type=float, default=3.5, metavar="S", help="(default: %(default)s)"
-    )
-    command.add_argument(
-        "--windows", choices=("uniform", "open"), default="uniform", help="(default: %(default)s)"
-    )
-    command.add_argument("--order", choices=("step-major", "time-skewed"), help="as for animate")
+    add_options(command, "steps", "guidance_scale", "windows", "order")
     command.add_argument(
         "--rate", type=positive, metavar="R", help="server: clips that arrive per second, on average"
     )
@@ -156,21 +149,14 @@ def engine(options: argparse.Namespace, console: Console) -> None:
 def clip(options: argparse.Namespace, console: Console) -> None:
     need_packages("bench", "torch" if options.checkpoint else "onnxruntime")
     from ..engines.bundle import open_bundle
-    from ..runtime.clip.windows import DEFAULT_OVERLAP
     from .clip import Demand, bench_clip, onnx_runtime, pytorch
     from .workload import Workload
 
-    bucket = open_bundle(options.bundle).manifest.bucket
+    manifest = open_bundle(options.bundle).manifest
     workload = Workload(
-        width=bucket.width,
-        height=bucket.height,
-        frames=options.frames or bucket.window,
-        window=bucket.window,
-        overlap=min(DEFAULT_OVERLAP, bucket.window - 1),
-        steps=options.steps,
-        guidance_scale=options.guidance_scale,
-        windows=options.windows,
-        order=options.order,
+        bucket=manifest.bucket,
+        frames=options.frames or manifest.bucket.window,
+        options=options_of(vars(options)).with_defaults(manifest),
     )
     demand = Demand(
         scenario=options.scenario, clips=options.clips, rate=options.rate, deadline_s=options.deadline
@@ -187,7 +173,7 @@ def peers(options: argparse.Namespace, console: Console) -> None:
     from .sizes import SIZES as KNOWN
 
     size = KNOWN[options.size]
-    workload = replace(size.workload, steps=options.steps or size.workload.steps)
+    workload = size.workload.with_options(steps=options.steps) if options.steps else size.workload
     with folder_of(options) as folder:
         if options.quick:
             given = size.checkpoint

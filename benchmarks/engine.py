@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -43,7 +44,7 @@ def bench_engine(
     if graph not in opened.manifest.graphs:
         graphs = ", ".join(opened.manifest.graphs)
         raise ConfigError(f"graph: expected one of {graphs}, found {graph}")
-    warnings = host.busy()
+    warnings = host.busy_warnings()
     with closing(open_device(opened.manifest.backend, timing=True)) as device:
         device.activate()
         progress("load engine")
@@ -62,10 +63,10 @@ def bench_engine(
     progress("compare with ONNX Runtime")
     accuracy = compare_outputs(opened, graph, inputs, outputs)
     ceilings = Ceilings(*map(max, before, after))
-    speed = achieved(opened, graph, engine.transferred_bytes, ceilings, samples["compute"])
+    speed = roofline(opened, graph, engine.transferred_bytes, ceilings, samples["compute"])
     return Result(
         kind="engine",
-        workload={"graph": graph, "bucket": bucket(opened)},
+        workload={"graph": graph, "bucket": asdict(opened.manifest.bucket)},
         engines=[entry for entry in describe_engines(opened) if entry["name"] == graph],
         results={
             "seconds": {part: summary(samples[part]) for part in PARTS},
@@ -74,7 +75,7 @@ def bench_engine(
             "accuracy": accuracy,
         },
         samples=samples,
-        warnings=[*warnings, *doubts(samples, before, after)],
+        warnings=[*warnings, *reliability_warnings(samples, before, after)],
     )
 
 
@@ -82,11 +83,6 @@ def inputs_of(bundle: Bundle, contract: Contract) -> dict[str, Array]:
     generator = np.random.default_rng(0)
     window = bundle.manifest.bucket.window
     return {spec.name: example(spec, generator, window) for spec in contract.inputs}
-
-
-def bucket(bundle: Bundle) -> JSON:
-    size = bundle.manifest.bucket
-    return {"width": size.width, "height": size.height, "window": size.window}
 
 
 def measure(engine: TimedEngine, iterations: int) -> Samples:
@@ -105,7 +101,7 @@ def measure(engine: TimedEngine, iterations: int) -> Samples:
     return samples
 
 
-def achieved(
+def roofline(
     bundle: Bundle, graph: str, transferred: int, ceilings: Ceilings, compute: list[float]
 ) -> dict[str, Any]:
     """Operations and bytes of a run, their rates, and the least time a run can take at the ceilings
@@ -149,7 +145,7 @@ def compare_outputs(
     return {"oracle": "ONNX Runtime", "relative_error": worst}
 
 
-def doubts(samples: Samples, before: Ceilings, after: Ceilings) -> list[str]:
+def reliability_warnings(samples: Samples, before: Ceilings, after: Ceilings) -> list[str]:
     """Warnings about measurements that may be unreliable."""
     found = []
     times = {part: summary(samples[part]) for part in PARTS}

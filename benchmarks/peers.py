@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..engines.bundle import open_bundle
-from ..engines.contract import DENOISING_UNET, ShapeBucket
+from ..engines.contract import DENOISING_UNET
 from ..engines.device import Array
 from ..engines.precision import Backend, Precision
 from ..runtime.animator import Animator
+from ..runtime.clip.clip import latent_shape
 from ..runtime.clip.noise import seeded_noise
-from ..runtime.clip.windows import POLICIES, Known
+from ..runtime.clip.windows import KnownLength
 from ..runtime.media.picture import fit, read_picture, square
 from .instruments import host
 from .instruments.accuracy import compare_frames
@@ -89,7 +90,7 @@ def bench_peers(
     than the truth are left out if there are fp16 ones, and the truth renders one clip alone and ends before
     the others start.
     """
-    warnings = host.busy()
+    warnings = host.busy_warnings()
     truth, others = participants(networks, bundles, without, quick)
     peers = [truth, *others]
     in_turns = others if quick else peers
@@ -97,7 +98,7 @@ def bench_peers(
         if quick:
             for peer in peers:
                 launch(peer, workload, stack)
-            one_clip(truth, workload, limit_s, progress)
+            measure_one_clip(truth, workload, limit_s, progress)
         for peer in in_turns:
             if peer.worker is None:
                 launch(peer, workload, stack)
@@ -107,7 +108,7 @@ def bench_peers(
             for index in np.random.default_rng(turn).permutation(len(in_turns)):
                 peer = in_turns[index]
                 tick = partial(progress, f"clip {turn}/{rounds}: {peer.label}")
-                take_turn(peer, turn, workload.steps, limit_s, tick)
+                take_turn(peer, turn, workload.num_steps, limit_s, tick)
     samples: Samples = {peer.label: peer.seconds for peer in peers if peer.seconds}
     warnings += [f"{peer.label}: {peer.failure}" for peer in peers if peer.failure]
     return Result(
@@ -144,16 +145,16 @@ def warm_up(peer: Peer, clips: Iterable[int], workload: Workload, limit_s: float
     try:
         peer.load_s = peer.worker.load(limit_s)
         peer.warm_up_s = sum(
-            peer.worker.render(0, min(steps, workload.steps), limit_s).seconds for steps in clips
+            peer.worker.render(0, min(steps, workload.num_steps), limit_s).seconds for steps in clips
         )
     except Failed as error:
-        give_up(peer, error)
+        drop(peer, error)
 
 
-def one_clip(peer: Peer, workload: Workload, limit_s: float, progress: Progress) -> None:
+def measure_one_clip(peer: Peer, workload: Workload, limit_s: float, progress: Progress) -> None:
     """All the truth does with `quick`: load, warm up, render clip 1 and end."""
     warm_up(peer, [1], workload, limit_s, progress)
-    take_turn(peer, 1, workload.steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
+    take_turn(peer, 1, workload.num_steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
     assert peer.worker is not None
     peer.worker.close()
 
@@ -170,10 +171,10 @@ def take_turn(peer: Peer, clip: int, steps: int, limit_s: float, tick: Callable[
             if peer.frames is None:
                 peer.frames = rendered.frames
         except Failed as error:
-            give_up(peer, error)
+            drop(peer, error)
 
 
-def give_up(peer: Peer, error: Failed) -> None:
+def drop(peer: Peer, error: Failed) -> None:
     assert peer.worker is not None
     peer.failure = str(error)
     peer.worker.process.kill()  # or it would slow down the others
@@ -207,39 +208,38 @@ def public_peers(networks: Networks) -> list[Peer]:
     peers = [
         Peer(name, precision, partial(make, networks, precision))
         for precision in (("fp32", "fp16") if gpu else ("fp32",))
-        for name, make in ((EAGER, eager), (COMPILED, compiled))
+        for name, make in ((EAGER, load_eager), (COMPILED, load_compiled))
     ]
-    return [*peers, *([] if gpu else [Peer("ONNX Runtime", "fp32", partial(exported, networks))])]
+    return [*peers, *([] if gpu else [Peer("ONNX Runtime", "fp32", partial(load_exported, networks))])]
 
 
 def our_peer(bundle: Path) -> Peer:
     manifest = open_bundle(bundle).manifest
     backend: Backend = manifest.backend
     precision: Precision = manifest.precision
-    return Peer(f"{OURS}, {backend}", precision, partial(ours, bundle))
+    return Peer(f"{OURS}, {backend}", precision, partial(load_ours, bundle))
 
 
 def our_modules(networks: Networks) -> Peer:
     precision: Precision = "fp16" if on_gpu() else "fp32"
-    return Peer(f"{OURS}, PyTorch", precision, partial(ours_in_pytorch, networks, precision))
+    return Peer(f"{OURS}, PyTorch", precision, partial(load_our_modules, networks, precision))
 
 
-def ours(bundle: Path, workload: Workload) -> Render:
-    return rendering(Animator.load(bundle), workload)
+def load_ours(bundle: Path, workload: Workload) -> Render:
+    return our_render(Animator.load(bundle), workload)
 
 
-def ours_in_pytorch(networks: Networks, precision: Precision, workload: Workload) -> Render:
+def load_our_modules(networks: Networks, precision: Precision, workload: Workload) -> Render:
     import torch
 
     from .baselines.torch_engine import bundle_of, engines_of
 
-    bucket = ShapeBucket(width=workload.width, height=workload.height, window=workload.window)
     loaded = networks(torch.float16 if precision == "fp16" else torch.float32)
-    bundle = bundle_of(loaded, bucket, precision)
-    return rendering(Animator(bundle, load=engines_of(lambda _dtype: loaded)), workload)
+    bundle = bundle_of(loaded, workload.bucket, precision)
+    return our_render(Animator(bundle, load=engines_of(lambda _dtype: loaded)), workload)
 
 
-def rendering(animator: Animator, workload: Workload) -> Render:
+def our_render(animator: Animator, workload: Workload) -> Render:
     """Renders with `animator`. The reference is computed for every clip, as the other peers do."""
     animator.session.engine(DENOISING_UNET)  # loads it here and not in the first clip
 
@@ -250,29 +250,29 @@ def rendering(animator: Animator, workload: Workload) -> Render:
     return render
 
 
-def eager(networks: Networks, precision: str, workload: Workload) -> Render:
+def load_eager(networks: Networks, precision: str, workload: Workload) -> Render:
     from .baselines.plain import PlainPipeline
 
-    return public(PlainPipeline(load(networks)), precision, workload)
+    return public_render(PlainPipeline(load_networks(networks)), precision, workload)
 
 
-def compiled(networks: Networks, precision: str, workload: Workload) -> Render:
+def load_compiled(networks: Networks, precision: str, workload: Workload) -> Render:
     import torch
 
     from .baselines.public_parts import PublicLoop, public_parts
 
-    loaded = load(networks)
+    loaded = load_networks(networks)
     parts = {name: torch.compile(part, dynamic=False) for name, part in public_parts(loaded).items()}
-    return public(PublicLoop(loaded, parts), precision, workload)
+    return public_render(PublicLoop(loaded, parts), precision, workload)
 
 
-def exported(networks: Networks, workload: Workload) -> Render:
+def load_exported(networks: Networks, workload: Workload) -> Render:
     from .baselines.public_parts import ExportedPart, PublicLoop, public_parts
 
-    loaded = load(networks)
+    loaded = load_networks(networks)
     folder = tempfile.TemporaryDirectory(prefix="animate-rt-peer-")
     parts = {name: ExportedPart(name, part, Path(folder.name)) for name, part in public_parts(loaded).items()}
-    render = public(PublicLoop(loaded, parts), "fp32", workload)
+    render = public_render(PublicLoop(loaded, parts), "fp32", workload)
 
     def render_in_folder(clip: int, pictures: Pictures, steps: int) -> Array:
         assert folder  # this reference keeps the temporary folder alive
@@ -293,7 +293,7 @@ def drawn(size: str, dtype: torch.dtype) -> Checkpoint:
     return random_networks(size, dtype)
 
 
-def load(networks: Networks) -> Checkpoint:
+def load_networks(networks: Networks) -> Checkpoint:
     """The networks in float32, on the GPU if there is one."""
     import torch
 
@@ -306,31 +306,32 @@ def load(networks: Networks) -> Checkpoint:
     return loaded
 
 
-def public(pipeline: Any, precision: str, workload: Workload) -> Render:
+def public_render(pipeline: Any, precision: str, workload: Workload) -> Render:
     """Renders with the public formulation, on the GPU if there is one; frames are not rounded."""
     import torch
 
-    device = "cuda" if on_gpu() else "cpu"
-    policy, config = POLICIES[workload.windows], pipeline.networks.config
-    windows = list(policy(Known(workload.frames), workload.window, workload.overlap))
-    scale = config.latent_scale
-    latent_shape = (config.unet.latent_channels, workload.height // scale, workload.width // scale)
+    from .baselines.torch_engine import bundle_of
+
+    device, bucket = "cuda" if on_gpu() else "cpu", workload.bucket
+    manifest = bundle_of(pipeline.networks, bucket, "fp32").manifest
+    settings = workload.options.resolve(manifest)
+    windows = list(settings.windows(KnownLength(workload.frames)))
 
     def render(clip: int, pictures: Pictures, steps: int) -> Array:
         picture = read_picture(pictures.reference)
-        side = config.image_encoder.image_size
+        side = manifest.model.image_encoder.image_size
         arrays = (
-            fit(picture, workload.width, workload.height)[None],
+            fit(picture, bucket.width, bucket.height)[None],
             square(picture, side)[None],
             pictures.pose,
-            seeded_noise(workload.seed + clip, range(workload.frames), latent_shape),
+            seeded_noise(settings.seed + clip, range(workload.frames), latent_shape(manifest)),
         )
         half = torch.autocast(device, torch.float16, enabled=precision == "fp16")
         with half:
             frames = pipeline(
                 *(torch.from_numpy(array).to(device) for array in arrays),
                 steps=steps,
-                guidance_scale=workload.guidance_scale,
+                guidance_scale=settings.guidance_scale,
                 windows=windows,
             )
         result: Array = (frames.float().permute(0, 2, 3, 1) * 255).cpu().numpy()

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ..atomic import atomic
 from ..engines.bundle import new_bundle, open_bundle, seal
+from ..engines.contract import ShapeBucket
 from ..engines.precision import Backend, Precision
+from ..runtime.clip.options import ClipOptions
 from .workload import Workload
 
 RECORDED = Path(__file__).parents[1] / "tests" / "data" / "small"  # in the package for this purpose
@@ -27,17 +29,21 @@ class Size:
 
 
 def full(width: int, height: int) -> Size:
-    work = Workload(width=width, height=height, frames=24, window=24, overlap=4, steps=25, guidance_scale=3.5)
-    return Size(work, "sd15")
+    return Size(workload(width, height, window=24, steps=25), "sd15")
+
+
+def workload(
+    width: int, height: int, *, window: int, steps: int, frames: int | None = None, overlap: int = 4
+) -> Workload:
+    """Clips with guidance, of one window unless `frames` is given."""
+    bucket = ShapeBucket(width=width, height=height, window=window)
+    options = ClipOptions(steps=steps, guidance_scale=3.5, overlap=overlap)
+    return Workload(bucket=bucket, frames=frames or window, options=options)
 
 
 SIZES = {
-    "small": Size(
-        Workload(width=64, height=96, frames=10, window=6, overlap=2, steps=4, guidance_scale=3.5), None
-    ),
-    "mid": Size(
-        Workload(width=256, height=256, frames=16, window=16, overlap=4, steps=10, guidance_scale=3.5), "mid"
-    ),
+    "small": Size(workload(64, 96, window=6, steps=4, frames=10, overlap=2), None),
+    "mid": Size(workload(256, 256, window=16, steps=10), "mid"),
     "full-512": full(512, 512),
     "full-768": full(512, 768),
 }
@@ -63,7 +69,7 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
     every precision the CPU supports."""
     from ..export import build_bundle
 
-    workload = SIZES[size].workload
+    bucket = SIZES[size].workload.bucket
     checkpoint, inference_config = checkpoint_of(size, folder, progress)
     backend: Backend = "tensorrt" if on_gpu() else "openvino"
     path = folder / f"{size}-{backend}"
@@ -71,9 +77,9 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
         build_bundle(
             checkpoint,
             path,
-            width=workload.width,
-            height=workload.height,
-            window=workload.window,
+            width=bucket.width,
+            height=bucket.height,
+            window=bucket.window,
             backend=backend,
             inference_config=inference_config,
             progress=progress,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .bundle import Bundle
+from .bundle import SealedBundle
 from .device import Device
 from .engine import Engine
 from .precision import Backend
@@ -18,7 +18,7 @@ def open_device(backend: Backend, *, timing: bool = False) -> Device:
     return DEVICES[backend](timing)
 
 
-def load_engine(bundle: Bundle, graph: str, device: Device) -> Engine:
+def load_engine(bundle: SealedBundle, graph: str, device: Device) -> Engine:
     """Compile or load one graph of a bundle.
 
     The bundle is verified before and after it, so that what is loaded is what the bundle's digest stands for.
@@ -44,20 +44,20 @@ def _cuda(timing: bool) -> Device:
     return CUDADevice(timing=timing)
 
 
-def _openvino(bundle: Bundle, graph: str, _device: Device) -> Engine:
-    from .cpu.openvino import OpenVINOEngine
+def _openvino(bundle: SealedBundle, graph: str, _device: Device) -> Engine:
+    from .cpu.openvino import load_graph
 
-    return OpenVINOEngine(bundle, graph)
+    return load_graph(bundle, graph)
 
 
-def _tensorrt(bundle: Bundle, graph: str, device: Device) -> Engine:
+def _tensorrt(bundle: SealedBundle, graph: str, device: Device) -> Engine:
     from .cuda.tensorrt import load_plan
 
     return load_plan(bundle, graph, device)
 
 
 DEVICES: dict[Backend, Callable[[bool], Device]] = {"openvino": _cpu, "tensorrt": _cuda}
-LOADERS: dict[Backend, Callable[[Bundle, str, Device], Engine]] = {
+LOADERS: dict[Backend, Callable[[SealedBundle, str, Device], Engine]] = {
     "openvino": _openvino,
     "tensorrt": _tensorrt,
 }

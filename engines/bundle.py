@@ -19,95 +19,35 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..atomic import atomic_folder, put_back
 from ..errors import BundleCorrupt, BundleError, BundleMismatch, ConfigError, InputMissing, OutputError
 from ..text import escaped, message_of, one_line, quoted
-from .contract import Contract, Memory, ShapeBucket, contracts
 from .files import File, Hashed, canonical, digest_of, hashed, read_bytes, stamp
+from .graph_file import MAX_GRAPH, check_weight_files
 from .json_document import from_json
-from .model import ModelConfig
-from .precision import PRECISIONS, Backend, Precision
+from .manifest import SCHEMA, WEIGHTS, Contents, Manifest, named
 
-SCHEMA = 1
+C = TypeVar("C", bound=Contents)
+
 MANIFEST = "manifest.json"
-WEIGHTS = "graphs/weights.bin"  # as WEIGHTS of export/onnx_graphs.py
 MAX_MANIFEST = 2_000_000  # bytes; that of SD 1.5 has 34,000
 MAX_DEPTH = 12  # of its JSON; a manifest has 7
-MAX_GRAPH = 1 << 28  # bytes of an ONNX file without its weights
-MAX_TEXT, MAX_TEXTS = 200, 64  # characters of a text in the manifest, and texts in one field
+MAX_TOTAL = 1 << 35  # bytes of all files, as hashing them takes time
 KINDS = {("graphs", ".onnx"), ("engines", ".plan")}  # folder and suffix of a bundle's files
 # Left by file managers, in lower case; not all of runtime/media/folder.py, as a bundle is deleted with them.
 SYSTEM_NAMES = {".ds_store", ".directory", "thumbs.db", "desktop.ini", "@eadir"}
-NAMED = 3  # files or graphs in one message
-# How ONNX refers to a file of weights; a graph contains "location" nowhere else.
-LOCATION, OF_WEIGHTS = b"location", b"\x0a\x08location\x12\x0bweights.bin"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
-    """Description of a bundle. `seal` fills in `files` and adds the digest to the JSON document.
-
-    Raises ConfigError for texts that are long or not printable, and for the memory of only some graphs.
-    """
-
-    schema: int = SCHEMA
-    model: ModelConfig
-    bucket: ShapeBucket
-    backend: Backend
-    backend_version: str
-    compute_capabilities: tuple[str, ...]
-    # Of each plan, by graph. Empty unless the builder reported it for all plans, which OpenVINO does not do.
-    memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
-    precision: Precision
-    weights: dict[str, str]  # SHA-256 of each weight file of the checkpoint
-    graphs: dict[str, Contract]
-    files: dict[str, File] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        texts = ((self.backend_version,), self.compute_capabilities, self.weights, self.weights.values())
-        for group in texts:
-            if len(group) > MAX_TEXTS:
-                raise ConfigError(f"manifest: expected at most {MAX_TEXTS} texts, found {len(group)}")
-            for text in group:
-                if len(text) > MAX_TEXT or not text.isprintable():
-                    raise ConfigError(
-                        f"manifest: expected up to {MAX_TEXT} printable characters, found {quoted(text)}"
-                    )
-        if self.memory and self.memory.keys() != self.graphs.keys():
-            raise ConfigError(
-                f"manifest: expected the memory of all {len(self.graphs)} graphs or of none, "
-                f"found that of {len(self.memory)}: {named(self.memory)}"
-            )
-
-    @property
-    def used_files(self) -> set[str]:
-        """Names of the files that the bundle must have."""
-        names = {WEIGHTS, *(f"graphs/{graph}.onnx" for graph in self.graphs)}
-        return names | self.plans if self.backend == "tensorrt" else names
-
-    @property
-    def plans(self) -> set[str]:
-        return {f"engines/{graph}.plan" for graph in self.graphs}
-
-    @property
-    def rebuild_command(self) -> str:
-        bucket = self.bucket
-        return (
-            f"animate-rt build CHECKPOINT BUNDLE --width {bucket.width} --height {bucket.height} "
-            f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
-        )
 
 
 @dataclass(frozen=True, slots=True)
-class Bundle:
-    """A verified bundle on disk."""
+class SealedBundle:
+    """A verified bundle of any kind on disk."""
 
     path: Path
-    manifest: Manifest
+    manifest: Contents
     digest: str  # of the manifest, which has the digests of all files
-    # By name, as they were when they were last hashed.
+    # By name, as they were when the bundle was opened.
     hashed: dict[str, Hashed] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
     def graph(self, name: str) -> Path:
@@ -125,6 +65,13 @@ class Bundle:
             )
 
 
+@dataclass(frozen=True, slots=True)
+class Bundle(SealedBundle):
+    """A verified bundle for clips."""
+
+    manifest: Manifest
+
+
 def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Open a bundle after verifying every byte of it.
 
@@ -133,35 +80,46 @@ def open_bundle(path: str | os.PathLike[str]) -> Bundle:
     animate-rt built it.
     """
     bundle = read_bundle(path)
-    if damaged := damages(bundle.path, bundle.manifest.files, bundle.hashed):
-        raise BundleCorrupt(
-            f"{escaped(str(path))}: {'; '.join(damaged)}; build the bundle again, or copy it again"
-        )
-    for graph in bundle.manifest.graphs:
-        check_weight_files(bundle.graph(graph))
+    verify_files(bundle)
     return bundle
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     """Read a bundle's manifest; its files are not verified before `verify`. Raises as `open_bundle`."""
+    return Bundle(Path(path), *read_contents(path, Manifest, "animate-rt build"))
+
+
+def verify_files(bundle: SealedBundle) -> None:
+    """Verify every file of a bundle whose manifest has been read. Raises BundleCorrupt."""
+    if damaged := damages(bundle.path, bundle.manifest.files, bundle.hashed):
+        raise BundleCorrupt(
+            f"{escaped(str(bundle.path))}: {'; '.join(damaged)}; build the bundle again, or copy it again"
+        )
+    for graph in bundle.manifest.graphs:
+        check_weight_files(bundle.graph(graph))
+
+
+def read_contents(path: str | os.PathLike[str], kind: type[C], command: str) -> tuple[C, str]:
+    """Read the manifest of a bundle of this kind, and its digest. Raises as `open_bundle`.
+
+    `command` makes bundles of this kind.
+    """
     path = Path(path)
     shown = escaped(str(path))
     with suppress(OSError, ValueError):
         put_back(Path(os.path.realpath(path)))
-    if not path.is_dir():
-        raise InputMissing(
-            f"{shown}: expected a bundle directory, found none; make one with animate-rt build"
-        )
+    if not os.path.isdir(path):  # also of names that no file can have
+        raise InputMissing(f"{shown}: expected a bundle directory, found none; make one with {command}")
     document = read_manifest(path / MANIFEST)
     digest = document.pop("digest")
     if document.get("schema") != SCHEMA:
         raise BundleMismatch(
             f"{shown}: expected a bundle of schema {SCHEMA}, found {quoted(document.get('schema'))}; "
-            "build it again with this version: animate-rt build --help"
+            f"build it again with this version: {command} --help"
         )
     try:
-        manifest: Manifest = from_json(Manifest, document, "manifest")
-        expected = contracts(manifest.model, manifest.bucket, PRECISIONS[manifest.precision].graph_dtype)
+        manifest: C = from_json(kind, document, "manifest")
+        expected = manifest.contracts()
     except ConfigError as error:
         raise BundleMismatch(f"{shown}: this version cannot use it: {error}; build it again") from error
     if manifest.graphs != expected:
@@ -172,7 +130,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"build it again: {manifest.rebuild_command}"
         )
     # `expected` is equal, but in the order in which a clip uses the graphs; the JSON is sorted by name.
-    bundle = Bundle(path, dataclasses.replace(manifest, graphs=expected), digest)
+    manifest = dataclasses.replace(manifest, graphs=expected)
     files, used = manifest.files.keys(), manifest.used_files
     if not used <= files <= used | manifest.plans:
         raise BundleCorrupt(
@@ -180,7 +138,14 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"{f'none of {named(used - files)}' if used - files else named(files - used)}; "
             "build the bundle again"
         )
-    return bundle
+    total = sum(file.num_bytes for file in manifest.files.values())
+    graphs = max(manifest.files[f"graphs/{graph}.onnx"].num_bytes for graph in expected)
+    if total > MAX_TOTAL or graphs > MAX_GRAPH:
+        raise BundleMismatch(
+            f"{shown}: expected at most {MAX_TOTAL:,} bytes, {MAX_GRAPH:,} of them in one graph, "
+            f"found {total:,} and {graphs:,}"
+        )
+    return manifest, digest
 
 
 @contextmanager
@@ -191,6 +156,8 @@ def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
     this path have left is deleted. Raises OutputError if anything else has that name, before the block begins
     and again before it is replaced, or if the folder cannot be written.
     """
+    if "\0" in os.fspath(path):
+        raise OutputError(f"{os.fspath(path)}: expected a name without the character 0; choose another name")
     try:
         path = Path(os.path.realpath(path))
         put_back(path)
@@ -204,7 +171,7 @@ def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
         ) from error
 
 
-def seal(folder: Path, manifest: Manifest) -> None:
+def seal(folder: Path, manifest: Contents) -> None:
     """Write the manifest with the digests of the bundle's files. None may change afterwards."""
     names = sorted(name for name in manifest.used_files | manifest.plans if (folder / name).is_file())
     files = {name: hashed(folder / name).file for name in names}
@@ -278,24 +245,12 @@ def damages(path: Path, files: dict[str, File], known: dict[str, Hashed]) -> lis
             return f"{name}: {error.strerror}"
         if found.file != files[name]:
             return f"{name}: expected SHA-256 {files[name].sha256[:12]}, found {found.file.sha256[:12]}"
-        known[name] = found
+        if name not in known or known[name].stamp == found.stamp:  # the first stamp tells what was loaded
+            known[name] = found
         return None
 
     with ThreadPoolExecutor() as pool:  # hashing releases the GIL
         return [line for line in pool.map(damage, unknown) if line]
-
-
-def check_weight_files(graph: Path) -> None:
-    """Raise BundleCorrupt if an ONNX file takes weights from another file than weights.bin."""
-    try:
-        content = read_bytes(graph, MAX_GRAPH)
-    except OSError as error:
-        raise BundleCorrupt(f"{escaped(str(graph))}: cannot read it: {error.strerror}") from error
-    if content.count(LOCATION) != content.count(OF_WEIGHTS):
-        raise BundleCorrupt(
-            f"{escaped(str(graph))}: expected all weights in weights.bin, found another file; "
-            "build the bundle again"
-        )
 
 
 def check_replaceable(path: Path) -> None:
@@ -337,10 +292,3 @@ def is_ours(manifest: Path) -> bool:
         return True
     fields = {field.name for field in dataclasses.fields(Manifest)}
     return isinstance(document, dict) and len(fields & document.keys()) > len(fields) / 2
-
-
-def named(names: Any) -> str:
-    """Some names for a message."""
-    first = sorted(names)[:NAMED]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(map(quoted, first)) + more

@@ -47,6 +47,9 @@ class ShapeBucket:
         """Raise ConfigError if the model cannot run at this size."""
         step = model.latent_scale
         smallest = step * int(2 ** (len(model.unet.widths) - 1))  # one latent left at the lowest level
+        for name, size in (("width", self.width), ("height", self.height), ("window", self.window)):
+            if type(size) is not int:
+                raise ConfigError(f"{name}: expected a whole number, found {quoted(size)}")
         for name, size in (("width", self.width), ("height", self.height)):
             if size > MAX_SIDE:
                 raise ConfigError(f"{name}: expected at most {MAX_SIDE} pixels, found {quoted(size)}")

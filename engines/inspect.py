@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ..text import escaped
-from .bundle import Bundle, Manifest
+from .bundle import Bundle
 from .contract import TensorSpec
+from .manifest import Manifest
 
 
 def report(bundle: Bundle) -> str:
@@ -46,6 +47,7 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
             "sampling",
             f"{steps}, guidance scale {sampling.guidance_scale:g}, unless a clip sets others",
         ),
+        ("poses", f"skeletons in the style {model.pose_style}"),
         *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
     ]
 

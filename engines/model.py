@@ -26,6 +26,7 @@ MAX_TIMESTEPS = 100_000
 MAX_SCALE = 1e6
 MAX_GUIDANCE_SCALE = 100  # far above useful values, and finite in every precision
 Activation = Literal["quick_gelu", "gelu"]
+PoseStyle = Literal["dwpose", "musepose"]  # the public tool that draws skeletons
 Schedule = int | tuple[int, ...]  # a number of steps, or their timesteps
 
 
@@ -232,6 +233,7 @@ class ModelConfig:
     image_encoder: ImageEncoderConfig
     noise: NoiseConfig
     sampling: SamplingConfig = SamplingConfig()
+    pose_style: PoseStyle = "dwpose"  # of the skeletons in training; manifests before it was added lack it
 
     def __post_init__(self) -> None:
         if len(self.motion.levels) != len(self.unet.widths):

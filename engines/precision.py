@@ -12,7 +12,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Numerics:
+class PrecisionProperties:
     """Properties of a precision."""
 
     backends: tuple[Backend, ...]  # that support it
@@ -24,11 +24,15 @@ class Numerics:
 # Only OpenVINO computes in bf16: it converts float32 graphs when it compiles them. Differences measured by
 # `verify` on small models: OpenVINO in float32 4e-6, in bfloat16 4e-2; ONNX Runtime's float16 against its own
 # float32 3e-3.
-PRECISIONS: dict[Precision, Numerics] = {
-    "fp32": Numerics(
+PRECISIONS: dict[Precision, PrecisionProperties] = {
+    "fp32": PrecisionProperties(
         backends=("openvino", "tensorrt"), graph_dtype="float32", tolerance=1e-4, rewrite_tolerance=5e-3
     ),
-    "fp16": Numerics(backends=("tensorrt",), graph_dtype="float16", tolerance=1e-2, rewrite_tolerance=3e-2),
-    "bf16": Numerics(backends=("openvino",), graph_dtype="float32", tolerance=1e-1, rewrite_tolerance=1e-1),
+    "fp16": PrecisionProperties(
+        backends=("tensorrt",), graph_dtype="float16", tolerance=1e-2, rewrite_tolerance=3e-2
+    ),
+    "bf16": PrecisionProperties(
+        backends=("openvino",), graph_dtype="float32", tolerance=1e-1, rewrite_tolerance=1e-1
+    ),
 }
 DEFAULT_PRECISION: dict[Backend, Precision] = {"openvino": "fp32", "tensorrt": "fp16"}

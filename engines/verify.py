@@ -19,10 +19,11 @@ from ..errors import AnimateError, BundleError, ConfigError
 from ..text import escaped, message_of, one_line
 from .backends import load_engine, open_device
 from .bundle import Bundle
-from .contract import Contract, TensorSpec
+from .contract import TensorSpec
 from .device import Array, Device
 from .engine import Engine
 from .precision import PRECISIONS
+from .runner import Runner
 
 MESSAGE = 400  # characters of ONNX Runtime's message in ours
 SEED = 0
@@ -186,6 +187,8 @@ def engine_runner(engine: Engine, device: Device) -> Any:
     from polygraphy.backend.base import BaseRunner
     from polygraphy.common import TensorMetadata
 
+    runner = Runner(engine, device, "verify")
+
     class EngineRunner(BaseRunner):  # type: ignore[misc]
         def get_input_metadata_impl(self) -> Any:
             metadata = TensorMetadata()
@@ -195,31 +198,8 @@ def engine_runner(engine: Engine, device: Device) -> Any:
 
         def infer_impl(self, feed_dict: dict[str, Array]) -> OrderedDict[str, Array]:
             began = time.perf_counter()
-            outputs = run(engine, device, feed_dict)
+            outputs = runner(feed_dict)
             self.inference_time = time.perf_counter() - began
             return OrderedDict(outputs)
 
     return EngineRunner("engine")
-
-
-def run(engine: Engine, device: Device, inputs: dict[str, Array]) -> dict[str, Array]:
-    """Run an engine once. Inputs and outputs are host arrays by name."""
-    contract: Contract = engine.contract
-    size = engine.activation_bytes
-    context = engine.context(device.buffer("uint8", (size,)) if size else None)
-    stream = device.stream("verify")
-    host = {
-        spec.name: device.host_buffer(spec.dtype, spec.shape) for spec in contract.inputs + contract.outputs
-    }
-    buffers = {
-        spec.name: device.buffer(spec.dtype, spec.shape) for spec in contract.inputs + contract.outputs
-    }
-    for name, value in inputs.items():
-        host[name].array[...] = value  # type: ignore[index]
-    for name, buffer in buffers.items():
-        context.bind(name, buffer)
-    stream.copy(*((buffers[spec.name], host[spec.name]) for spec in contract.inputs))
-    context.enqueue(stream)
-    stream.copy(*((host[spec.name], buffers[spec.name]) for spec in contract.outputs))
-    stream.record().synchronize()
-    return {spec.name: np.array(host[spec.name].array) for spec in contract.outputs}

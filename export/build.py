@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 
-import onnx
 import torch
 
-from ..engines.bundle import Manifest, new_bundle, seal
+from ..engines.bundle import new_bundle, seal
 from ..engines.contract import Memory, ShapeBucket, contracts
 from ..engines.cpu import openvino
 from ..engines.cuda import tensorrt
-from ..engines.cuda.plan import PlanOptions, build_plan, compute_capabilities, plan_key
-from ..engines.cuda.plan_cache import PlanCache
+from ..engines.cuda.plan import PlanOptions, compute_capabilities
+from ..engines.manifest import Manifest
 from ..engines.precision import DEFAULT_PRECISION, PRECISIONS, Backend, Precision
 from ..errors import ConfigError
+from ..text import quoted
 from .checkpoints.checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
+from .plans import compile_graph
 
 
 def build_bundle(
@@ -50,13 +48,14 @@ def build_bundle(
     Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError, and then leaves
     the path as it was.
     """
-    if backend not in DEFAULT_PRECISION:
-        raise ConfigError(f"backend: expected one of {', '.join(DEFAULT_PRECISION)}, found {backend}")
+    if backend not in tuple(DEFAULT_PRECISION):
+        raise ConfigError(f"backend: expected one of {', '.join(DEFAULT_PRECISION)}, found {quoted(backend)}")
     precision = precision or DEFAULT_PRECISION[backend]
     possible = [name for name, numerics in PRECISIONS.items() if backend in numerics.backends]
     if precision not in possible:
         raise ConfigError(
-            f"precision: expected one of {', '.join(possible)} with backend {backend}, found {precision}"
+            f"precision: expected one of {', '.join(possible)} with backend {backend}, "
+            f"found {quoted(precision)}"
         )
     if plans and backend != "tensorrt":
         raise ConfigError(
@@ -97,32 +96,3 @@ def build_bundle(
             graphs=graphs,
         )
         seal(folder, manifest)
-
-
-def compile_graph(
-    folder: Path, graph: str, options: PlanOptions, progress: Callable[[str], None]
-) -> Memory | None:
-    """Write the plan of one graph into a bundle's folder, from the plan cache or else by compiling it."""
-    source, plan = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.plan"
-    what = f"compile {graph}"
-    progress(what)
-
-    def report(detail: str) -> None:
-        progress(f"{what}: {detail}" if detail else what)
-
-    key = plan_key(graph_digest(source), options)
-    return PlanCache().fill(key, plan, partial(build_plan, source, plan, options, report))
-
-
-def graph_digest(path: Path) -> str:
-    """SHA-256 of an ONNX file and its external weights, independent of where these are stored."""
-    model = onnx.load(path, load_external_data=False)
-    for tensor in model.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            stored = {entry.key: entry.value for entry in tensor.external_data}
-            with (path.parent / stored["location"]).open("rb") as file:
-                file.seek(int(stored["offset"]))
-                content = file.read(int(stored["length"]))
-            del tensor.external_data[:]
-            tensor.raw_data = hashlib.sha256(content).digest()
-    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()

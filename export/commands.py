@@ -1,4 +1,4 @@
-"""Commands that need torch: `build`."""
+"""Commands that need packages for export: `build` and `build-poses`."""
 
 from __future__ import annotations
 
@@ -42,12 +42,7 @@ def add_commands(commands: Commands) -> None:
         required=True,
         help="frames denoised together; the public weights were trained with 24",
     )
-    command.add_argument(
-        "--backend",
-        choices=DEFAULT_PRECISION,
-        default="openvino",
-        help="library that runs the engines (default: %(default)s)",
-    )
+    add_backend(command)
     command.add_argument(
         "--precision",
         choices=sorted(PRECISIONS),
@@ -59,6 +54,33 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="inference.yaml (default: the checkpoint's own, else the public v2 settings)",
     )
+    add_plan_options(command)
+
+    command = add_command(
+        commands, build_poses, "build a bundle of networks that find people from ONNX files"
+    )
+    command.add_argument(
+        "directory",
+        type=Path,
+        help="directory with a YOLOX detector and a whole-body network (DWPose, RTMW, ViTPose) as ONNX files",
+    )
+    command.add_argument(
+        "bundle", type=Path, help="directory to write; an existing bundle of that name is replaced"
+    )
+    add_backend(command)
+    add_plan_options(command)
+
+
+def add_backend(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--backend",
+        choices=DEFAULT_PRECISION,
+        default="openvino",
+        help="library that runs the engines (default: %(default)s)",
+    )
+
+
+def add_plan_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--compute-capability",
         nargs="+",
@@ -94,6 +116,21 @@ def build(options: argparse.Namespace, console: Console) -> None:
         precision=options.precision,
         base=options.base,
         inference_config=options.inference_config,
+        plans=plan_options(options),
+        progress=console.step,
+    )
+    console.bar.close()
+    print(options.bundle)
+
+
+def build_poses(options: argparse.Namespace, console: Console) -> None:
+    need_packages("export", "onnx", "onnx_ir")
+    from .pose_bundle import build_pose_bundle
+
+    build_pose_bundle(
+        options.directory,
+        options.bundle,
+        backend=options.backend,
         plans=plan_options(options),
         progress=console.step,
     )

@@ -1,34 +1,32 @@
 """ONNX graphs of a checkpoint: opset 23, one file per graph, all weights in one file beside them.
 
-The weight file is content-addressed: a weight that several graphs use is stored once. Both variants of the
-denoising UNet share their weights, and ReferenceNet's graph uses some of its projections. External weights
-also keep every graph far below protobuf's limit of 2 GB, whatever the model's size.
+Both variants of the denoising UNet share their weights, and ReferenceNet's graph uses some of its
+projections.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from threading import Lock
 
 import onnx_ir as ir
 import torch
 from torch import nn
 
 from ..engines.contract import Contract, ShapeBucket, TensorSpec, contracts
-from ..errors import BuildError
+from ..errors import BuildError, OutOfMemory
 from ..text import message_of, quoted
 from .checkpoints.checkpoint import Checkpoint
+from .checkpoints.weights import is_out_of_memory
 from .graphs import graph_modules
+from .weight_file import WEIGHTS, WeightFile, strip_metadata
 
 OPSET = 23
-WEIGHTS = "weights.bin"
-ALIGNMENT = 64  # bytes, so that memory-mapped weights can be read with vector loads
-EXTERNAL_BYTES = 1024  # smaller constants (shapes, scalars) stay in the graph, where tools can see them
+EXPORTING = Lock()  # torch exports one graph at a time, and warnings are silenced for the whole process
 
 
 def export_graphs(
@@ -40,7 +38,7 @@ def export_graphs(
     """Write `<graph>.onnx` for every graph and `weights.bin` into an existing folder.
 
     The graphs compute in the checkpoint's dtype. `progress` is called with each graph's name before it is
-    exported. Raises BuildError if torch cannot export a graph.
+    exported. Raises BuildError if torch cannot export a graph, OutOfMemory if there is no room for it.
     """
     dtype = checkpoint.denoising_unet.conv_in.weight.dtype
     expected = contracts(checkpoint.config, bucket, "float16" if dtype == torch.float16 else "float32")
@@ -58,7 +56,7 @@ def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:
     """Export one module as an ONNX model with the inputs and outputs of its contract."""
     inputs = tuple(example(spec) for spec in contract.inputs)
     try:
-        with torch.no_grad(), quiet():
+        with EXPORTING, torch.no_grad(), quiet():
             program = torch.onnx.export(
                 module,
                 inputs,
@@ -69,8 +67,12 @@ def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:
                 verbose=False,
             )
     except torch.onnx.OnnxExporterError as error:
+        cause = error.__cause__ or error  # the error itself, and what follows the first line, is advice
+        if is_out_of_memory(cause):
+            raise OutOfMemory(f"{name}: no room to export it; use a smaller size or window") from error
+        reason = quoted(message_of(cause).partition("\n")[0], 200)
         raise BuildError(
-            f"{name}: torch cannot export this graph: {quoted(message_of(error), 400)}"
+            f"{name}: torch cannot export this graph: {type(cause).__name__}: {reason}"
         ) from error
     assert program is not None
     model: ir.Model = program.model
@@ -81,49 +83,6 @@ def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:
 
 def example(spec: TensorSpec) -> torch.Tensor:
     return torch.zeros(spec.shape, dtype=getattr(torch, spec.dtype))
-
-
-def strip_metadata(model: ir.Model) -> None:
-    """Remove the exporter's metadata: stack traces with this machine's paths, and most of a graph's bytes."""
-    model.metadata_props.clear()
-    model.graph.metadata_props.clear()
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for output in node.outputs:
-            output.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
-
-
-class WeightFile:
-    """Append-only file of tensors that stores equal bytes once."""
-
-    def __init__(self, file: BinaryIO):
-        self.file = file
-        self.offsets: dict[bytes, int] = {}  # by SHA-256 of the content
-
-    def take_from(self, model: ir.Model) -> None:
-        """Move a model's weights into this file; the model keeps references to them."""
-        for value in model.graph.initializers.values():
-            tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= EXTERNAL_BYTES:
-                value.const_value = self.add(tensor, value.name or "")
-
-    def add(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
-        content = tensor.tobytes()
-        digest = hashlib.sha256(content).digest()
-        if digest not in self.offsets:
-            self.file.write(bytes(-self.file.tell() % ALIGNMENT))
-            self.offsets[digest] = self.file.tell()
-            self.file.write(content)
-        return ir.ExternalTensor(
-            WEIGHTS,
-            self.offsets[digest],
-            len(content),
-            tensor.dtype,
-            shape=ir.Shape(tensor.shape.numpy()),
-            name=name,
-        )
 
 
 @contextmanager

@@ -12,12 +12,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from itertools import islice
 from types import TracebackType
-from typing import Any
+from typing import Unpack
 
 from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
@@ -31,7 +30,7 @@ from .clip.frames import Frames
 from .clip.layout import Layout
 from .clip.lookahead import Lookahead
 from .clip.noise import noise_of
-from .clip.options import ClipOptions, whole
+from .clip.options import ClipOptions, OptionKeywords, options_with, whole_number
 from .clip.progress import ProgressCallback, counter
 from .clip.reference import ReferenceCache, encode_reference, image_key
 from .clip.snapshot import NO_SNAPSHOTS, SnapshotSink
@@ -60,8 +59,8 @@ class Animator:
         load: LoadEngine = load_engine,
         observe: Observer | None = None,
     ):
-        denoise_streams = whole("denoise_streams", denoise_streams, least=1)
-        reference_cache_bytes = whole("reference_cache_bytes", reference_cache_bytes)
+        denoise_streams = whole_number("denoise_streams", denoise_streams, least=1)
+        reference_cache_bytes = whole_number("reference_cache_bytes", reference_cache_bytes)
         if observe is not None and not callable(observe):
             raise ConfigError(
                 f"observe: expected a function that takes an Operation, found {quoted(observe)}"
@@ -117,7 +116,7 @@ class Animator:
         initial_noise: str | os.PathLike[str] | None = None,
         progress: ProgressCallback = lambda _progress: None,
         snapshots: SnapshotSink = NO_SNAPSHOTS,
-        **keywords: Any,
+        **keywords: Unpack[OptionKeywords],
     ) -> Frames:
         """Return an iterator over the clip's frames, uint8 (H, W, 3) RGB, one per pose frame.
 
@@ -139,15 +138,11 @@ class Animator:
         Cancelled. To abandon the clip, close the iterator, or call its `cancel()` from any thread.
         """
         self.session.scheduler.check_open()
-        if options is None:
-            options = ClipOptions()
-        if not isinstance(options, ClipOptions):
-            raise ConfigError(f"options: expected a ClipOptions, found {quoted(options)}")
         clip = Clip.open(
             self.bundle.manifest,
             reference,
             pose,
-            replace(options, **keywords),
+            options_with(options, keywords),
             frames=frames,
             pose_fps=pose_fps,
             initial_noise=initial_noise,
@@ -189,7 +184,7 @@ class Animator:
         ):
             poses = Lookahead(clip)
             noise = noise_of(clip.initial_noise, settings.seed, clip.latent_shape, poses)
-            layout = Layout(settings.policy(poses, settings.window, settings.overlap))
+            layout = Layout(settings.windows(poses))
             denoiser = Denoiser(session, clip, layout, reference, lease)
             decoder = Decoder(session, clip, poses, lease)
             denoised = counter(

@@ -8,14 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from animate_rt import Animator
 from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.cuda.device import CUDADevice
+from animate_rt.engines.runner import Runner
+from animate_rt.runtime.poses.models import MEDIAPIPE
 from numpy.typing import NDArray
 
 from .arithmetic import ArithmeticEngine
+from .fetched import ASTRONAUT, fetched
 from .program import Program
 from .sharing import alone, compiled_once, shared_folder
 from .standin import GPU, installed
@@ -111,25 +114,8 @@ def sdlike() -> Case:
 @pytest.fixture(scope="session")
 def run_engine() -> Any:
     """`run_engine(engine, **inputs)` runs an engine once on a CPU stream and returns its outputs by name."""
-    from animate_rt.engines.cpu.device import CPUDevice
-
     device = CPUDevice()
-    stream = device.stream("test")
-
-    def run(engine: Any, **inputs: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        context = engine.context(None)
-        contract = engine.contract
-        buffers = {s.name: device.buffer(s.dtype, s.shape) for s in (*contract.inputs, *contract.outputs)}
-        for name, buffer in buffers.items():
-            context.bind(name, buffer)
-            if name in inputs:
-                assert buffer.array is not None
-                buffer.array[...] = inputs[name]
-        context.enqueue(stream)
-        stream.record().synchronize()
-        return {spec.name: np.array(buffers[spec.name].array) for spec in contract.outputs}
-
-    return run
+    return lambda engine, **inputs: Runner(engine, device, "test")(inputs)
 
 
 @pytest.fixture(scope="session", params=["small", "sdlike"])
@@ -195,6 +181,21 @@ def arithmetic(small_bundle: Path) -> Callable[..., Animator]:
     """`arithmetic(**options)`: an animator with the engines of arithmetic.py."""
     bundle = open_bundle(small_bundle)
     return lambda **options: Animator(bundle, **{"load": ArithmeticEngine} | options)
+
+
+@pytest.fixture(scope="session")
+def mediapipe_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with MediaPipe's models, fetched once. Skips where the package index is out of reach."""
+    return fetched(MEDIAPIPE, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """NASA's portrait of Eileen Collins, in the public domain, 512x512: from scikit-image's package."""
+    from PIL import Image
+
+    path = fetched(ASTRONAUT, tmp_path_factory) / ASTRONAUT.folder / "astronaut.png"
+    return Image.open(path).convert("RGB")
 
 
 @pytest.fixture(params=[0, 1, 2, 3])

@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from animate_rt.engines.bundle import Manifest, open_bundle, seal
+from animate_rt.engines.bundle import open_bundle, seal
 from animate_rt.engines.contract import DENOISING_UNET, ShapeBucket, contracts
 from animate_rt.engines.device import Buffer
+from animate_rt.engines.manifest import Manifest
 from animate_rt.engines.model import (
     ImageEncoderConfig,
     ModelConfig,

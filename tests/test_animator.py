@@ -27,7 +27,7 @@ from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.model import SamplingConfig
 from animate_rt.runtime.clip.layout import Layout
 from animate_rt.runtime.clip.order import step_major
-from animate_rt.runtime.clip.windows import Known, open_ended, uniform
+from animate_rt.runtime.clip.windows import KnownLength, open_ended, uniform
 from animate_rt.runtime.streams.operations import Operation
 from numpy.typing import NDArray
 from PIL import Image
@@ -202,7 +202,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(small_animator:
 
 
 def test_window_policies_differ_only_where_their_windows_do(small_animator: Animator) -> None:
-    assert uniform(6, 6, 2) == list(open_ended(Known(6), 6, 2))
+    assert uniform(6, 6, 2) == list(open_ended(KnownLength(6), 6, 2))
     for frames, equal in ((6, True), (9, False)):
         found = [render(small_animator, pose=pictures(frames), windows=name) for name in ("uniform", "open")]
         assert np.array_equal(*found) == equal
@@ -264,8 +264,8 @@ def test_the_option_frames_limits_the_clip(small_animator: Animator) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "steps: expected 1 to 1000, found 0"),
-        ({"steps": 1001}, "steps: expected 1 to 1000"),
+        ({"steps": 0}, "steps: expected 1 to 100000 steps, or descending timesteps .*, found 0"),
+        ({"steps": 1001}, "steps: expected 1 to 1000, found 1001"),
         ({"guidance_scale": math.nan}, "guidance_scale: expected 1"),
         ({"guidance_scale": math.inf}, "guidance_scale: expected 1"),
         ({"guidance_scale": 0.5}, "guidance_scale: expected 1"),

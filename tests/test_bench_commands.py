@@ -107,7 +107,7 @@ def test_report_and_compare(engine_result: Path, tmp_path: Path, capsys: pytest.
 def test_choices_of_the_command_line_are_those_of_the_benchmarks() -> None:
     """They are listed twice, so that the command line starts without importing torch."""
     assert tuple(sizes.SIZES) == commands.SIZES
-    assert tuple(clip.SERVE) == commands.SCENARIOS
+    assert tuple(clip.SCENARIOS) == commands.SCENARIOS
 
 
 def test_missing_packages_are_named() -> None:
@@ -122,7 +122,7 @@ def test_a_busy_machine_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     for idle, reported in ((95, False), (50, True), (0, True)):
         times = iter([(1000, 5000), (1000 + idle, 5100)])
         monkeypatch.setattr(host, "processor_time", lambda times=times: next(times))
-        assert bool(host.busy()) is reported
+        assert bool(host.busy_warnings()) is reported
 
 
 @pytest.mark.parametrize("bad", [["--clips", "0"], ["--rate", "-1"], ["--deadline", "inf"], ["--steps", "x"]])

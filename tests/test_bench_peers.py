@@ -16,10 +16,9 @@ from animate_rt.benchmarks.baselines import plain_unet
 from animate_rt.benchmarks.baselines.plain import PlainPipeline
 from animate_rt.benchmarks.baselines.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
 from animate_rt.benchmarks.instruments.own_process import Failed, Worker
-from animate_rt.benchmarks.peers import bench_peers, drawn, eager, from_files
+from animate_rt.benchmarks.peers import bench_peers, drawn, from_files, load_eager
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
-from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision
-from animate_rt.benchmarks.workload import Workload
+from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision, workload
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DENOISING_UNET, REFERENCE_NET, ShapeBucket, contracts
 from animate_rt.engines.cpu.openvino import PASSES
@@ -27,7 +26,7 @@ from animate_rt.export import load_checkpoint
 from animate_rt.export.graphs import ReferenceNetGraph, VAEDecoderGraph
 from torch import Tensor
 
-WORK = Workload(width=64, height=96, frames=3, window=6, overlap=2, steps=1, guidance_scale=3.5)
+WORK = workload(64, 96, window=6, steps=1, frames=3, overlap=2)
 BUCKET = ShapeBucket(width=64, height=96, window=3)
 NETWORKS = partial(from_files, *RECORDED_CHECKPOINT)
 
@@ -66,7 +65,7 @@ def test_an_exported_part_equals_its_module(loaded: Any, tmp_path: Path) -> None
 
 
 def test_a_peer_that_cannot_load_fails_with_one_line() -> None:
-    nowhere = partial(eager, partial(from_files, Path("nowhere"), None), "fp32")
+    nowhere = partial(load_eager, partial(from_files, Path("nowhere"), None), "fp32")
     with Worker(nowhere, WORK, lambda: None) as worker:
         with pytest.raises(Failed, match="InputMissing: nowhere: expected a checkpoint directory"):
             worker.load(60)
@@ -75,7 +74,7 @@ def test_a_peer_that_cannot_load_fails_with_one_line() -> None:
 
 
 def test_a_peer_that_exceeds_its_time_limit_fails() -> None:
-    with Worker(partial(eager, NETWORKS, "fp32"), WORK, lambda: None) as worker:
+    with Worker(partial(load_eager, NETWORKS, "fp32"), WORK, lambda: None) as worker:
         with pytest.raises(Failed, match=r"took more than 0\.01 s"):
             worker.load(0.01)
         worker.process.kill()
@@ -204,7 +203,7 @@ def test_ablation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_sizes_fit_their_models(loaded: Any) -> None:
     for size in SIZES.values():
-        work = size.workload
-        assert work.overlap < work.window <= max(work.frames, work.window)
-    bucket = SIZES["small"].workload
-    ShapeBucket(width=bucket.width, height=bucket.height, window=bucket.window).check(loaded.config)
+        overlap, window = size.workload.options.overlap, size.workload.bucket.window
+        assert overlap is not None
+        assert overlap < window <= size.workload.frames
+    SIZES["small"].workload.bucket.check(loaded.config)

@@ -18,6 +18,7 @@ from animate_rt.benchmarks.reporting.report import fill_tables, html
 from animate_rt.benchmarks.reporting.result import Result, read_result
 from animate_rt.benchmarks.reporting.samples import ratio_of_medians, summary
 from animate_rt.benchmarks.reporting.tables import tables_of
+from animate_rt.benchmarks.sizes import workload
 
 # Names of XML formats; nothing is fetched from them.
 NAMESPACES = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
@@ -139,6 +140,45 @@ def test_results_of_other_workloads_are_not_compared() -> None:
         compare(clip_result(), peers_result(), 0.05)
     with pytest.raises(InputError, match="samples of the same name"):
         compare(clip_result(), dataclasses.replace(clip_result(), samples={"other": [1.0]}), 0.05)
+
+
+def test_a_result_older_than_an_option_was_measured_with_its_default() -> None:
+    """The recorded results are of a time before `guidance_interval` and `background`."""
+    result = peers_result()
+    for newer, comparable in (
+        ({"background": None, "guidance_interval": [0.0, 1.0]}, True),
+        ({"seed": 1}, False),
+    ):
+        after = dataclasses.replace(result, workload=result.workload | newer)
+        if comparable:
+            assert compare(result, after, 0.05)
+        else:
+            with pytest.raises(InputError, match="same benchmark and workload"):
+                compare(result, after, 0.05)
+
+
+def test_a_workload_states_its_size_and_options(tmp_path: Path) -> None:
+    work = workload(64, 96, window=6, steps=4, frames=10).with_options(windows="open")
+    result = dataclasses.replace(peers_result(), workload=work.as_json())
+    result.write(tmp_path / "peers.json")
+    assert read_result(tmp_path / "peers.json").workload == {
+        "width": 64,
+        "height": 96,
+        "window": 6,
+        "frames": 10,
+        "fps": 24,
+        "steps": 4,
+        "guidance_scale": 3.5,
+        "guidance_interval": [0.0, 1.0],
+        "overlap": 4,
+        "windows": "open",
+        "order": None,
+        "seed": 42,
+        "background": None,
+    }
+    assert "10 frames, 4 steps" in tables_of(result)[0].title
+    few = dataclasses.replace(result, workload=work.with_options(steps=(999, 500)).as_json())
+    assert "10 frames, 2 steps" in tables_of(few)[0].title
 
 
 def test_a_page_loads_nothing_from_elsewhere() -> None:

@@ -15,7 +15,7 @@ from animate_rt.benchmarks.instruments.timeline import (
     Span,
     attribute,
     breakdown,
-    unexplained,
+    residual_warning,
 )
 from animate_rt.benchmarks.reporting.samples import ratio_of_medians, steady, summary
 
@@ -71,10 +71,10 @@ def test_stages_that_do_not_add_up_are_reported() -> None:
     assert whole["busy"][DECODE] == pytest.approx(4)  # including the time when the UNet was busy too
     assert whole["sum"] == pytest.approx(9.9)
     assert whole["outside_engines"] == pytest.approx(0.1)
-    assert unexplained(whole) is None
-    doubt = unexplained(breakdown([span(UNET, 0, 9)], 0, 10))
-    assert doubt is not None
-    assert "90.0 % of the wall clock" in doubt
+    assert residual_warning(whole) is None
+    warning = residual_warning(breakdown([span(UNET, 0, 9)], 0, 10))
+    assert warning is not None
+    assert "90.0 % of the wall clock" in warning
 
 
 def test_every_operation_of_a_clip_has_a_stage(small_bundle: object, small: object) -> None:

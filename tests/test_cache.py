@@ -15,7 +15,7 @@ from animate_rt.engines.contract import Memory
 from animate_rt.engines.cuda import plan
 from animate_rt.engines.cuda.plan import PlanOptions, plan_key
 from animate_rt.engines.cuda.plan_cache import PlanCache, TimingCache, cache_folder
-from animate_rt.export.build import graph_digest
+from animate_rt.export.plans import graph_digest
 
 MEMORY = Memory(weights=3, activations=4)
 KEY = {"graph": "g"}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from animate_rt import Animator, Cancelled, Progress
 from animate_rt.engines.device import Array
+from animate_rt.runtime.animator import RUN_AHEAD
 from animate_rt.runtime.clip.frames import Frames
 from animate_rt.runtime.streams.operations import Operation
 
@@ -24,6 +25,10 @@ from .delays import DelayedDevice
 from .hazards import hazards
 
 REFERENCE = pictures(1, 9)[0]
+STAGES = [
+    *("image_encoder", "vae_encoder", "reference_net", "time_embedding", "pose_guider"),
+    *("denoising_unet", "vae_decoder"),
+]
 RUN_S = 0.1
 
 
@@ -54,15 +59,42 @@ class Held:
         return ArithmeticEngine(bundle, graph, device)
 
 
+class Paused:
+    """`load` for an animator: once `graph` is paused, its next run waits until `release` is set."""
+
+    def __init__(self, graph: str) -> None:
+        self.graph, self.paused = graph, False
+        self.begun, self.release = threading.Event(), threading.Event()
+
+    def __call__(self, bundle: Any, graph: str, device: Any) -> ArithmeticEngine:
+        engine = ArithmeticEngine(bundle, graph, device)
+        if graph == self.graph:
+            context = PausedContext(engine, self)
+            engine.context = lambda _workspace: context  # type: ignore[method-assign]
+        return engine
+
+
+class PausedContext(ArithmeticContext):
+    def __init__(self, engine: ArithmeticEngine, load: Paused):
+        super().__init__(engine)
+        self.load = load
+
+    def run(self, bound: Any) -> None:
+        if self.load.paused:
+            self.load.begun.set()
+            assert self.load.release.wait(60)
+        super().run(bound)
+
+
 def consume(frames: Frames) -> list[Array]:
     return list(frames)
 
 
 def used(animator: Animator) -> tuple[int, int]:
-    """Bytes that are neither free nor the engines' or references', and the number of references in use."""
-    pool = animator.session.pool
+    """Bytes of clips and engines, without cached references, and the number of references in use."""
+    pool, cached = animator.session.pool, animator.references.num_bytes
     borrowed = sum(entry.borrowers for entry in animator.references.entries.values())
-    return sum(free.used_bytes for free in pool.free.values()), borrowed
+    return sum(free.used_bytes for free in pool.free.values()) - cached, borrowed
 
 
 def check_given_back(animator: Animator, before: tuple[int, int], truth: Array) -> None:
@@ -225,6 +257,31 @@ def test_while_another_clip_computes_the_reference(
         assert entry.borrowers == 0
         entry.future.set_result(reference)
         assert np.array_equal(render(animator), truth)
+
+
+@pytest.mark.parametrize("graph", STAGES)
+def test_while_the_caller_waits_for(
+    arithmetic: Callable[..., Animator], pool: ThreadPoolExecutor, graph: str
+) -> None:
+    """The caller is inside `next`, and the device is busy with one stage of its clip."""
+    load = Paused(graph)
+    with arithmetic(load=load) as animator:
+        truth = render(animator)
+        before, unet = used(animator), animator.session.engine("denoising_unet")
+        runs = unet.runs
+        load.paused = True
+        clip = animator.animate(pictures(1, 33)[0], pictures(17), steps=4, windows="open")
+        waiting = pool.submit(consume, clip)
+        assert load.begun.wait(60)
+        clip.cancel()
+        load.release.set()
+        with pytest.raises(Cancelled):
+            waiting.result(10)
+        if graph != "vae_decoder":  # tasks issued by then may still run
+            issued = 0 if graph in STAGES[:3] else 1 + RUN_AHEAD
+            assert unet.runs - runs <= issued
+        check_given_back(animator, before, truth)
+        assert len(consume(animator.animate(pictures(1, 33)[0], pictures(17), steps=4))) == 17
 
 
 def test_at_any_time(arithmetic: Callable[..., Animator], pool: ThreadPoolExecutor) -> None:

@@ -134,9 +134,9 @@ def refused(done: Outcome, status: int, *parts: str) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "part"),
     [
-        ({"steps": "0"}, 64, "steps: expected 1 to 1000"),
-        ({"steps": "1001"}, 64, "steps: expected 1 to 1000"),
-        ({"steps": "249,999"}, 64, "steps: expected descending timesteps"),
+        ({"steps": "0"}, 64, "steps: expected 1 to 100000 steps"),
+        ({"steps": "1001"}, 64, "steps: expected 1 to 1000, found 1001"),
+        ({"steps": "249,999"}, 64, "steps: expected 1 to 100000 steps, or descending timesteps"),
         ({"overlap": "6"}, 64, "overlap: expected 0 to 5"),
         ({"overlap": "60"}, 64, "overlap: expected 0 to 5"),
         ({"guidance_scale": "nan"}, 64, "guidance_scale: expected 1"),

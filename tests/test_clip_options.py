@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 import pytest
 from animate_rt import AnimateError, Animator, ConfigError, InputError
 from animate_rt.engines.contract import DENOISING_UNET
-from animate_rt.runtime.clip.options import ClipOptions, schedule, unet_graphs
+from animate_rt.runtime.clip.options import (
+    ClipOptions,
+    OptionKeywords,
+    options_with,
+    parse_schedule,
+    unet_graphs,
+)
 
 from .clips import pictures
 
@@ -96,12 +104,54 @@ def small_manifest(small_bundle: Path) -> Any:
     return open_bundle(small_bundle).manifest
 
 
+IMPOSSIBLE: list[dict[str, Any]] = [
+    *({"steps": steps} for steps in (0, -3, 100_001, 2**64, True, "25", b"3", 2.0, NAN)),
+    *({"steps": steps} for steps in ((), [], (999, 999), (249, 999), (5, -1), (9.5, 1), ("9", "1"))),
+    *({"steps": steps} for steps in ((100_000, 1), range(10**20, 0, -1), range(50_000, -(10**12), -1))),
+    *({"overlap": overlap} for overlap in (-1, 4096, 2.0)),
+    *({"guidance_scale": scale} for scale in (0.5, 101, NAN)),
+    {"order": "time-skewed"},
+    {"order": "time-skewed", "windows": "uniform"},
+    {"background": (0, 0, 256)},
+]
+
+
+def test_what_no_bundle_can_do_is_refused_before_there_is_a_bundle() -> None:
+    for options in IMPOSSIBLE:
+        began = perf_counter()
+        with pytest.raises(ConfigError, match=f"^{next(iter(options))}.*: expected .*, found"):
+            pytest.fail(f"{options} was accepted: {ClipOptions(**options)}")
+        assert perf_counter() - began < 1
+    assert ClipOptions(steps=100_000, overlap=4095).steps == 100_000
+    assert ClipOptions(steps=[99_999, 500, 0]).steps == (99_999, 500, 0)  # type: ignore[arg-type]
+
+
+def test_defaults_of_a_bundle(small_manifest: Any) -> None:
+    """Options that are given stay; the others come from the bundle, and settings are made of both."""
+    filled = ClipOptions(seed=3, order="step-major").with_defaults(small_manifest)
+    sampling = small_manifest.model.sampling
+    assert filled == ClipOptions(
+        steps=sampling.schedule,
+        guidance_scale=sampling.guidance_scale,
+        overlap=4,
+        seed=3,
+        order="step-major",
+    )
+    assert ClipOptions(seed=3).resolve(small_manifest) == filled.resolve(small_manifest)
+    given = ClipOptions(steps=(999, 3), guidance_scale=1, overlap=0, windows="open")
+    assert given.with_defaults(small_manifest) == given
+    for window, overlap in ((1, 0), (3, 2), (5, 4), (24, 4)):
+        bucket = replace(small_manifest.bucket, window=window)
+        settings = ClipOptions().resolve(replace(small_manifest, bucket=bucket))
+        assert (settings.window, settings.overlap) == (window, overlap)
+
+
 @pytest.mark.parametrize("text", ["", "x", "9" * 5000, "3,", "1,x", "\x1b[31m", "5" * 10**6])
 def test_wrong_steps_of_the_command_line(text: str) -> None:
     import argparse
 
     with pytest.raises(argparse.ArgumentTypeError, match="expected a number of steps like 25") as caught:
-        schedule(text)
+        parse_schedule(text)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 300
 
@@ -121,11 +171,36 @@ def test_numbers_of_any_type(arithmetic: Callable[..., Animator]) -> None:
         assert len(list(clip)) == 2
 
 
+def test_keywords_are_the_options() -> None:
+    """Type checkers see those of OptionKeywords, which cannot be derived from the fields."""
+    assert get_type_hints(OptionKeywords) == get_type_hints(ClipOptions)
+    assert not OptionKeywords.__required_keys__
+    keywords = inspect.signature(Animator.animate).parameters["keywords"]
+    assert keywords.annotation == "Unpack[OptionKeywords]"
+
+
+def test_keywords_take_precedence_over_options() -> None:
+    given = ClipOptions(steps=3, seed=7)
+    assert options_with(given, {"seed": 8}) == ClipOptions(steps=3, seed=8)
+    assert options_with(None, {}) == ClipOptions()
+    assert options_with(given, {}) == given == ClipOptions(steps=3, seed=7)
+
+
 PICTURES = pictures(3)
 WRONG_INPUTS: list[dict[str, Any]] = [
     {"options": {}},
     {"options": {"steps": 3}},
     {"options": "steps=3"},
+    {"options": ClipOptions},
+    {"stepz": 3},
+    {"options": ClipOptions(), "frame": 3},
+    {"a\nb\x1b[31m" + "x" * 1000: 3},
+    {"steps": 0},
+    {"guidance_scale": "3"},
+    {"windows": ["uniform"]},
+    {"seed": 1.5},
+    {"overlap": 2.0},
+    {"pose_fps": "fast"},
     {"frames": 2.5},
     {"frames": "2"},
     {"frames": True},
@@ -169,6 +244,6 @@ def test_wrong_inputs_are_refused_at_the_call(arithmetic: Callable[..., Animator
             assert isinstance(caught.value, ConfigError | InputError)
             assert str(caught.value).isprintable()
             assert len(str(caught.value)) < 700
+        with pytest.raises(ConfigError, match=r"^options: expected steps, .*, background, found stepz$"):
+            animator.animate(PICTURES[0], PICTURES, stepz=3)  # type: ignore[call-arg]
         assert animator.session.engine("reference_net").runs == 0
-        with pytest.raises(TypeError, match="stepz"):
-            animator.animate(PICTURES[0], PICTURES, stepz=3)

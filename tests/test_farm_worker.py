@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from animate_rt.engines.bundle import BundleCorrupt, Manifest, open_bundle, seal
+from animate_rt.engines.bundle import BundleCorrupt, open_bundle, seal
 from animate_rt.engines.contract import DENOISING_UNET
+from animate_rt.engines.manifest import Manifest
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.clip.progress import Progress
 from animate_rt.runtime.farm.worker import Attempt, ShotProgress, Worker

@@ -11,11 +11,13 @@ import textwrap
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import pytest
-from animate_rt import OutputError
+from animate_rt import CheckpointError, OutputError
 from animate_rt import atomic as atomic_module
 from animate_rt.engines.bundle import MANIFEST, new_bundle, open_bundle
+from animate_rt.export import build_bundle
 
 
 @pytest.fixture
@@ -73,6 +75,30 @@ def test_the_next_build_clears_what_a_killed_one_left(copied: Path) -> None:
         (living / MANIFEST).write_bytes(before)
     assert entries(parent) == sorted([copied.name, *strangers])
     assert (copied / MANIFEST).read_bytes() == before
+
+
+KILLED_WHILE_LOADING = """
+    from animate_rt.export import build, build_bundle
+    def killed(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGKILL)
+    build.load_checkpoint = killed
+    build_bundle("CHECKPOINT", path, width=64, height=64, window=8)
+"""
+
+
+def test_the_next_build_clears_what_one_left_that_was_killed_while_loading(
+    small: Any, tmp_path: Path
+) -> None:
+    """Also if the next one cannot load its checkpoint."""
+    path = tmp_path / "bundle"
+    assert run(KILLED_WHILE_LOADING.replace("CHECKPOINT", str(small.checkpoint)), path) == -signal.SIGKILL
+    (left,) = entries(tmp_path)
+    assert left.startswith(".bundle.")
+    with pytest.raises(CheckpointError, match="none"):
+        build_bundle(
+            small.checkpoint, path, width=64, height=64, window=8, inference_config=tmp_path / "none.yaml"
+        )
+    assert not entries(tmp_path)
 
 
 @pytest.mark.parametrize("after", ["open", "build"])

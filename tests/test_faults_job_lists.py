@@ -15,7 +15,7 @@ import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import InputError
 from animate_rt.runtime.shots import job_list
-from animate_rt.runtime.shots.job_list import read_jobs
+from animate_rt.runtime.shots.job_list import OPTIONAL, OPTIONS, read_jobs
 
 from .job_lists import job, write_job_inputs
 
@@ -67,6 +67,18 @@ def test_a_byte_order_mark_of_utf_8_is_accepted(messages: Callable[[bytes], list
     assert messages(GOOD.replace(b"\n", b"\r\n")) == []
 
 
+@pytest.mark.parametrize("key", [*OPTIONAL, *OPTIONS])
+def test_null_is_the_default(inputs: Path, tmp_path: Path, key: str) -> None:
+    """As programs write it that export a table with empty cells."""
+    path, line = inputs / "jobs.jsonl", job("a")
+    line.pop(key, None)
+    found = []
+    for extra in ({}, {key: None}):
+        path.write_bytes(lines(line | extra))
+        found += read_jobs(path, tmp_path)[0]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("kind", ["pipe", "device", "link to a device", "folder", "huge", "nothing"])
 def test_what_is_no_list(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
     path = Path("/dev/zero") if kind == "device" else tmp_path / "jobs.jsonl"
@@ -96,7 +108,17 @@ LIMITS = [
     (lines(job("x" * 101)), "name: expected up to 100"),
     (lines(job("..")), "name: expected up to 100"),
     (lines(job("a\n")), "name: expected up to 100"),
-    (lines(job("a", reference="x" * 5000)), "at most 4000 characters"),
+    (lines(job("a", reference="x" * 5000)), "1 to 4000 characters"),
+    (lines(job("a", pose="")), "found an empty text"),
+    (lines(job("a", reference="pose")), "reference: expected a regular file"),
+    (lines(job("a", initial_noise="/dev/zero")), "initial_noise: expected a regular file"),
+    (lines(job("a") | {"pose": None}), "pose: expected str, found None"),
+    (lines(job("a") | {"colour": None}), "unknown colour"),
+    (b'{"name": "a", "name": "b", "bundle": "bundle"}', "expected each key once, found name twice"),
+    (b'{"name": {"\x1b": 1, "\x1b": 2}}', "Invalid control character"),
+    (b'{"name": {"\\u001b": 1, "\\u001b": 2}}', r"expected each key once, found \x1b twice"),
+    (lines(job("B")), "B.mp4 is used by line 2"),  # some file systems ignore case
+    (lines(job("INDEX.html", format="png")), "INDEX.html is used by the farm"),
     (lines(job("a", reference="x" * 3000)), "found no"),
     (lines(job("a", pose="x/" * 1500)), "found no"),
     (lines(job("a", pose="a\0b")), "found no"),

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.errors import InputError
+from animate_rt.errors import ConfigError, InputError
 from animate_rt.runtime.farm.worker import Worker
 from animate_rt.runtime.media.frame_rate import frame_rate
 from animate_rt.runtime.media.writer import open_writer
 from animate_rt.runtime.shots.frame_range import open_frames
+from animate_rt.runtime.shots.output import Output
 from PIL import Image
 
 from . import shot_command
@@ -83,6 +84,8 @@ def test_outputs(refused: Callable[..., str], tmp_path: Path) -> None:
     assert "choose a shorter one" in refused(73, output=f"{'x' * 240}.mp4")
     assert "choose a shorter one" in refused(73, output=f"frames/{'#' * 300}.png")
     assert "not hidden" in refused(64, output="frames/.####.png")
+    with pytest.raises(ConfigError, match="expected the name of an mp4"):
+        Output.at("")  # as of a variable that is not set
     os.mkfifo(tmp_path / "pipe.mp4")
     assert "is not a file" in refused(73, output="pipe.mp4")
 

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +18,7 @@ import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import OutputError
 from animate_rt.runtime.media.writer import open_writer
+from animate_rt.runtime.shots.output import is_mount_point
 from animate_rt.runtime.shots.resume import PartialClip
 from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
 
@@ -262,7 +264,7 @@ def killed_while_publishing(shot: Shot, kill_at: int, stranger: str = "") -> int
 
 def test_links_in_a_partial_clip_are_not_followed(inputs: Path, tmp_path: Path) -> None:
     shot = example(inputs, tmp_path / "frames", steps=1)
-    partial = PartialClip(shot.output, shot.digest())
+    partial = PartialClip(shot.output, shot.digest(), inputs=shot.read_inputs().state())
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "00000.png").write_bytes(b"precious")
     for place in ("", "frames", "result", "replaced"):
@@ -273,3 +275,31 @@ def test_links_in_a_partial_clip_are_not_followed(inputs: Path, tmp_path: Path) 
         shot.output.mark_stale()
         assert (tmp_path / "precious" / "00000.png").read_bytes() == b"precious"
         assert os.listdir(tmp_path / "precious") == ["00000.png"]
+
+
+def test_leftovers_that_are_links_are_removed_and_not_followed(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "00000.png").write_bytes(b"precious")
+    for name in (".frames.0123abcd.partial", ".frames.json.0123abcd.partial"):
+        (tmp_path / name).symlink_to(tmp_path / "precious")
+    assert make_until(example(inputs, tmp_path / "frames", steps=1), 10**9)
+    assert os.listdir(tmp_path / "precious") == ["00000.png"]
+    assert names(tmp_path) == ["frames", "frames.json", "precious"]
+
+
+def test_a_folder_that_is_mounted_is_refused_at_once(inputs: Path, tmp_path: Path) -> None:
+    """It cannot be renamed. A folder of the same file system can be mounted, too."""
+    folder = tmp_path / "mounted \\ frames"
+    folder.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    assert not is_mount_point(folder)
+    if subprocess.run(["mount", "--bind", tmp_path / "elsewhere", folder], check=False).returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        assert not os.path.ismount(folder)
+        with pytest.raises(OutputError, match="is a mount point"):
+            example(inputs, folder)
+        make_until(example(inputs, folder / "frames", steps=1), 10**9)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+    assert pngs(tmp_path / "elsewhere" / "frames")

@@ -107,12 +107,24 @@ def change_and_change_back(path: Path, source: Path) -> None:
     path.write_bytes(before)
 
 
+def put_aside_for_a_while(path: Path, source: Path) -> None:
+    aside = path.rename(path.with_name("aside"))
+    shutil.copy2(source, path)
+    aside.replace(path)
+
+
 def add(path: Path, source: Path) -> None:
     shutil.copy(source, path.with_name("zzz.png"))
 
 
 Change = Callable[[Path, Path], None]
-CHANGES: list[Change] = [rewrite, swap, rewrite_with_the_same_time, change_and_change_back]
+CHANGES: list[Change] = [
+    rewrite,
+    swap,
+    rewrite_with_the_same_time,
+    change_and_change_back,
+    put_aside_for_a_while,
+]
 CHANGED = [
     *(("reference.png", change) for change in CHANGES),
     *(("pose/005.png", change) for change in [*CHANGES, add]),

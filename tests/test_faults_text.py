@@ -203,7 +203,7 @@ class Unreadable(RuntimeError):
 def test_an_exception_whose_message_cannot_be_read() -> None:
     failure = failure_of(Unreadable(), SignalGuard())
     assert failure.message == "internal error: Unreadable: its message cannot be read"
-    assert failure_of(InputError("a\x1b[2Jb\nc"), SignalGuard()).message == r"a\x1b[2Jb c"
+    assert failure_of(InputError("a\x1b[2Jb\nc"), SignalGuard()).message == r"a\x1b[2Jb\nc"
 
 
 def test_a_traceback_is_escaped(capsys: pytest.CaptureFixture[str]) -> None:

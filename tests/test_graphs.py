@@ -11,7 +11,8 @@ import onnx
 import pytest
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import Contract
-from animate_rt.export.onnx_graphs import OPSET, WEIGHTS
+from animate_rt.export.onnx_graphs import OPSET
+from animate_rt.export.weight_file import WEIGHTS
 
 GRAPHS = (
     "image_encoder",

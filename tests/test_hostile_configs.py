@@ -117,6 +117,13 @@ def test_values_without_sense(folder: Path, file: str, keys: str, value: Any) ->
     assert len(line) < 1000
 
 
+@pytest.mark.parametrize("timesteps", [[1000, 1], [10**30], [5, 9]])
+def test_what_does_not_fit_is_named_with_its_file(folder: Path, timesteps: list[int]) -> None:
+    set_value(folder, INFERENCE, "sampling", {"timesteps": timesteps})
+    with pytest.raises(CheckpointError, match=f"^{folder / INFERENCE}: sampling: .*timesteps"):
+        load_checkpoint(folder)
+
+
 NAMES = list(pairwise("abcdefghijk"))
 ALIASES = "a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
     f"{name}: &{name} [{','.join([f'*{before}'] * 9)}]\n" for before, name in NAMES
@@ -131,7 +138,10 @@ MERGES = "a: &a {x: 1}\n" + "".join(
     [
         (INFERENCE, ALIASES, "aliases"),
         (INFERENCE, MERGES, "aliases"),
-        (INFERENCE, "a: !!python/object/apply:os.mkdir [sprung]", "cannot parse it: could not determine"),
+        (INFERENCE, "a: !!python/object/apply:os.mkdir [sprung]", "tags"),
+        *((INFERENCE, f"a: !!{tag}", "tags") for tag in ("bool x", 'int ""', "timestamp x", "float {=: x}")),
+        (INFERENCE, "a: 1\nb: 2\na: 3", "each key once"),
+        (INFERENCE, "a: {x: {b: 1, b: 1}}", "each key once"),
         (INFERENCE, "[" * 50_000, "too many levels"),
         (INFERENCE, "a: " + "9" * 90_000, "cannot parse it: .*digits"),
         (INFERENCE, "a: b: c\n\x1b[1m", r"cannot parse it: \S+"),
@@ -147,6 +157,7 @@ MERGES = "a: &a {x: 1}\n" + "".join(
         (UNET, "<!DOCTYPE html><html></html>", "it is a web page"),
         (UNET, "", "it is empty"),
         (UNET, "\0" * 100, "it is 100 zero bytes"),
+        (UNET, '{"a": {"x\\u001b": 1, "x\\u001b": 1}}', r"each key once, found x\\x1b twice"),
         (UNET, "[]", "expected a mapping of settings, found list"),
     ],
 )
@@ -234,6 +245,9 @@ def never(*_: Any, **__: Any) -> Any:
         ({"width": 70}, ConfigError, "width: expected a multiple of 8 .* found 70; the nearest is 72"),
         ({"height": 8}, ConfigError, "height: expected a multiple of 8 of at least 64, found 8"),
         ({"window": 0}, ConfigError, "window: expected 1 to 32 frames .* found 0"),
+        ({"width": 64.0}, ConfigError, r"width: expected a whole number, found 64\.0"),
+        ({"window": "8"}, ConfigError, "window: expected a whole number, found 8"),
+        ({"backend": ["x"]}, ConfigError, r"found \['x'\]"),
         ({"window": 99}, ConfigError, "window: expected 1 to 32 frames .* found 99"),
         ({"precision": "fp16"}, ConfigError, "precision: expected one of fp32, bf16"),
         ({"backend": "onnx"}, ConfigError, "backend: expected one of"),
@@ -289,10 +303,28 @@ def test_all_shapes_are_compared_before_weights_are_converted(
         load_checkpoint(folder)
 
 
-def test_names_that_no_encoding_has(folder: Path, tmp_path: Path) -> None:
-    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\xfe")
+def test_names_that_no_encoding_has(folder: Path, small: Any, tmp_path: Path) -> None:
+    strange = os.fsdecode(os.fsencode(tmp_path) + b"/\xff\n\x1b[1m")
     Path(folder).rename(strange)
     assert load_checkpoint(strange).weights.keys() >= {"pose_guider.pth"}
+    for name, content in ((UNET, "[]"), (INFERENCE, "a: b: c"), ("pose_guider.pth", "none"), (VAE, None)):
+        path = Path(strange) / name
+        path.unlink()
+        if content:
+            path.write_text(content)
+        with pytest.raises(CheckpointError, match=r"\\udcff\\n\\x1b\[1m") as caught:
+            load_checkpoint(strange)
+        assert str(caught.value).isprintable()
+        shutil.copy(small.inference_config if name == INFERENCE else small.checkpoint / name, path)
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 5000])
+def test_names_that_no_file_can_have(folder: Path, tmp_path: Path, name: str) -> None:
+    valid = {"checkpoint": folder, "bundle": tmp_path / "bundle", "width": 64, "height": 64, "window": 8}
+    for argument in ("checkpoint", "base", "bundle", "inference_config"):
+        with pytest.raises((InputMissing, CheckpointError, OutputError)) as caught:
+            build_bundle(**{**valid, argument: name})
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("workspace", ["nan", "inf", "0", "-1", "1e300"])

@@ -49,16 +49,24 @@ GROUND = {"text", "errors", "atomic", "console"}
 # What the modules of each area may import besides their own area: the picture in docs/structure.md.
 ALLOWED = {
     "text": set(),
-    "errors": set(),
+    "errors": {"text"},
     "atomic": {"errors", "text"},
     "console": {"errors", "text"},
     "engines": GROUND,
     "export": {"engines", *GROUND},
     "runtime.media": GROUND,
+    "runtime.poses": {"runtime.media", "engines", *GROUND},
     "runtime.streams": {"engines", *GROUND},
     "runtime.clip": {"runtime.media", "runtime.streams", "engines", *GROUND},
     "runtime.animator": {"runtime.clip", "runtime.media", "runtime.streams", "engines", *GROUND},
-    "runtime.shots": {"runtime.animator", "runtime.clip", "runtime.media", "engines", *GROUND},
+    "runtime.shots": {
+        "runtime.poses",
+        "runtime.animator",
+        "runtime.clip",
+        "runtime.media",
+        "engines",
+        *GROUND,
+    },
     "runtime.farm": {
         "runtime.shots",
         "runtime.animator",
@@ -73,6 +81,7 @@ ALLOWED = {
         "runtime.animator",
         "runtime.clip",
         "runtime.media",
+        "runtime.poses",
         "runtime.streams",
         "engines",
         "export",
@@ -85,6 +94,7 @@ ALLOWED = {
         "export",
         "runtime.clip",
         "runtime.farm",
+        "runtime.poses",
         "runtime.shots",
         *GROUND,
     },
@@ -161,11 +171,13 @@ def test_runtime_and_engines_never_import_the_training_side(folder: str) -> None
 
 
 def test_the_structure_page_names_every_module() -> None:
-    """Every file or its folder is in the table of files, and everything in the table exists."""
+    """Every file or its folder is in the table of files once, and everything in the table exists."""
     page = (ROOT / "docs" / "structure.md").read_text(encoding="utf-8")
     rows = page[page.index("## Files") :].splitlines()
     cells = [row.split("|")[1] for row in rows if row.startswith("| `")]
-    named = {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
+    names = [name for cell in cells for name in re.findall(r"`([^`]+)`", cell)]
+    named = set(names)
+    assert not [name for name in named if names.count(name) > 1]
     for name in named:
         assert (ROOT / name).exists(), name
     for path in modules().values():
@@ -187,15 +199,30 @@ def test_the_public_names() -> None:
         "ClipOptions",
         "ConfigError",
         "DeviceError",
+        "FrameWriter",
+        "Frames",
         "InputError",
         "InputMissing",
         "OutOfMemory",
         "OutputError",
         "Progress",
         "Rejected",
+        "Snapshot",
+        "SnapshotSink",
         "open_writer",
     ]
     assert all(hasattr(animate_rt, name) for name in animate_rt.__all__)
+
+
+def test_every_error_is_public_or_raised_only_by_commands() -> None:
+    errors = {name: error for name, error in vars(animate_rt.errors).items() if isinstance(error, type)}
+    commands = {
+        name for name, error in errors.items() if "Raised only by the command" in (error.__doc__ or "")
+    }
+    assert commands == {"InputChanged", "ClusterError", "ShotsFailed", "Regressed"}
+    assert errors.keys() - commands == errors.keys() & set(animate_rt.__all__)
+    page = animate_rt.errors.__doc__
+    assert all(re.search(rf"\b{name}\b", page) for name in errors)
 
 
 def test_no_file_is_long() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from animate_rt import Animator
+from animate_rt import Animator, ClipOptions
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.runtime.clip.memory_plan import plan_memory
 
@@ -19,10 +19,11 @@ def test_the_plan_is_close_to_what_is_allocated(
     small_bundle: Path, windows: str, order: str, num_frames: int
 ) -> None:
     bundle = open_bundle(small_bundle)
-    plan = plan_memory(bundle, num_frames=num_frames, num_steps=4, overlap=2, windows=windows, order=order)
+    options = ClipOptions(steps=4, overlap=2, windows=windows, order=order)
+    plan = plan_memory(bundle, options.resolve(bundle.manifest), num_frames)
     pose = list(np.zeros((num_frames, 96, 64, 3), np.uint8))
     with Animator(bundle, load=ArithmeticEngine) as animator:
-        clip = animator.animate(pose[0], pose, steps=4, overlap=2, windows=windows, order=order)
+        clip = animator.animate(pose[0], pose, options)
         assert sum(1 for _ in clip) == num_frames
         taken = animator.session.pool.allocated_bytes
     assert plan.weights is None

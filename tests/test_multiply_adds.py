@@ -17,7 +17,8 @@ from animate_rt.engines.model import ModelConfig
 from animate_rt.export.checkpoints.settings import model_config
 from animate_rt.export.graphs import ConditionalUNetGraph, DenoisingUNetGraph
 from animate_rt.export.networks.unet import DenoisingUNet
-from animate_rt.export.onnx_graphs import EXTERNAL_BYTES, export_graph
+from animate_rt.export.onnx_graphs import export_graph
+from animate_rt.export.weight_file import EXTERNAL_BYTES
 from onnx import TensorProto, helper
 
 BAR_GMAC = 1850  # per frame with guidance, at 512x768 with a window of 24; the public code takes 2237

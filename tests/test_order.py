@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 from animate_rt.runtime.clip.layout import Layout
 from animate_rt.runtime.clip.order import ORDERS, Task, step_major, time_skewed
-from animate_rt.runtime.clip.windows import POLICIES, Known, Window, open_ended
+from animate_rt.runtime.clip.windows import POLICIES, KnownLength, Window, open_ended
 
 SHAPES = [
     (frames, size, overlap)
@@ -36,7 +36,7 @@ class Growing:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_frame_of_a_window_is_in_one_segment_that_lists_the_window(policy: str) -> None:
     for frames, size, overlap in SHAPES:
-        layout = Layout(POLICIES[policy](Known(frames), size, overlap))
+        layout = Layout(POLICIES[policy](KnownLength(frames), size, overlap))
         covered: defaultdict[int, list[int]] = defaultdict(list)
         for index in layout:
             places = layout.places(index)
@@ -74,14 +74,14 @@ def check(tasks: Iterable[Task], windows: list[Window], num_steps: int) -> None:
 def test_no_window_runs_ahead_of_its_neighbours(order: str) -> None:
     for frames, size, overlap in SHAPES:
         for steps in (1, 2, 5):
-            windows = list(open_ended(Known(frames), size, overlap))
+            windows = list(open_ended(KnownLength(frames), size, overlap))
             layout = Layout(open_ended(Growing(frames), size, overlap))
             check(ORDERS[order](layout, steps), windows, steps)
 
 
 def test_uniform_windows_step_by_step() -> None:
     for frames, size, overlap in SHAPES:
-        windows = list(POLICIES["uniform"](Known(frames), size, overlap))
+        windows = list(POLICIES["uniform"](KnownLength(frames), size, overlap))
         check(step_major(Layout(windows), 3), windows, 3)
 
 
@@ -108,11 +108,11 @@ def test_time_skewed_finishes_early_and_keeps_few_windows_under_way(steps: int) 
 
 
 def test_a_thousand_steps_do_not_recurse_deeply() -> None:
-    assert sum(1 for _ in time_skewed(Layout(open_ended(Known(60), 24, 4)), 1000)) == 3000
+    assert sum(1 for _ in time_skewed(Layout(open_ended(KnownLength(60), 24, 4)), 1000)) == 3000
 
 
 def test_finished_windows_of_a_long_clip_are_forgotten() -> None:
-    layout = Layout(open_ended(Known(20_000), 24, 4))
+    layout = Layout(open_ended(KnownLength(20_000), 24, 4))
     most = 0
     for window, step in time_skewed(layout, 5):
         layout.places(window)

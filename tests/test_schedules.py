@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt import Animator, Progress
+from animate_rt import Animator, ClipOptions, Progress
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.device import Array, Event
 from animate_rt.runtime.streams.operations import Operation, StreamScheduler
+from animate_rt.runtime.streams.pool import HOST_SLACK_BYTES, SLACK
 
 from .arithmetic import FreeEngine
 from .clips import pictures, render
@@ -211,6 +212,43 @@ def test_clips_of_several_threads_interleave_and_do_not_mix(arithmetic: Callable
     clips = [reads[0].owner for reads in turns]  # the time rows, of which each clip has its own
     assert len(set(clips)) == len(jobs)
     assert sum(a is not b for a, b in pairwise(clips)) > len(jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_800_clips_of_8_threads(small_bundle: Path) -> None:
+    """Each has the frames that it has alone, and the pool stays as small as its rule says."""
+    chance = random.Random(0)
+    jobs: list[dict[str, Any]] = [
+        {
+            "reference": pictures(1, 40 + i % 3)[0],
+            "pose": pictures(chance.randint(1, 20), i),
+            "options": ClipOptions(
+                steps=chance.randint(1, 3),
+                seed=i,
+                guidance_scale=chance.choice([1.0, 3.5]),
+                overlap=chance.randint(0, 5),
+                windows=chance.choice(["uniform", "open"]),
+            ),
+        }
+        for i in range(24)
+    ]
+    with Animator.load(small_bundle) as animator:
+        alone = [np.stack(list(animator.animate(**job))) for job in jobs]
+
+        def make_100(seed: int) -> int:
+            order = random.Random(seed)
+            return sum(make_one(order.randrange(len(jobs))) for _ in range(100))
+
+        def make_one(i: int) -> bool:
+            return np.array_equal(np.stack(list(animator.animate(**jobs[i]))), alone[i])
+
+        with ThreadPoolExecutor(8) as threads:
+            assert sum(threads.map(make_100, range(8))) == 800
+        for of_host, free in animator.session.pool.free.items():
+            slack = HOST_SLACK_BYTES if of_host else int(SLACK * free.peak_bytes)
+            assert free.allocated_bytes <= free.peak_bytes + slack
+        assert not [entry for entry in animator.references.entries.values() if entry.borrowers]
 
 
 def test_a_second_clip_allocates_nothing(arithmetic: Callable[..., Animator]) -> None:

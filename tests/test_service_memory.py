@@ -7,12 +7,13 @@ import random
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import pytest
-from animate_rt import Animator
+from animate_rt import Animator, ClipOptions
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.runtime.clip.memory_plan import plan_memory
 from animate_rt.runtime.streams.pool import SLACK
@@ -20,35 +21,38 @@ from animate_rt.runtime.streams.pool import SLACK
 from .arithmetic import ArithmeticEngine
 
 
-def clips_of_a_day(count: int) -> list[dict[str, Any]]:
+class Request(NamedTuple):
+    num_frames: int
+    options: ClipOptions
+
+
+def clips_of_a_day(count: int) -> list[Request]:
     chance = random.Random(0)
+    plain = ClipOptions(steps=1, guidance_scale=1)
     return [
-        {
-            "num_frames": chance.randint(1, 300),
-            "overlap": chance.randint(0, 5),
-            "windows": chance.choice(["uniform", "open"]),
-        }
+        Request(
+            chance.randint(1, 300),
+            replace(plain, overlap=chance.randint(0, 5), windows=chance.choice(["uniform", "open"])),
+        )
         for _ in range(count)
     ]
 
 
-def make_clips(animator: Animator, clips: list[dict[str, Any]]) -> int:
+def make_clips(animator: Animator, clips: list[Request]) -> int:
     """Make clips one after another; return the maximum of the pool's bytes."""
     picture, most = np.zeros((96, 64, 3), np.uint8), 0
-    for options in clips:
-        poses = (picture for _ in range(options["num_frames"]))
-        named = {name: options[name] for name in ("overlap", "windows")}
-        for _ in animator.animate(picture, poses, steps=1, guidance_scale=1, **named):
+    for num_frames, options in clips:
+        poses = (picture for _ in range(num_frames))
+        for _ in animator.animate(picture, poses, options):
             pass
         pool = animator.session.pool
         most = max(most, sum(free.allocated_bytes for free in pool.free.values()))
     return most
 
 
-def largest(bundle: Bundle, clips: list[dict[str, Any]]) -> dict[str, Any]:
-    def num_bytes(clip: dict[str, Any]) -> int:
-        order = "step-major" if clip["windows"] == "uniform" else "time-skewed"
-        return plan_memory(bundle, num_steps=1, order=order, **clip).clip
+def largest(bundle: Bundle, clips: list[Request]) -> Request:
+    def num_bytes(clip: Request) -> int:
+        return plan_memory(bundle, clip.options.resolve(bundle.manifest), clip.num_frames).clip
 
     return max(clips, key=num_bytes)
 

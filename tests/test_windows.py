@@ -7,11 +7,11 @@ from itertools import pairwise, product
 from typing import Any
 
 import pytest
-from animate_rt.runtime.clip.windows import Known, Window, open_ended, uniform
+from animate_rt.runtime.clip.windows import KnownLength, Window, open_ended, uniform
 
 
 def open_windows(frames: int, size: int, overlap: int) -> list[Window]:
-    return list(open_ended(Known(frames), size, overlap))
+    return list(open_ended(KnownLength(frames), size, overlap))
 
 
 def test_uniform_equals_the_recorded_lists(case: Any) -> None:

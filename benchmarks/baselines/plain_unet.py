@@ -71,7 +71,7 @@ class PlainUNet(nn.Module):
         blocks = (len(others) - 3) // 4
         references = [Reference(*others[3 * i : 3 * i + 3]) for i in range(blocks)]
         guidance_scale, timestep, image_embeds = others[3 * blocks : 3 * blocks + 3]
-        reading = zip(references, others[3 * blocks + 3 :], strict=True)
+        references_and_features = zip(references, others[3 * blocks + 3 :], strict=True)
         if self.undone == TIME_TABLE:
             time_row = network.time_row(timestep)
         shifts = iter(time_row.split(network.resnet_widths, dim=1))
@@ -85,7 +85,7 @@ class PlainUNet(nn.Module):
         def run(x: Tensor, layer: Layer) -> Tensor:
             x = layer.resnet(x, next(shifts))
             if layer.attention is not None:
-                x = self.attention(layer.attention, x, reading, image_embeds, frames)
+                x = self.attention(layer.attention, x, references_and_features, image_embeds, frames)
             if layer.motion is not None:
                 x = layer.motion(x, mask)
             return x
@@ -101,13 +101,13 @@ class PlainUNet(nn.Module):
         self,
         module: SpatialTransformer,
         x: Tensor,
-        reading: Iterator[tuple[Reference, Tensor]],
+        references_and_features: Iterator[tuple[Reference, Tensor]],
         image_embeds: Tensor,
         frames: int,
     ) -> Tensor:
         """As SpatialTransformer.forward reading the reference, without the rewrite `undone`."""
         block = module.block
-        reference, feature = next(reading)
+        reference, feature = next(references_and_features)
         tokens = module.proj_in(module.norm(x)).flatten(2).transpose(1, 2)
         attended = self.self_attention(block.attn1, block.norm1(tokens), reference, feature, frames)
         tokens = with_rows_of(attended, tokens) + attended

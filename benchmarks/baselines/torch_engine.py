@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...engines.bundle import Bundle, Manifest
+from ...engines.bundle import Bundle
 from ...engines.contract import Contract, ShapeBucket, contracts
 from ...engines.cpu.device import CPUStream
 from ...engines.cuda.device import CUDADevice, CUDAStream
 from ...engines.device import Buffer, Device, Stream
 from ...engines.engine import check_binding
+from ...engines.manifest import Manifest
 from ...engines.precision import PRECISIONS, Precision
 from ...export import load_checkpoint
 from ...export.checkpoints.checkpoint import Checkpoint

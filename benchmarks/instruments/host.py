@@ -57,24 +57,22 @@ def cpu() -> str | None:
 def gpu() -> dict[str, str] | None:
     """The first GPU as its driver describes it now, including clocks; None if there is no driver."""
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    if not done.stdout:
-        return None
-    values = done.stdout.splitlines()[0].split(", ")
-    return dict(zip(GPU_FIELDS.values(), values, strict=False))
+    gpus = output_of(command).splitlines()
+    return dict(zip(GPU_FIELDS.values(), gpus[0].split(", "), strict=False)) if gpus else None
 
 
 def commit() -> str | None:
     """The commit of this checkout, with -dirty if it has changes."""
     describe = ["git", "-C", os.fspath(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return output_of(describe).strip() or None
+
+
+def output_of(command: list[str]) -> str:
+    """The standard output of a command; empty if it fails or does not exist."""
     try:
-        done = subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10)
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip() or None
+        return ""
 
 
 def version(package: str) -> str | None:
@@ -105,7 +103,7 @@ def lines(path: str | Path) -> list[str]:
         return []
 
 
-def busy() -> list[str]:
+def busy_warnings() -> list[str]:
     """A warning if other processes use the machine; call this before measuring."""
     idle, total = processor_time()
     sleep(WATCH_S)

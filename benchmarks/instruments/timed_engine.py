@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 from time import perf_counter
 
-import numpy as np
-
-from ...engines.device import Array, Buffer, Device
+from ...engines.device import Device
 from ...engines.engine import Engine
+from ...engines.runner import Runner
 
 PARTS = ("enqueue", "host_to_device", "compute", "device_to_host", "latency")
 WARM_UP = 3
 
 
 class TimedEngine:
-    """An execution context with its own buffers, on a stream of a device opened with timing."""
+    """An engine with buffers of its own, on a stream of a device opened with timing."""
 
     def __init__(self, engine: Engine, device: Device):
-        self.contract, self.stream = engine.contract, device.stream("bench")
-        size = engine.activation_bytes
-        self.context = engine.context(device.buffer("uint8", (size,)) if size else None)
-        specs = (*self.contract.inputs, *self.contract.outputs)
-        self.host: dict[str, Buffer] = {s.name: device.host_buffer(s.dtype, s.shape) for s in specs}
-        self.device: dict[str, Buffer] = {s.name: device.buffer(s.dtype, s.shape) for s in specs}
-        for name, buffer in self.device.items():
-            self.context.bind(name, buffer)
+        self.contract, self.runner = engine.contract, Runner(engine, device, "bench")
+        self.fill, self.outputs = self.runner.fill, self.runner.outputs
         self.warm = False
 
     @property
     def transferred_bytes(self) -> int:
         """Bytes of inputs and outputs that one run reads and writes."""
-        return sum(buffer.num_bytes for buffer in self.device.values())
-
-    def fill(self, inputs: Mapping[str, Array]) -> None:
-        for name, content in inputs.items():
-            array = self.host[name].array
-            assert array is not None
-            array[...] = content
-
-    def outputs(self) -> dict[str, Array]:
-        """The outputs of the last run."""
-        return {spec.name: np.array(self.host[spec.name].array) for spec in self.contract.outputs}
+        return sum(buffer.num_bytes for buffer in self.runner.buffers.values())
 
     def once(self) -> dict[str, float]:
         """Copy in, run and copy out; returns the seconds of each of PARTS. The first call warms up first."""
@@ -50,15 +32,15 @@ class TimedEngine:
             self.warm = True
             for _ in range(WARM_UP):  # CUDA graphs are captured at the second run
                 self.once()
-        stream, inputs, outputs = self.stream, self.contract.inputs, self.contract.outputs
+        runner, stream = self.runner, self.runner.stream
         marks = [stream.record()]
-        stream.copy(*((self.device[spec.name], self.host[spec.name]) for spec in inputs))
+        runner.copy_in()
         marks.append(stream.record())
         began = perf_counter()
-        self.context.enqueue(stream)
+        runner.context.enqueue(stream)
         enqueue = perf_counter() - began
         marks.append(stream.record())
-        stream.copy(*((self.host[spec.name], self.device[spec.name]) for spec in outputs))
+        runner.copy_out()
         marks.append(stream.record())
         marks[-1].synchronize()  # time_s needs a finished event
         times = [mark.time_s for mark in marks]

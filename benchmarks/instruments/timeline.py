@@ -41,7 +41,7 @@ STAGE_OF = {
     "copy out": COPIES,
 }
 ENGINES = (REFERENCE, POSE, UNET, DECODE)
-TOLERANCE = 0.02  # fraction of the wall clock that stages may leave unexplained
+TOLERANCE = 0.02  # fraction of the wall clock that stages may leave out
 
 
 class Span(NamedTuple):
@@ -117,7 +117,7 @@ def breakdown(spans: list[Span], began: float, ended: float) -> JSON:
     }
 
 
-def unexplained(breakdown: JSON) -> str | None:
+def residual_warning(breakdown: JSON) -> str | None:
     """A warning if the stages do not add up to the wall clock."""
     total, wall = breakdown["sum"], breakdown["wall_clock"]
     missing = 1 - total / wall

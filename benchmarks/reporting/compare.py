@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from typing import NamedTuple
 
 from ...errors import InputError
+from ...runtime.clip.options import ClipOptions
 from .result import JSON, OURS, WHOLE, Result
 from .samples import Ratio, ratio_of_medians
 
@@ -25,7 +28,7 @@ def compare(before: Result, after: Result, threshold: float) -> list[Change]:
     """Compare every series that both results have. A series of ours has regressed if its median grew by more
     than `threshold`, a fraction, and the ratio's confidence interval is above 1. Raises InputError if the
     results have no series in common, or are of different benchmarks or workloads."""
-    if before.kind != after.kind or before.workload != after.workload:
+    if before.kind != after.kind or workload_of(before) != workload_of(after):
         raise InputError(
             f"expected two results of the same benchmark and workload, found {before.kind} {before.workload} "
             f"and {after.kind} {after.workload}"
@@ -40,6 +43,12 @@ def compare(before: Result, after: Result, threshold: float) -> list[Change]:
         regressed = is_ours(before.kind, name) and ratio.ratio > 1 + threshold and ratio.low > 1
         changes.append(Change(name, ratio, (len(old), len(new)), regressed))
     return changes
+
+
+def workload_of(result: Result) -> JSON:
+    """The workload, with the default of each clip option that is newer than the result."""
+    defaults: JSON = json.loads(json.dumps(asdict(ClipOptions())))
+    return defaults | result.workload
 
 
 def is_ours(kind: str, series: str) -> bool:

@@ -156,9 +156,10 @@ def ablate_tables(result: Result) -> list[Table]:
 
 
 def size(result: Result) -> str:
-    work = result.workload
+    work, steps = result.workload, result.workload["steps"]
     return (
-        f"{work['width']}x{work['height']}, {work['frames']} frames, {work['steps']} steps, "
+        f"{work['width']}x{work['height']}, {work['frames']} frames, "
+        f"{len(steps) if isinstance(steps, list | tuple) else steps} steps, "
         f"guidance {work['guidance_scale']}"
     )
 

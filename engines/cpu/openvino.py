@@ -6,18 +6,19 @@ import ctypes
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory
 from ...text import escaped, message_of, one_line, quoted
-from ..bundle import Bundle
-from ..contract import TIME_EMBEDDING, TensorSpec
+from ..bundle import SealedBundle
+from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
 from ..precision import Precision
@@ -64,53 +65,52 @@ def import_openvino() -> Any:
             del sys.modules[CONVERTER]
 
 
+def load_graph(bundle: SealedBundle, graph: str, passes: Collection[str] = tuple(PASSES)) -> OpenVINOEngine:
+    """Compile one graph of a bundle. Raises BundleMismatch, DeviceError or OutOfMemory."""
+    contract = bundle.manifest.graphs[graph]
+    precision = EXACT.get(graph, bundle.manifest.precision)
+    with compiling(graph, "use a smaller size or window", "build the bundle again"):
+        engine = OpenVINOEngine(compile_graph(bundle.graph(graph), precision, passes), contract)
+        check_tensors(bundle, graph, engine.compiled)
+    return engine
+
+
+def load_model_file(path: Path) -> OpenVINOEngine:
+    """Compile a model file of a format that OpenVINO reads itself, such as .tflite, in float32.
+
+    Its contract is read from the file. Raises DeviceError or OutOfMemory.
+    """
+    with compiling(escaped(path.name), "close other programs", "use another version of openvino"):
+        core = import_openvino().Core()
+        compiled = compile_model(core, core.read_model(path), "fp32", ())
+        return OpenVINOEngine(compiled, Contract(specs_of(compiled.inputs), specs_of(compiled.outputs)))
+
+
+@contextmanager
+def compiling(name: str, if_large: str, if_unknown: str) -> Iterator[None]:
+    """Turn what OpenVINO raises while it compiles into the errors of errors.py."""
+    version()
+    try:
+        yield
+    except MemoryError as error:
+        raise OutOfMemory(f"{name}: no room to compile it; {if_large}") from error
+    except AnimateError:
+        raise
+    except Exception as error:  # of many classes, for a graph that it does not understand
+        raise DeviceError(f"{name}: openvino cannot compile it: {reason(error)}; {if_unknown}") from error
+
+
 class OpenVINOEngine:
     """One compiled graph. Inputs and outputs have the contract's dtypes even if it computes in bfloat16."""
 
-    def __init__(self, bundle: Bundle, graph: str, passes: Collection[str] = tuple(PASSES)):
-        version()
-        ov = import_openvino()
-        self.tensor = ov.Tensor
-        self.contract = bundle.manifest.graphs[graph]
+    def __init__(self, compiled: Any, contract: Contract):
+        self.compiled, self.contract = compiled, contract
+        self.tensor = import_openvino().Tensor
         self.activation_bytes = 0  # OpenVINO allocates its own
         self.runs = 0
-        try:
-            precision = EXACT.get(graph, bundle.manifest.precision)
-            self.compiled = compile_graph(bundle.graph(graph), precision, passes)
-            self._check_tensors(bundle, graph)
-        except MemoryError as error:
-            raise OutOfMemory(f"{graph}: no room to compile it; use a smaller size or window") from error
-        except AnimateError:
-            raise
-        except Exception as error:  # of many classes, for a graph that it does not understand
-            raise DeviceError(
-                f"{graph}: openvino cannot compile it: {reason(error)}; build the bundle again"
-            ) from error
 
     def context(self, _workspace: Buffer | None) -> OpenVINOContext:
         return OpenVINOContext(self)
-
-    def _check_tensors(self, bundle: Bundle, graph: str) -> None:
-        """Raise BundleMismatch unless the graph's inputs and outputs are those of the contract."""
-        expected = {
-            spec.name: f"{kind} {spec.dtype} [{','.join(map(str, spec.shape))}]"
-            for kind, specs in (("input", self.contract.inputs), ("output", self.contract.outputs))
-            for spec in specs
-        }
-        found = {
-            next(
-                iter(port.names & expected.keys()), port.any_name
-            ): f"{kind} {port.element_type.to_dtype()} {port.partial_shape}"
-            for kind, ports in (("input", self.compiled.inputs), ("output", self.compiled.outputs))
-            for port in ports
-        }
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise BundleMismatch(
-                    f"{escaped(str(bundle.path))}: graph {graph}: {quoted(name)}: expected "
-                    f"{expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
-                    f"build it again: {bundle.manifest.rebuild_command}"
-                )
 
 
 class OpenVINOContext:
@@ -150,6 +150,38 @@ class OpenVINOContext:
         except Exception as error:
             raise DeviceError(f"openvino failed: {reason(error)}") from error
         self.engine.runs += 1
+
+
+def specs_of(ports: Iterable[Any]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of a compiled model, which have static shapes."""
+    return tuple(
+        TensorSpec(port.any_name, cast("DType", str(port.element_type.to_dtype())), tuple(port.shape))
+        for port in ports
+    )
+
+
+def check_tensors(bundle: SealedBundle, graph: str, compiled: Any) -> None:
+    """Raise BundleMismatch unless the graph's inputs and outputs are those of the contract."""
+    contract = bundle.manifest.graphs[graph]
+    expected = {
+        spec.name: f"{kind} {spec.dtype} [{','.join(map(str, spec.shape))}]"
+        for kind, specs in (("input", contract.inputs), ("output", contract.outputs))
+        for spec in specs
+    }
+    found = {
+        next(
+            iter(port.names & expected.keys()), port.any_name
+        ): f"{kind} {port.element_type.to_dtype()} {port.partial_shape}"
+        for kind, ports in (("input", compiled.inputs), ("output", compiled.outputs))
+        for port in ports
+    }
+    for name in sorted(expected.keys() | found.keys()):
+        if expected.get(name) != found.get(name):
+            raise BundleMismatch(
+                f"{escaped(str(bundle.path))}: graph {graph}: {quoted(name)}: expected "
+                f"{expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
+                f"build it again: {bundle.manifest.rebuild_command}"
+            )
 
 
 def reason(error: Exception) -> str:

@@ -59,10 +59,11 @@ class PlanOptions:
     workspace_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.optimization_level <= 5:
-            raise ConfigError(f"optimization level: expected 0 to 5, found {self.optimization_level}")
-        if self.workspace_bytes is not None and self.workspace_bytes <= 0:
-            raise ConfigError(f"workspace: expected at least 1 byte, found {self.workspace_bytes}")
+        level, workspace = self.optimization_level, self.workspace_bytes
+        if type(level) is not int or not 0 <= level <= 5:
+            raise ConfigError(f"optimization level: expected 0 to 5, found {quoted(level)}")
+        if workspace is not None and (type(workspace) is not int or workspace <= 0):
+            raise ConfigError(f"workspace: expected at least 1 byte, found {quoted(workspace)}")
 
 
 DEFAULT = PlanOptions()
@@ -140,7 +141,7 @@ def build_plan(
                 reader.join()
         if process.returncode != 0:
             log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
-            raise BuildError(f"{graph.name}: {why(process.returncode, log)}")
+            raise BuildError(f"{graph.name}: {describe_failure(process.returncode, log)}")
     return Memory(**reported["memory"]) if "memory" in reported else None
 
 
@@ -180,7 +181,7 @@ def stop(process: subprocess.Popen[str]) -> None:
         process.kill()
 
 
-def why(status: int, log: IO[bytes]) -> str:
+def describe_failure(status: int, log: IO[bytes]) -> str:
     """Describe in one line why the process failed."""
     lines = log.read(LOG_BYTES).decode("utf-8", "replace").splitlines()[-LOG_LINES:]
     reason = " | ".join(one_line(line, LINE) for line in lines)
@@ -213,7 +214,7 @@ def compile_plan(
     """Compile the plan, in the build process. `report` sends progress and memory to the parent."""
     trt = provider()
     stopping = Event()
-    Thread(target=watch, args=(stopping,), daemon=True).start()
+    Thread(target=exit_with_parent, args=(stopping,), daemon=True).start()
     logger = new_logger(trt)
     builder = trt.Builder(logger)
     # Networks of TensorRT 11 are always strongly typed; 10 needs the flag.
@@ -247,7 +248,7 @@ def compile_plan(
     del monitor  # TensorRT does not keep it alive
 
 
-def watch(stopping: Event) -> None:
+def exit_with_parent(stopping: Event) -> None:
     """When standard input is closed, let the build stop, then end this process."""
     os.read(0, 1)  # not sys.stdin: Python aborts at exit if a thread holds its lock
     stopping.set()
@@ -309,7 +310,7 @@ def main() -> None:
     writing = Lock()  # TensorRT calls from several threads
 
     def report(line: dict[str, Any]) -> None:
-        with writing, suppress(BrokenPipeError):  # the parent is gone: `watch` will end this process
+        with writing, suppress(BrokenPipeError):  # the parent is gone: `exit_with_parent` ends this process
             output.write(json.dumps(line) + "\n")
             output.flush()
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...errors import BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
 from ...text import escaped, one_line, quoted
-from ..bundle import Bundle
+from ..bundle import SealedBundle
 from ..device import Buffer, Device, Stream
 from ..engine import check_binding
 from .device import CUDADevice, CUDAGraph, CUDAStream
@@ -47,7 +47,7 @@ def version() -> str:
     return f"{trt.__name__} {trt.__version__}"
 
 
-def load_plan(bundle: Bundle, graph: str, device: Device) -> TensorRTEngine:
+def load_plan(bundle: SealedBundle, graph: str, device: Device) -> TensorRTEngine:
     """Load the plan of one graph. Raises BundleMismatch, BundleError, DeviceError or OutOfMemory."""
     assert isinstance(device, CUDADevice)
     manifest = bundle.manifest
@@ -68,7 +68,7 @@ def load_plan(bundle: Bundle, graph: str, device: Device) -> TensorRTEngine:
 class TensorRTEngine:
     """A plan loaded on the GPU. All its contexts share one copy of the weights."""
 
-    def __init__(self, bundle: Bundle, graph: str):
+    def __init__(self, bundle: SealedBundle, graph: str):
         trt = provider()
         plan = bundle.path / "engines" / f"{graph}.plan"
         self.graph = graph
@@ -105,7 +105,7 @@ class TensorRTEngine:
             return OutOfMemory(f"{self.graph}: TensorRT {what}: {reason}; use a smaller size or window")
         return DeviceError(f"{self.graph}: TensorRT {what}: {reason}")
 
-    def _check_tensors(self, bundle: Bundle) -> None:
+    def _check_tensors(self, bundle: SealedBundle) -> None:
         """Raise BundleMismatch unless the plan's inputs and outputs are those of the contract."""
         engine, contract = self.engine, self.contract
         expected = {

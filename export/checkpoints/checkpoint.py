@@ -64,7 +64,7 @@ def load_checkpoint(
     found = Directory(folder, base)
     inference = [*found.inference, *([Path(inference_config)] if inference_config is not None else [])]
     configs = found.unet, found.vae, found.image_encoder, inference
-    config = model_config(*configs)
+    config = model_config(*configs, pose_style=found.pose_style)
     if bucket:  # except for the window, as only the weights tell the longest one
         replace(bucket, window=1).check(config)
     states = {network: read_weights(*files) for network, files in found.weights.items()}
@@ -73,6 +73,7 @@ def load_checkpoint(
         *configs,
         pose_channels=pose_channels(states["pose_guider"], names["pose_guider"]),
         max_frames=encoded_frames(states["motion_module"]),
+        pose_style=found.pose_style,
     )
     if bucket:
         bucket.check(config)

@@ -7,6 +7,7 @@ downloads, links to nothing.
 from __future__ import annotations
 
 import json
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -51,9 +52,12 @@ def file_size(path: Path) -> int:
     """Return the size of a regular file in bytes. Raises CheckpointError if the path is anything else."""
     try:
         found = path.stat()
-    except OSError as error:
-        missing = "none" if isinstance(error, FileNotFoundError) else error.strerror
-        reason = "a link to a file that is not there" if path.is_symlink() else missing
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        reason = getattr(error, "strerror", None)
+        if reason is None or isinstance(error, FileNotFoundError):
+            reason = "none"
+        if os.path.islink(path):
+            reason = "a link to a file that is not there"
         raise CheckpointError(f"{path}: expected a file, found {reason}") from error
     if not stat.S_ISREG(found.st_mode):
         kind = KINDS.get(stat.S_IFMT(found.st_mode), "something else")
@@ -101,7 +105,9 @@ def read_document(path: Path, limit: int = DOCUMENT_BYTES) -> Any:
         reason = (what := recognised(path, form)) and f"it is {what}"
         if not reason:
             text = path.read_text(encoding="utf-8-sig")
-            return json.loads(text) if form == "JSON" else PlainLoader(text).get_single_data()
+            if form == "JSON":
+                return json.loads(text, object_pairs_hook=each_once)
+            return PlainLoader(text).get_single_data()
     except OSError as error:
         raise CheckpointError(f"{path}: expected {form}, cannot read it: {error.strerror}") from error
     except RecursionError:
@@ -111,10 +117,31 @@ def read_document(path: Path, limit: int = DOCUMENT_BYTES) -> Any:
     raise CheckpointError(f"{path}: expected {form}, cannot parse it: {reason}")
 
 
+def each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError if it has a key twice, of which readers take the first or the last."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"expected each key once, found {quoted(key)} twice")
+        found[key] = value
+    return found
+
+
 class PlainLoader(yaml.SafeLoader):
-    """YAML without aliases: a few lines of them can stand for more values than memory holds."""
+    """YAML of mappings, lists, texts and numbers alone, with each key once.
+
+    A few lines of aliases can stand for more values than memory holds. Tags demand types, and PyYAML raises
+    errors of any class for values that have none.
+    """
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases (*name) are not supported; write the values out")
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "tag", None):
+            raise yaml.YAMLError("aliases (*name) and tags (!name) are not supported; write the values out")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        made = super().construct_mapping(node, deep=deep)
+        if len(made) < len(node.value):
+            raise yaml.YAMLError(f"expected each key once, found one twice{node.start_mark}")
+        return made

@@ -9,13 +9,26 @@ from itertools import chain, islice, product
 from pathlib import Path
 from typing import Any
 
+from ...engines.manifest import MAX_TEXTS
+from ...engines.model import PoseStyle
 from ...errors import CheckpointError, InputMissing
 from ...text import quoted
 from .contents import AGAIN, file_size, read_document
-from .families import CONFIG, IMAGE_ENCODER, INFERENCE, NETWORKS, SUFFIXES, UNET, VAE_FOLDER, VARIANT
+from .families import (
+    CONFIG,
+    IMAGE_ENCODER,
+    INFERENCE,
+    NETWORKS,
+    POSE_STYLES,
+    SUFFIXES,
+    UNET,
+    VAE_FOLDER,
+    VARIANT,
+)
 
 VAE_STEMS, IMAGE_ENCODER_STEMS = ("diffusion_pytorch_model",), ("pytorch_model", "model")
 INDEX_BYTES = 10_000_000
+NAME_LENGTH = 100  # of a weight file
 SHOWN = 8  # names in a message
 
 Files = tuple[Path, ...]  # the weights of one network: one file, or all shards of it
@@ -32,7 +45,7 @@ class Directory:
     def __init__(self, folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None):
         self.folders = [Path(folder), *([Path(base)] if base is not None else [])]
         for path in self.folders:
-            if not path.is_dir():
+            if not os.path.isdir(path):  # also of names that no file can have
                 raise InputMissing(f"{path}: expected a checkpoint directory (see the README), found none")
         networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
         self.weights = {name: find_weights(self.locate(NETWORKS, name), name) for name in networks}
@@ -41,7 +54,28 @@ class Directory:
         self.image_encoder = self.locate(IMAGE_ENCODER, *IMAGE_ENCODER_STEMS, config=True) / CONFIG
         self.weights["vae"] = find_weights(self.vae.parent, *VAE_STEMS)
         self.weights["image_encoder"] = find_weights(self.image_encoder.parent, *IMAGE_ENCODER_STEMS)
+        self._check_names()
         self.inference = [f / INFERENCE for f in reversed(self.folders) if INFERENCE in names_in(f)]
+
+    def _check_names(self) -> None:
+        """Raise CheckpointError for weight files that a manifest cannot name."""
+        files = list(chain(*self.weights.values()))
+        if len(files) > MAX_TEXTS:
+            raise CheckpointError(
+                f"{self.folders[0]}: expected at most {MAX_TEXTS} weight files, found {len(files)}"
+            )
+        for file in files:
+            if len(file.name) > NAME_LENGTH or not file.name.isprintable():
+                raise CheckpointError(
+                    f"{self.folders[0]}: expected names of up to {NAME_LENGTH} printable characters, found "
+                    f"{quoted(file.name)}; rename it"
+                )
+
+    @property
+    def pose_style(self) -> PoseStyle:
+        """The style of the skeletons that the Pose Guider was trained on, told from its folder."""
+        folder = os.path.dirname(os.path.abspath(self.weights["pose_guider"][0]))
+        return POSE_STYLES.get(os.path.basename(folder), "dwpose")
 
     def locate(self, places: tuple[str, ...], *stems: str, config: bool = False) -> Path:
         """The first place with weights of one of these stems or, if it should have one, a config file. All
@@ -109,7 +143,7 @@ def names_in(folder: Path) -> list[str]:
     """The names in a folder, sorted; none if it cannot be read."""
     try:
         return sorted(path.name for path in folder.iterdir())
-    except OSError:
+    except (OSError, ValueError):
         return []
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from ...engines.model import PoseStyle
+
 # Folders of Moore-AnimateAnyone, then of MusePose, then those of a plain diffusers repository.
 NETWORKS = (".", "MusePose")
+POSE_STYLES: dict[str, PoseStyle] = {"MusePose": "musepose"}  # by the Pose Guider's folder; dwpose in others
 UNET = ("stable-diffusion-v1-5/unet", "sd-image-variations-diffusers/unet", "unet")
 VAE_FOLDER = ("sd-vae-ft-mse", "vae")
 IMAGE_ENCODER = ("image_encoder", "sd-image-variations-diffusers/image_encoder")

@@ -18,6 +18,7 @@ from ...text import quoted
 
 LARGEST = 1 << 40  # size, step or offset in elements
 LARGEST_RANK = 8
+INSTRUCTIONS = 1_000_000  # of one pickle; a tensor takes about 40
 
 
 class Storage(NamedTuple):
@@ -48,9 +49,27 @@ def storage(dtype: Any, key: Any, numel: Any, part: list[Any]) -> Storage:
 
 
 def view(stored: Any, offset: Any, size: Any, stride: Any, *_: Any) -> View:
-    if not isinstance(stored, Storage) or not len(size) == len(stride) <= LARGEST_RANK:
+    if not isinstance(stored, Storage) or len(size) != len(stride):
         raise ValueError("not a tensor")
-    return View(stored, checked(offset), tuple(map(checked, size)), tuple(map(checked, stride)))
+    return View(stored, checked(offset), sizes(size), sizes(stride))
+
+
+def view_of_type(
+    stored: Any, offset: Any, size: Any, stride: Any, _gradient: Any, _hooks: Any, dtype: Any, *_: Any
+) -> View:
+    """As torch saves newer types of numbers: in a storage of bytes, with the type beside it."""
+    if not isinstance(stored, Storage) or stored.dtype != torch.uint8 or not isinstance(dtype, torch.dtype):
+        raise ValueError("not a tensor")
+    numel, rest = divmod(stored.numel, dtype.itemsize)
+    if rest:
+        raise ValueError("not a whole number of elements")
+    return view(Storage(dtype, stored.key, numel), offset, size, stride)
+
+
+def sizes(given: Any) -> tuple[int, ...]:
+    if not isinstance(given, list | tuple) or len(given) > LARGEST_RANK:
+        raise ValueError("not sizes")
+    return tuple(map(checked, given))
 
 
 def checked(number: Any) -> int:
@@ -78,7 +97,7 @@ def first(value: Any, *_: Any) -> Any:
 
 
 # What torch.save names in the pickle of a state dict, and what stands for it here.
-NAMES: dict[str, torch.dtype | str | Callable[..., Any]] = {
+NAMES: dict[str, torch.dtype | Callable[..., Any]] = {
     "torch FloatStorage": torch.float32,
     "torch HalfStorage": torch.float16,
     "torch BFloat16Storage": torch.bfloat16,
@@ -89,20 +108,36 @@ NAMES: dict[str, torch.dtype | str | Callable[..., Any]] = {
     "torch CharStorage": torch.int8,
     "torch ByteStorage": torch.uint8,
     "torch BoolStorage": torch.bool,
+    "torch.storage UntypedStorage": torch.uint8,
+    "torch float8_e4m3fn": torch.float8_e4m3fn,
+    "torch float8_e5m2": torch.float8_e5m2,
     "torch._utils _rebuild_tensor_v2": view,
+    "torch._utils _rebuild_tensor_v3": view_of_type,
     "torch._utils _rebuild_parameter": first,
     "torch._utils _rebuild_parameter_with_state": first,
     "collections OrderedDict": mapping,
     # Among the settings of a training run.
     "torch Size": first,
     "torch device": first,
-    **dict.fromkeys(("torch float16", "torch bfloat16", "torch float32"), "dtype"),
+    "torch float32": torch.float32,
+    "torch float16": torch.float16,
+    "torch bfloat16": torch.bfloat16,
 }
 CONSTANTS: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
 LITERALS = (
     *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-    *("BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"),
 )
+
+
+def meaning(wanted: str) -> torch.dtype | Callable[..., Any]:
+    """What stands for a name. Raises Unsupported for a name that torch.save does not use for tensors."""
+    if wanted not in NAMES:
+        raise Unsupported(
+            f"found {quoted(wanted)} in it, which is not a plain tensor; save the state dict alone: "
+            "torch.save(network.state_dict(), FILE)"
+        )
+    return NAMES[wanted]
 
 
 def contents(pickle: BinaryIO) -> Any:
@@ -111,9 +146,13 @@ def contents(pickle: BinaryIO) -> Any:
     Raises Unsupported if it describes anything else, and one of DAMAGE if it is not a whole pickle.
     """
     program = Program()
-    for instruction, argument, _ in genops(pickle):
+    for number, (instruction, argument, _) in enumerate(genops(pickle)):
         if instruction.name == "STOP":
             return program.stack.pop()
+        if number == INSTRUCTIONS:
+            raise Unsupported(
+                f"found more than {INSTRUCTIONS:,} values in its pickle; save the state dict alone"
+            )
         program.run(instruction.name, argument)
     raise ValueError("the pickle does not end")
 
@@ -147,6 +186,8 @@ class Program:
         match operation:
             case "BINPUT" | "LONG_BINPUT":
                 self.memo[argument] = stack[-1]
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = stack[-1]
             case "BINGET" | "LONG_BINGET":
                 stack.append(self.memo[argument])
             case "MARK":
@@ -167,12 +208,9 @@ class Program:
                 items = self.top(1) if operation == "APPEND" else self.since_mark()
                 stack[-1].extend(items)
             case "GLOBAL":
-                if argument not in NAMES:
-                    raise Unsupported(
-                        f"found {quoted(argument)} in it, which is not a plain tensor; save the state dict "
-                        "alone: torch.save(network.state_dict(), FILE)"
-                    )
-                stack.append(NAMES[argument])
+                stack.append(meaning(argument))
+            case "STACK_GLOBAL":
+                stack.append(meaning(" ".join(self.top(2))))
             case "REDUCE":
                 made, arguments = self.top(2)  # `made` is of NAMES, as nothing else here can be called
                 stack.append(made(*arguments))
@@ -181,7 +219,7 @@ class Program:
                 stack.append(storage(dtype, key, numel, part))
             case "BUILD":
                 stack.pop()  # attributes of a mapping: the versions of its modules
-            case "PROTO":
+            case "PROTO" | "FRAME":
                 pass
             case _ if operation in CONSTANTS:
                 stack.append(CONSTANTS[operation])

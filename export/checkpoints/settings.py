@@ -18,6 +18,7 @@ from ...engines.model import (
     ModelConfig,
     MotionConfig,
     NoiseConfig,
+    PoseStyle,
     SamplingConfig,
     UNetConfig,
     VAEConfig,
@@ -47,7 +48,8 @@ class Settings:
 
     def __init__(self, values: Any, source: str):
         if not isinstance(values, dict):
-            raise CheckpointError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
+            found = "nothing" if values is None else type(values).__name__
+            raise CheckpointError(f"{source}: expected a mapping of settings, found {found}")
         self.values, self.source = values, source
 
     @classmethod
@@ -266,25 +268,33 @@ def model_config(
     *,
     pose_channels: tuple[int, ...] | None = None,
     max_frames: int | None = None,
+    pose_style: PoseStyle = "dwpose",
 ) -> ModelConfig:
     """Read the configs of all networks. A section of a later file in `inference` replaces the same section of
     an earlier one; the first replaces the public v2 settings. `pose_channels` and `max_frames` come from the
-    weights; without them the config serves to check sizes before weights are read."""
+    weights; without them the config serves to check sizes before weights are read. `pose_style` is that of
+    the layout, unless a file in `inference` has our own key of that name."""
     public = {name: Settings(values, f"v2 settings: {name}") for name, values in V2.items()}
     for settings in map(Settings.read, inference):
         public |= {name: settings.part(name) for name in V2 if name in settings.values}
+        pose_style = settings.get(PoseStyle, "pose_style", pose_style)
     motion = public["unet_additional_kwargs"]
     unet_, vae_ = unet_config(Settings.read(unet)), vae_config(Settings.read(vae))
-    config = motion.build(
-        ModelConfig,
-        unet=unet_,
-        motion=motion_config(motion, len(unet_.widths), max_frames),
-        pose_channels=vae_.widths if pose_channels is None else pose_channels,
-        vae=vae_,
-        image_encoder=image_encoder_config(Settings.read(image_encoder)),
-        noise=noise_config(public["noise_scheduler_kwargs"]),
-        sampling=sampling_config(public["sampling"]),
-    )
+    sources = {"sampling": public["sampling"].source, "VAE": vae, "motion modules": motion.source}
+    try:
+        config = ModelConfig(
+            unet=unet_,
+            motion=motion_config(motion, len(unet_.widths), max_frames),
+            pose_channels=vae_.widths if pose_channels is None else pose_channels,
+            vae=vae_,
+            image_encoder=image_encoder_config(Settings.read(image_encoder)),
+            noise=noise_config(public["noise_scheduler_kwargs"]),
+            sampling=sampling_config(public["sampling"]),
+            pose_style=pose_style,
+        )
+    except ConfigError as error:  # begins with the part that does not fit the others
+        source = sources.get(str(error).partition(":")[0], "weights")
+        raise CheckpointError(f"{source}: {error}") from error
     if config.image_encoder.projection_dim != unet_.cross_attention_dim:
         raise CheckpointError(
             f"{image_encoder}: expected a projection_dim of {unet_.cross_attention_dim}, the UNet's "

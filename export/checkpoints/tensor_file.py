@@ -18,7 +18,7 @@ from torch import Tensor
 from ...errors import CheckpointError
 from ...text import quoted
 from .contents import AGAIN, described, file_size
-from .pickles import DAMAGE, Storage, Unsupported, View, contents, view
+from .pickles import DAMAGE, Storage, Unsupported, View, contents, sizes, view
 
 DESCRIPTION_BYTES = 4 << 20  # of pickles, headers and lists of entries; those of SD 1.5 have 200,000
 WANTED = "weights"
@@ -109,7 +109,7 @@ class TensorFile:
 
 
 def read_safetensors(file: BinaryIO, size: int) -> tuple[Any, Places]:
-    """A header of JSON after its length, then the numbers. They are in the order of the header's offsets."""
+    """A header of JSON after its length, then the numbers of all tensors, one after another."""
     file.seek(0)
     length = int.from_bytes(file.read(8), "little")
     check_length(length, "a header")
@@ -124,13 +124,20 @@ def read_safetensors(file: BinaryIO, size: int) -> tuple[Any, Places]:
             raise Unsupported(
                 f"found numbers of a type that is not supported ({quoted(entry['dtype'])}) in it"
             )
-        dtype, shape = SAFETENSORS[entry["dtype"]], tuple(entry["shape"])
-        numel, (begin, end) = math.prod(shape), entry["data_offsets"]
+        dtype, shape = SAFETENSORS[entry["dtype"]], sizes(entry["shape"])
+        begin, end = sizes(entry["data_offsets"])
         strides = (*accumulate(shape[:0:-1], int.__mul__, initial=1),)[::-1] if shape else ()
-        views[key] = view(Storage(dtype, key, numel), 0, shape, strides)
+        views[key] = view(Storage(dtype, key, math.prod(shape)), 0, shape, strides)
         places[key] = 8 + length + begin, end - begin
-        if not 0 <= begin <= end or end - begin != numel * dtype.itemsize or 8 + length + end > size:
+        if end - begin != math.prod(shape) * dtype.itemsize:
             raise ValueError("an entry that does not fit")
+    last = 8 + length
+    for begin, num_bytes in sorted(places.values()):
+        if begin != last:
+            raise ValueError("numbers that overlap, or belong to no tensor")
+        last = begin + num_bytes
+    if last != size:
+        raise ValueError("a file that is longer or shorter than its header says")
     return views, places
 
 
@@ -143,8 +150,10 @@ def read_zip(file: BinaryIO, size: int) -> tuple[Any, Places]:
         file.seek(entry.header_offset)
         header = file.read(30)
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", header[26:]))
-        # The first part of a name is the archive's own.
-        records[entry.filename.partition("/")[2]] = start, entry.file_size
+        name = entry.filename.partition("/")[2]  # the first part is the archive's own name
+        if name in records:
+            raise ValueError("two entries of the same name")
+        records[name] = start, entry.file_size
     if "constants.pkl" in records:
         raise Unsupported("found a TorchScript program; save the network's state dict with torch.save")
     if "data.pkl" not in records:

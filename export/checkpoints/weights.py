@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import CheckpointError
-from ...text import quoted
+from ...errors import CheckpointError, OutOfMemory
+from ...text import message_of, quoted
 from .contents import AGAIN
 from .directory import SHOWN, listed
 from .families import FIRST_PARTS, OLD_ATTENTION, OLD_ATTENTION_KEY, TRAINING, WRAPPERS
 from .pickles import View
-from .tensor_file import TensorFile, views_in
+from .tensor_file import TensorFile
 
 MAX_LEVELS = 8  # of mappings around the weights
+MAX_TENSORS = 20_000  # of one network; SDXL's UNet has 1,680
 NUMBERS = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.float8_e4m3fn, torch.float8_e5m2),
@@ -54,7 +55,12 @@ def read_weights(*paths: Path) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for path in paths:
         file = TensorFile(path)
-        tensors = file.tensors(current_keys(state_dict(file.contents, path), path))
+        state = state_dict(file.contents, path)
+        if (total := len(weights) + len(state)) > MAX_TENSORS:
+            raise CheckpointError(
+                f"{path}: expected at most {MAX_TENSORS:,} tensors for one network, found {total:,}"
+            )
+        tensors = file.tensors(current_keys(state, path))
         if twice := sorted(weights.keys() & tensors.keys()):
             raise CheckpointError(f"{path}: expected keys that no other shard has, found {listed(twice)}")
         weights |= tensors
@@ -63,8 +69,9 @@ def read_weights(*paths: Path) -> dict[str, Tensor]:
 
 def state_dict(saved: Any, path: Path) -> dict[str, View]:
     """Take the one set of weights out of the mappings that training frameworks put around it."""
+    holders = with_views(saved)
     for _ in range(MAX_LEVELS):
-        inner = sets_of_weights(saved)
+        inner = sets_of_weights(saved, holders)
         if len(inner) > 1:
             raise CheckpointError(
                 f"{path}: expected one set of weights, found {listed(inner)}; save one of them alone"
@@ -80,20 +87,45 @@ def state_dict(saved: Any, path: Path) -> dict[str, View]:
         names = listed(saved) or "nothing"
         raise CheckpointError(f"{path}: expected a mapping of names to tensors, found {names}")
     # Numbers and texts beside the tensors say how they were trained.
-    strange = [key for key, value in saved.items() if key not in state and views_in(value)]
+    strange = [key for key, value in saved.items() if key not in state and id(value) in holders]
     if strange := strange or [key for key in state if not isinstance(key, str)]:
         raise CheckpointError(f"{path}: expected tensors whose names are text, found {listed(strange)}")
     return state
 
 
-def sets_of_weights(saved: Any) -> dict[Any, Any]:
+def with_views(saved: Any) -> set[int]:
+    """The id of each mapping and list that has a view in it, at any depth. Each is looked through once, as
+    a small file can name the same large list many times."""
+    outer: dict[int, list[int]] = {id(saved): []}  # the ids of what each one is in
+    waiting, found = [saved], []
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict | list | tuple):
+            continue
+        for part in value.values() if isinstance(value, dict) else value:
+            if isinstance(part, View):
+                found.append(id(value))
+            elif isinstance(part, dict | list | tuple):
+                if id(part) not in outer:
+                    outer[id(part)] = []
+                    waiting.append(part)
+                outer[id(part)].append(id(value))
+    holders: set[int] = set()
+    while found:
+        if (each := found.pop()) not in holders:
+            holders.add(each)
+            found += outer[each]
+    return holders
+
+
+def sets_of_weights(saved: Any, holders: set[int]) -> dict[Any, Any]:
     """The mappings with tensors in a mapping that has none itself, except of single numbers."""
     if not isinstance(saved, dict) or any(isinstance(v, View) and v.size for v in saved.values()):
         return {}
     return {
         key: value
         for key, value in saved.items()
-        if key not in TRAINING and isinstance(value, dict) and views_in(value)
+        if key not in TRAINING and isinstance(value, dict) and id(value) in holders
     }
 
 
@@ -147,11 +179,23 @@ def fit(network: nn.Module, state: Mapping[str, Tensor], name: str) -> dict[str,
 def assign(network: nn.Module, state: Mapping[str, Tensor], dtype: torch.dtype, name: str) -> None:
     """Load weights into a network created on the meta device.
 
-    Raises WrongWeights if they do not fit, CheckpointError if they are not finite in `dtype`.
+    Raises WrongWeights if they do not fit, CheckpointError if they are not finite in `dtype`, OutOfMemory if
+    there is no room for them.
     """
-    weights = {key: converted(weight, dtype, key, name) for key, weight in fit(network, state, name).items()}
+    fitting = fit(network, state, name)
+    try:
+        weights = {key: converted(weight, dtype, key, name) for key, weight in fitting.items()}
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(f"{name}: no room for its weights; use a machine with more memory") from error
     network.load_state_dict(weights, assign=True)
     network.requires_grad_(False).eval()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch with a RuntimeError, had no memory."""
+    return isinstance(error, MemoryError) or "can't allocate memory" in message_of(error)
 
 
 def converted(weight: Tensor, dtype: torch.dtype, key: str, name: str) -> Tensor:
@@ -159,10 +203,12 @@ def converted(weight: Tensor, dtype: torch.dtype, key: str, name: str) -> Tensor
     lowest, highest = result.aminmax()  # not a number if any value is not
     if lowest.isfinite() and highest.isfinite():
         return result
-    if weight.isfinite().all():
+    exact = weight.double()  # formats of one byte have no isfinite
+    if exact.isfinite().all():
+        advice = "build with --precision fp32" if dtype == torch.float16 else AGAIN
         raise CheckpointError(
-            f"{name}: expected weights of at most {torch.finfo(dtype).max:,.0f} in {dtype}, found "
-            f"{weight.abs().max():,.0f} in {key}; build with --precision fp32"
+            f"{name}: expected weights of at most {torch.finfo(dtype).max:,.7g} in {dtype}, found "
+            f"{exact.abs().max():,.7g} in {key}; {advice}"
         )
     raise CheckpointError(f"{name}: expected finite weights, found infinite ones or NaN in {key}; {AGAIN}")
 

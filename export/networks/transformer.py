@@ -66,7 +66,7 @@ class Reference(NamedTuple):
     cross: Tensor  # (1, C): cross-attention to the image embedding
 
 
-def reading(
+def read_reference(
     transformer: SpatialTransformer, reference: Reference, frames: int, guided: bool
 ) -> tuple[Callable[[Attention, Tensor], Tensor], Tensor]:
     """`self_attention` and `cross` for `SpatialTransformer.forward`, given the reference of one block."""

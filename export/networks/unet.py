@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...engines.model import ModelConfig, MotionConfig, UNetConfig
 from .layers import Attention, Downsample, GroupNorm, ResnetBlock, Upsample
 from .motion import MotionModule
-from .transformer import Reference, SpatialTransformer, reading, with_rows_of
+from .transformer import Reference, SpatialTransformer, read_reference, with_rows_of
 
 HIDDEN = -1e4  # added to the scores of padding frames: gives weight 0 after softmax and fits into float16
 
@@ -152,7 +152,7 @@ class DenoisingUNet(UNet):
         def run(x: Tensor, layer: Layer) -> Tensor:
             x = layer.resnet(x, next(shifts))
             if layer.attention is not None:
-                x = layer.attention(x, *reading(layer.attention, next(references), frames, guided))
+                x = layer.attention(x, *read_reference(layer.attention, next(references), frames, guided))
             if layer.motion is not None:
                 x = layer.motion(x, mask)
             return x

@@ -10,8 +10,8 @@ from threading import Event
 from typing import Self
 
 from ...engines import contract
-from ...engines.bundle import Manifest
 from ...engines.device import Array
+from ...engines.manifest import Manifest
 from ...errors import Cancelled, ConfigError
 from ...text import quoted
 from ..media.picture import Picture, fit, read_picture, square
@@ -20,7 +20,7 @@ from .noise import check_length, read_noise
 from .options import ClipOptions, ClipSettings
 from .progress import Progress, ProgressCallback
 from .snapshot import SnapshotSink
-from .windows import Known
+from .windows import KnownLength
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,11 @@ class Clip:
             raise ConfigError(f"snapshots: expected a SnapshotSink, found {quoted(snapshots)}")
         settings, bucket = options.resolve(manifest), manifest.bucket
         poses = open_pose(pose, frames, pose_fps)
+        if poses.style not in (None, manifest.model.pose_style):
+            raise ConfigError(
+                f"pose: expected skeletons in the bundle's style {manifest.model.pose_style}, found "
+                f"{quoted(poses.style)}; open them with style={manifest.model.pose_style!r}"
+            )
         noise = None if initial_noise is None else read_noise(initial_noise, latent_shape(manifest))
         if noise is not None and poses.num_frames and has_known_length(pose):
             check_length(len(noise), poses.num_frames)
@@ -99,9 +104,8 @@ class Clip:
         """Return the number of tasks of a clip of that length; None while the length is unknown."""
         if num_frames is None:
             return None
-        settings = self.settings
-        windows = settings.policy(Known(num_frames), settings.window, settings.overlap)
-        return sum(1 for _ in windows) * len(settings.steps)
+        windows = self.settings.windows(KnownLength(num_frames))
+        return sum(1 for _ in windows) * len(self.settings.steps)
 
 
 def check_cancelled(cancelled: Event) -> None:

@@ -9,7 +9,7 @@ from ...console import Commands, Console, add_command
 from ...engines.bundle import open_bundle
 from ...engines.inspect import report
 from .memory_plan import memory_report
-from .options import ClipOptions, add_options
+from .options import add_options
 
 
 def add_commands(commands: Commands) -> None:
@@ -23,5 +23,4 @@ def add_commands(commands: Commands) -> None:
 
 def inspect(options: argparse.Namespace, _console: Console) -> None:
     bundle = open_bundle(options.bundle)
-    settings = ClipOptions(steps=options.steps).resolve(bundle.manifest)
-    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, len(settings.steps))}")
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, options.steps)}")

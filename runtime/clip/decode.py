@@ -14,7 +14,7 @@ from ...errors import DeviceError
 from ..streams.pool import Lease
 from ..streams.session import Session
 from .clip import Clip
-from .denoise import State
+from .denoise import SegmentBuffers
 from .layout import Segment
 from .lookahead import Lookahead
 from .progress import counter
@@ -38,13 +38,13 @@ class Decoder:
         self.max_in_flight = clip.settings.window  # maximum length of `pending`
         self.num_kept = clip.snapshots.num_frames  # leading frames that the caller already has
         self.progress = counter(clip.progress, "decode", lambda: poses.length, self.num_kept)
-        self.waiting: dict[int, tuple[Segment, State]] = {}  # finished segments, by first frame
+        self.waiting: dict[int, tuple[Segment, SegmentBuffers]] = {}  # finished segments, by first frame
         self.next_frame = clip.snapshots.start.first_frame  # first frame of the next segment to decode
         self.pending: deque[PendingFrame] = deque()  # in order
 
-    def put(self, segments: list[tuple[Segment, State]]) -> None:
+    def put(self, segments: list[tuple[Segment, SegmentBuffers]]) -> None:
         """Add finished segments, in any order."""
-        self.waiting |= {segment.frames.start: (segment, state) for segment, state in segments}
+        self.waiting |= {segment.frames.start: (segment, buffers) for segment, buffers in segments}
 
     def frames(self, *, wait: bool) -> Iterator[Array]:
         """Yield the next frames, uint8 (H, W, 3): those already copied to the host.
@@ -52,15 +52,15 @@ class Decoder:
         With `wait`, also wait for all others up to the first one that is not denoised yet.
         """
         while self.next_frame in self.waiting:
-            segment, state = self.waiting[self.next_frame]
+            segment, buffers = self.waiting[self.next_frame]
             for row, frame in enumerate(segment.frames):
                 if frame < self.num_kept:
                     continue
                 while len(self.pending) >= self.max_in_flight:
                     yield self._next_pending()
-                self._decode(state.latents.rows(row, row + 1))
+                self._decode(buffers.latents.rows(row, row + 1))
             del self.waiting[self.next_frame]
-            self.lease.give(state.latents)
+            self.lease.give(buffers.latents)
             self.next_frame = segment.frames.stop
         while self.pending and (wait or self.pending[0].copied.done):
             yield self._next_pending()

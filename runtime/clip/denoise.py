@@ -27,7 +27,7 @@ from .snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class SegmentBuffers:
     """The device buffers of a segment."""
 
     latents: Buffer  # float32 (frames, 4, h, w)
@@ -57,7 +57,7 @@ class Denoiser:
         self.scheduler, self.lease = session.scheduler, lease
         self.resumed = dict(clip.snapshots.start.segments)  # saved segments, until they are on the device
         self.places: dict[int, list[Place]] = {}  # by window, for windows in progress
-        self.states: dict[Segment, State] = {}  # of segments in progress
+        self.buffers: dict[Segment, SegmentBuffers] = {}  # of segments in progress
 
     def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
         """Initialize the segments of a window that are not on the device yet."""
@@ -65,7 +65,7 @@ class Denoiser:
         if window not in self.places:
             self.places[window] = self.layout.places(window)
             for segment, _ in self.places[window]:
-                if segment not in self.states:
+                if segment not in self.buffers:
                     self._begin(segment, poses, noise)
 
     def issue(self, task: Task) -> Event:
@@ -77,34 +77,34 @@ class Denoiser:
             unet.run(bound=self.conditions.reference)
             return self._update(unet, task)
 
-    def take_finished(self, task: Task) -> list[tuple[Segment, State]]:
+    def take_finished(self, task: Task) -> list[tuple[Segment, SegmentBuffers]]:
         """Remove and return the segments that this task finishes; their latents are final."""
         if task.step < len(self.steps) - 1:
             return []
         segments = [place.segment for place in self.places.pop(task.window)]
         self.layout.forget(task.window)
-        done = [(s, self.states.pop(s)) for s in segments if s.windows[-1] == task.window]
-        for _, state in done:
-            self.lease.give(state.pose_features, *([state.total] if state.total else []))
+        done = [(s, self.buffers.pop(s)) for s in segments if s.windows[-1] == task.window]
+        for _, buffers in done:
+            self.lease.give(buffers.pose_features, *([buffers.total] if buffers.total else []))
         return done
 
     def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
         """Return a snapshot after the tasks issued so far; waits for them."""
         begun = {
-            segment.frames.start: [self.prepare.copy_out(buffer) for buffer in state.sampled]
-            for segment, state in self.states.items()
+            segment.frames.start: [self.prepare.copy_out(buffer) for buffer in buffers.sampled]
+            for segment, buffers in self.buffers.items()
         }
         return Snapshot(num_tasks, first_frame, self.resumed | begun)
 
     def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
         specs = segment_specs(segment, self.unets[0][0].contract)
-        state = self.states[segment] = State(*self.lease.take_all(specs))
+        buffers = self.buffers[segment] = SegmentBuffers(*self.lease.take_all(specs))
         begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
         # Noise comes without a sum: the first window of a step starts one.
-        for buffer, content in zip(state.sampled, begin, strict=False):
+        for buffer, content in zip(buffers.sampled, begin, strict=False):
             self.prepare.copy_in(buffer, content)
         for row, frame in enumerate(segment.frames):
-            features = state.pose_features.rows(row, row + 1)
+            features = buffers.pose_features.rows(row, row + 1)
             with self.prepare.staged("uint8", poses.take(frame)) as picture, self.scheduler:
                 self.pose_guider.run({"frame": picture}, {"pose_features": features})
 
@@ -119,8 +119,8 @@ class Denoiser:
         pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items() if name in unet.specs]
         size, row = unet.specs["latents"].shape[0], 0
         for segment, _ in cycle(places):
-            state, count = self.states[segment], min(len(segment.frames), size - row)
-            for name, source in (("latents", state.latents), ("pose_features", state.pose_features)):
+            buffers, count = self.buffers[segment], min(len(segment.frames), size - row)
+            for name, source in (("latents", buffers.latents), ("pose_features", buffers.pose_features)):
                 pairs.append((unet[name].rows(row, row + count), source.rows(0, count)))
             row += count
             if row == size:
@@ -136,23 +136,23 @@ class Denoiser:
         updates: list[Update] = []
         reads, writes = [prediction], []
         for segment, rows in self.places[task.window]:
-            state, windows = self.states[segment], segment.windows
+            buffers, windows = self.buffers[segment], segment.windows
             first, last = task.window == windows[0], task.window == windows[-1]
             part = prediction.rows(rows.start, rows.stop)
             a, b = step.latents, step.prediction / len(windows)
-            updates.append(Update(state.latents, state.total, part, first=first, last=last, a=a, b=b))
+            updates.append(Update(buffers.latents, buffers.total, part, first=first, last=last, a=a, b=b))
             # The other windows still gather these latents: only the last window's task writes them.
-            writes += [state.latents] if last else []
-            writes += [state.total] if state.total else []
-            reads += [state.latents] if last else []
-            reads += [state.total] if state.total and not first else []
+            writes += [buffers.latents] if last else []
+            writes += [buffers.total] if buffers.total else []
+            reads += [buffers.latents] if last else []
+            reads += [buffers.total] if buffers.total and not first else []
         return self.scheduler.issue(
             "update", unet.stream, lambda: unet.stream.update(updates), reads=reads, writes=writes
         )
 
 
 def segment_specs(segment: Segment, unet: Contract) -> list[TensorSpec]:
-    """Return the specs of a segment's buffers, in the order of the fields of State."""
+    """Return the specs of a segment's buffers, in the order of the fields of SegmentBuffers."""
     rows = {spec.name: spec for spec in unet.inputs}
     latents, pose_features = (
         replace(rows[name], shape=(len(segment.frames), *rows[name].shape[1:]))

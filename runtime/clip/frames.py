@@ -19,10 +19,10 @@ class Frames(Iterator[Array]):
         rendering: Generator[Array, None, None],
         cancelled: Event,
         check_process: Callable[[], None],
-        ended: Callable[[], None],
+        on_end: Callable[[], None],
     ):
         self._rendering, self._cancelled = rendering, cancelled
-        self._check_process, self._ended = check_process, ended
+        self._check_process, self._on_end = check_process, on_end
 
     def __iter__(self) -> Self:
         return self
@@ -41,13 +41,13 @@ class Frames(Iterator[Array]):
         """Abandon the clip. Call it from the iterating thread, or when no thread is iterating."""
         self._check_process()
         self._rendering.close()
-        self._ended()
+        self._on_end()
 
     def cancel(self) -> None:
         """Abandon the clip, from any thread. This call does not wait.
 
-        The iterating thread gets Cancelled once what it waits for has happened: at most the end of one task,
-        the next pose frame or the end of loading. Everything the clip held is then given back. Once the clip
-        has ended, nothing happens.
+        The iterating thread gets Cancelled once what it waits for has happened: at most the end of one task
+        or of the reference, the next pose frame or the end of loading. Everything the clip held is then given
+        back. Once the clip has ended, nothing happens.
         """
         self._cancelled.set()

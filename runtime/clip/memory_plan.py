@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from ...engines import contract
 from ...engines.backends import open_device
 from ...engines.bundle import Bundle
+from ...engines.model import Schedule
 from ...errors import ConfigError, DeviceError
 from ...text import quoted
 from .denoise import segment_specs
 from .layout import Layout, Segment
-from .order import ORDERS
-from .windows import DEFAULT_OVERLAP, POLICIES, Known
+from .options import ClipOptions, ClipSettings
+from .windows import KnownLength
 
 MAX_FRAMES = 20_000  # the plan is made window by window
 STREAM_GRAPHS = (
@@ -40,9 +41,7 @@ class MemoryPlan:
         return sum(part for part in parts if part is not None)
 
 
-def plan_memory(
-    bundle: Bundle, *, num_frames: int, num_steps: int, overlap: int, windows: str, order: str
-) -> MemoryPlan:
+def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> MemoryPlan:
     """Plan one clip on one denoising stream."""
     manifest = bundle.manifest
     graphs, memory = manifest.graphs, manifest.memory
@@ -53,9 +52,8 @@ def plan_memory(
         for spec in (*graphs[graph].inputs, *graphs[graph].outputs)
     )
     reference = {spec.name: spec.num_bytes for spec in graphs[contract.REFERENCE_NET].outputs}
-    policy = POLICIES[windows](Known(num_frames), manifest.bucket.window, overlap)
-    clip, peak_frames = peak(bundle, Layout(policy), num_steps, order)
-    time_rows = num_steps * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
+    clip, peak_frames = peak(bundle, settings, num_frames)
+    time_rows = len(settings.steps) * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
         weights=sum(memory[graph].weights for stream in STREAM_GRAPHS for graph in stream)
         if memory
@@ -70,22 +68,19 @@ def plan_memory(
     )
 
 
-def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
+def memory_report(bundle: Bundle, num_frames: int, steps: Schedule | None) -> str:
     """Return a table of one clip's memory in both orders, and the device's free memory."""
     if not 1 <= num_frames <= MAX_FRAMES:
         raise ConfigError(
             f"frames: expected at least 1 frame and at most {MAX_FRAMES}, found {quoted(num_frames)}"
         )
-    overlap = min(DEFAULT_OVERLAP, bundle.manifest.bucket.window - 1)
-    orders = {"uniform, step-major": ("uniform", "step-major"), "open, time-skewed": ("open", "time-skewed")}
-    plans = [
-        plan_memory(
-            bundle, num_frames=num_frames, num_steps=num_steps, overlap=overlap, windows=windows, order=order
-        )
-        for windows, order in orders.values()
-    ]
+    settings = {
+        f"{windows}, {order}": ClipOptions(steps=steps, windows=windows, order=order).resolve(bundle.manifest)
+        for windows, order in (("uniform", "step-major"), ("open", "time-skewed"))
+    }
+    plans = [plan_memory(bundle, each, num_frames) for each in settings.values()]
     columns = [
-        ("", *orders),
+        ("", *settings),
         ("weights", *(megabytes(plan.weights) for plan in plans)),
         ("activations", *(megabytes(plan.activations) for plan in plans)),
         ("inputs and outputs", *(megabytes(plan.inputs_and_outputs) for plan in plans)),
@@ -94,7 +89,10 @@ def memory_report(bundle: Bundle, num_frames: int, num_steps: int) -> str:
         ("total", *(megabytes(plan.total) for plan in plans)),
     ]
     lines = [f"{name:24}{one:>28}{other:>28}" for name, one, other in columns]
-    head = f"memory of a clip of {num_frames} frames in {num_steps} steps, overlap {overlap}, in MB"
+    first = next(iter(settings.values()))
+    head = (
+        f"memory of a clip of {num_frames} frames in {len(first.steps)} steps, overlap {first.overlap}, in MB"
+    )
     return "\n".join([head, *lines, free_memory(bundle)])
 
 
@@ -114,20 +112,21 @@ def free_memory(bundle: Bundle) -> str:
         device.close()
 
 
-def peak(bundle: Bundle, layout: Layout, num_steps: int, order: str) -> tuple[int, int]:
-    """Return the peak memory of segments in bytes, for tasks in that order, and their number of frames."""
+def peak(bundle: Bundle, settings: ClipSettings, num_frames: int) -> tuple[int, int]:
+    """Return the peak memory of a clip's segments in bytes, and the number of frames that they have."""
+    layout, num_steps = Layout(settings.windows(KnownLength(num_frames))), len(settings.steps)
     unet = bundle.manifest.graphs[contract.DENOISING_UNET]
     active: dict[Segment, int] = {}  # bytes
-    most, num_bytes, num_frames = (0, 0), 0, 0
-    for window, step in ORDERS[order](layout, num_steps):
+    most = now = (0, 0)
+    for window, step in settings.order(layout, num_steps):
         segments = [segment for segment, _ in layout.places(window)]
         for segment in segments:
             if segment not in active:
                 active[segment] = sum(spec.num_bytes for spec in segment_specs(segment, unet))
-                num_bytes, num_frames = num_bytes + active[segment], num_frames + len(segment.frames)
-                most = max(most, (num_bytes, num_frames))
+                now = now[0] + active[segment], now[1] + len(segment.frames)
+                most = max(most, now)
         if step == num_steps - 1:
             for segment in segments:
                 if segment.windows[-1] == window:
-                    num_bytes, num_frames = num_bytes - active.pop(segment), num_frames - len(segment.frames)
+                    now = now[0] - active.pop(segment), now[1] - len(segment.frames)
     return most

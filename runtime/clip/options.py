@@ -1,35 +1,35 @@
 """Clip options: they determine a clip's frames, together with its inputs and the bundle.
 
-Each option is defined here only. Its field gives the name, the default and, as metadata, the argument of the
-command line. `__post_init__` rejects invalid values, `resolve` applies the options to a bundle. The command
-line, job lists and digests of shots take their options from here.
+Each option is defined here only: as a field of ClipOptions, which gives the name, the default and, as
+metadata, the argument of the command line, and as a keyword in OptionKeywords, for type checkers.
+`__post_init__` rejects invalid values, `resolve` applies the options to a bundle. The command line, job lists
+and digests of shots take their options from here.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from operator import index
-from typing import Any
+from typing import Any, TypedDict
 
 from ...engines import contract
-from ...engines.bundle import Manifest
-from ...engines.model import Schedule
+from ...engines.manifest import Manifest
+from ...engines.model import MAX_FRAMES, MAX_GUIDANCE_SCALE, MAX_TIMESTEPS, Schedule
 from ...errors import ConfigError
 from ...text import quoted
 from ..media.colour import RGB, parse_colour
 from .order import ORDERS, Order
 from .sampler import Step, ddim
-from .windows import DEFAULT_OVERLAP, POLICIES, Policy
+from .windows import DEFAULT_OVERLAP, POLICIES, Length, Policy, Window
 
 WHOLE_SCHEDULE = (0.0, 1.0)
 MAX_WHOLE = 2**64 - 1  # of seeds and counts
-MAX_GUIDANCE_SCALE = 100  # far above useful values, and finite in every precision
 
 
-def schedule(text: str) -> Schedule:
+def parse_schedule(text: str) -> Schedule:
     """Parse a number of steps like 25, or timesteps like 999,749,499,249."""
     try:
         numbers = tuple(map(int, text.split(",")))
@@ -49,20 +49,22 @@ class ClipOptions:
     guidance_interval: two fractions of the schedule. Only the steps between them are guided.
     seed: seed of the noise, at least 0. A frame's noise depends only on the seed and the frame's index.
     windows: "uniform" is the public scheduler, which wraps around to the first frames; "open" does not wrap.
-    overlap: number of frames that neighbouring windows share, less than the bundle's window; default 4.
+    overlap: number of frames that neighbouring windows share, less than the bundle's window; default 4, or
+        one less than a window of up to 4 frames.
     order: order of the tasks. It changes when frames are ready, not their content. "step-major" takes the
         whole clip through each step. "time-skewed", the default with open windows, finishes one window after
         another, so that frames are ready early and memory does not grow with the clip.
     background: colour behind transparent parts of the reference, as a name, "#rrggbb" or three numbers from 0
         to 255. None keeps the colours stored under them, as the public pipeline does.
 
-    Raises ConfigError if a value cannot work with any bundle.
+    Raises ConfigError if a value cannot work with any bundle. `resolve` raises it for what one bundle cannot
+    do, such as an overlap as large as its window.
     """
 
     steps: Schedule | None = field(
         default=None,
         metadata={
-            "type": schedule,
+            "type": parse_schedule,
             "metavar": "N|T,T,...",
             "help": "number of denoising steps, or the timesteps of few-step weights, like 999,749,499,249 "
             "(default: set by the bundle, usually 25)",
@@ -122,12 +124,14 @@ class ClipOptions:
 
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
-            "steps": None if self.steps is None else whole_steps(self.steps),
-            "guidance_scale": None if self.guidance_scale is None else guidance(self.guidance_scale),
-            "guidance_interval": interval(self.guidance_interval),
-            "seed": whole("seed", self.seed),
+            "steps": None if self.steps is None else checked_schedule(self.steps),
+            "guidance_scale": None if self.guidance_scale is None else checked_scale(self.guidance_scale),
+            "guidance_interval": checked_interval(self.guidance_interval),
+            "seed": whole_number("seed", self.seed),
             "windows": one_of("windows", self.windows, POLICIES),
-            "overlap": None if self.overlap is None else whole("overlap", self.overlap),
+            "overlap": None
+            if self.overlap is None
+            else whole_number("overlap", self.overlap, most=MAX_FRAMES - 1),
             "order": None if self.order is None else one_of("order", self.order, ORDERS),
             "background": None if self.background is None else parse_colour(self.background),
         }
@@ -136,22 +140,34 @@ class ClipOptions:
         if self.order == "time-skewed" and self.windows != "open":
             raise ConfigError(f"order time-skewed: expected open windows, found {self.windows}")
 
+    def with_defaults(self, manifest: Manifest) -> ClipOptions:
+        """Return the options with what the bundle decides filled in: steps, guidance_scale and overlap."""
+        sampling, window = manifest.model.sampling, manifest.bucket.window
+        defaults: dict[str, Any] = {
+            "steps": sampling.schedule,
+            "guidance_scale": sampling.guidance_scale,
+            "overlap": min(DEFAULT_OVERLAP, window - 1),
+        }
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        return replace(self, **missing)
+
     def resolve(self, manifest: Manifest) -> ClipSettings:
         """Apply the options to a bundle. Raises ConfigError if they do not fit it."""
-        model, window = manifest.model, manifest.bucket.window
-        sampling = model.sampling
-        steps = ddim(model.noise, sampling.schedule if self.steps is None else self.steps)
-        scale = sampling.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        overlap = min(DEFAULT_OVERLAP, window - 1) if self.overlap is None else self.overlap
+        filled, window = self.with_defaults(manifest), manifest.bucket.window
+        schedule, scale, overlap = filled.steps, filled.guidance_scale, filled.overlap
+        assert schedule is not None
+        assert scale is not None
+        assert overlap is not None
         if overlap >= window:
             raise ConfigError(
                 f"overlap: expected 0 to {window - 1} frames, less than the bundle's window of {window}, "
                 f"found {overlap}"
             )
+        steps = ddim(manifest.model.noise, schedule)
         order = self.order or ("time-skewed" if self.windows == "open" else "step-major")
         return ClipSettings(
             steps=steps,
-            unet_graphs=unet_graphs(len(steps), guidance(scale), self.guidance_interval),
+            unet_graphs=unet_graphs(len(steps), scale, self.guidance_interval),
             guidance_scale=scale,
             seed=self.seed,
             policy=POLICIES[self.windows],
@@ -160,6 +176,19 @@ class ClipOptions:
             order=ORDERS[order],
             background=None if self.background is None else parse_colour(self.background),
         )
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of ClipOptions as keyword arguments, for type checkers. A test compares both."""
+
+    steps: Schedule | None
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float]
+    seed: int
+    windows: str
+    overlap: int | None
+    order: str | None
+    background: str | RGB | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,6 +204,10 @@ class ClipSettings:
     overlap: int  # in frames
     order: Order
     background: RGB | None
+
+    def windows(self, length: Length) -> Iterable[Window]:
+        """Return the windows of a clip, as its policy does."""
+        return self.policy(length, self.window, self.overlap)
 
 
 def unet_graphs(num_steps: int, scale: float, between: tuple[float, float]) -> list[str]:
@@ -192,6 +225,22 @@ def add_options(command: argparse.ArgumentParser, *names: str) -> None:
             command.add_argument(f"--{each.name.replace('_', '-')}", default=each.default, **each.metadata)
 
 
+def options_with(options: Any, keywords: Mapping[str, Any]) -> ClipOptions:
+    """Return the options, or the defaults if None, with those in `keywords` replaced.
+
+    Raises ConfigError for anything but a ClipOptions, for unknown names and for values as ClipOptions does.
+    """
+    if options is None:
+        options = ClipOptions()
+    if not isinstance(options, ClipOptions):
+        raise ConfigError(f"options: expected a ClipOptions, found {quoted(options)}")
+    known = [each.name for each in fields(ClipOptions)]
+    for name in keywords:
+        if name not in known:
+            raise ConfigError(f"options: expected {', '.join(known)}, found {quoted(name)}")
+    return replace(options, **keywords)
+
+
 def options_of(source: dict[str, Any]) -> ClipOptions:
     """Take the options from the arguments of a command or the keys of a job; other names are ignored."""
     return ClipOptions(
@@ -199,38 +248,49 @@ def options_of(source: dict[str, Any]) -> ClipOptions:
     )
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
+def whole_number(name: str, value: Any, least: int = 0, most: int = MAX_WHOLE) -> int:
     """Return a whole number of any integer type. Raises ConfigError for anything else, and out of range."""
     try:
-        number = -1 if isinstance(value, bool) else index(value)
+        number = least - 1 if isinstance(value, bool) else index(value)
     except TypeError:
-        number = -1
+        number = least - 1
     if number < least:
         raise ConfigError(f"{name}: expected a whole number of at least {least}, found {quoted(value)}")
-    if number > MAX_WHOLE:
-        raise ConfigError(f"{name}: expected at most {MAX_WHOLE}, found {quoted(value)}")
+    if number > most:
+        raise ConfigError(f"{name}: expected at most {most}, found {quoted(value)}")
     return number
 
 
-def whole_steps(value: Any) -> Schedule:
+def checked_schedule(value: Any) -> Schedule:
     try:
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            return tuple(whole("steps", timestep) for timestep in value)
-        return whole("steps", value)
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+            return checked_timesteps(value)
+        return whole_number("steps", value, least=1, most=MAX_TIMESTEPS)
     except ConfigError as error:
         raise ConfigError(
-            f"steps: expected a number of steps like 25, or descending timesteps like 999,749,499,249, "
+            f"steps: expected 1 to {MAX_TIMESTEPS} steps, or descending timesteps like 999,749,499,249, "
             f"found {quoted(value)}"
         ) from error
 
 
-def guidance(value: Any) -> float:
+def checked_timesteps(values: Sequence[Any]) -> tuple[int, ...]:
+    """Return timesteps, each less than the one before. Raises ConfigError for any others, or none."""
+    timesteps: list[int] = []
+    for value in values:
+        above = timesteps[-1] if timesteps else MAX_TIMESTEPS
+        timesteps.append(whole_number("timestep", value, most=above - 1))
+    if not timesteps:
+        raise ConfigError("steps: expected at least one timestep, found none")
+    return tuple(timesteps)
+
+
+def checked_scale(value: Any) -> float:
     if isinstance(value, bool | str) or not is_between(1, value, MAX_GUIDANCE_SCALE):
         raise ConfigError(f"guidance_scale: expected 1 (none) to {MAX_GUIDANCE_SCALE}, found {quoted(value)}")
     return float(value)
 
 
-def interval(value: Any) -> tuple[float, float]:
+def checked_interval(value: Any) -> tuple[float, float]:
     match value:
         case (start, end) if is_between(0, start, 1) and is_between(start, end, 1):
             return float(start), float(end)

@@ -28,7 +28,7 @@ class Length(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownLength:
     """A length known in advance."""
 
     num_frames: int

@@ -14,6 +14,7 @@ from ...text import message_of
 from ..animator import Animator
 from ..clip.progress import Progress
 from ..shots.checks import check
+from ..shots.loaded_bundle import check_unchanged
 from ..shots.shot import Shot, clear_leftovers, is_done, make
 from ..shots.status import OverallProgress
 
@@ -96,9 +97,11 @@ class Worker:
         except AnimateError as error:
             retryable = error.retryable or self.is_outdated(shot.bundle)
             return Result(attempt.progress, False, message_of(error), error.code, retryable)
-        except Exception as error:  # disk full, out of memory, a bug
+        except Exception as error:
+            code = "io" if isinstance(error, OSError) else "internal"
+            code = "out_of_memory" if isinstance(error, MemoryError) else code
             reason = f"{type(error).__name__}: {message_of(error)}"
-            return Result(attempt.progress, False, reason, "internal", True)
+            return Result(attempt.progress, False, reason, code, True)
         return Result(ShotProgress(attempt.progress.resumed, 1.0, result.num_kept, result.num_frames))
 
     def shot_progress(self, shot: str) -> ShotProgress:
@@ -109,10 +112,9 @@ class Worker:
     def load(self, bundle: Path) -> Animator:
         """Return the animator of the bundle that is at this path now.
 
-        Closes the animator before, if it has another bundle, or the one that was there before a new build.
+        Closes the animator before, if it has another bundle, or one that was built again or written to.
         """
-        loaded = self.animator.bundle.digest if self.animator and self.bundle == bundle else None
-        if self.animator is None or loaded != digest_on_disk(bundle):
+        if self.animator is None or self.bundle != bundle or self.is_outdated(bundle):
             if self.animator:
                 self.animator.close()
             self.bundle, self.animator = None, None
@@ -125,11 +127,7 @@ class Worker:
         if self.animator is None or self.bundle != bundle:
             return False
         try:
-            return digest_on_disk(bundle) != self.animator.bundle.digest
+            check_unchanged(self.animator.bundle, thorough=True)
+            return str(read_manifest(bundle / MANIFEST)["digest"]) != self.animator.bundle.digest
         except AnimateError:
             return True
-
-
-def digest_on_disk(bundle: Path) -> str:
-    """Digest of the bundle that is at this path now. Raises BundleError."""
-    return str(read_manifest(bundle / MANIFEST)["digest"])

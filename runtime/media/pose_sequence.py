@@ -47,11 +47,13 @@ class PoseSequence:
 
     `frame_rate` is None if the source has none. `num_frames` is an estimate for progress reports, or None.
     A path can be iterated several times, an iterator only once. A repeated frame may be the same object.
+    `style` is the tool whose skeletons these are, if it is known, such as "dwpose".
     """
 
     read: Callable[[], Iterator[Image.Image]] = field(repr=False)
     frame_rate: Fraction | None
     num_frames: int | None
+    style: str | None = None
 
     def __iter__(self) -> Iterator[Image.Image]:
         return self.read()
@@ -69,9 +71,8 @@ def open_pose(
     Raises ConfigError, InputMissing or InputError if the sequence cannot be opened, or if the header of one
     of its pictures shows that it cannot be used; iterating raises InputError for damage that is found later.
     """
-    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
-        raise ConfigError(f"frames: expected a whole number of at least 1, found {quoted(limit)}")
-    rate = None if frame_rate is None else _checked(frame_rate)
+    check_limit(limit)
+    rate = None if frame_rate is None else checked_rate(frame_rate)
     if isinstance(source, np.ndarray) and source.ndim:
         source = list(source)
     if isinstance(source, PoseSequence):
@@ -91,6 +92,12 @@ def open_pose(
     return replace(sequence, read=partial(_first, limit, sequence, name), num_frames=num_frames)
 
 
+def check_limit(limit: int | None) -> None:
+    """Raise ConfigError unless it is a number of frames, or None."""
+    if limit is not None and (isinstance(limit, bool) or not isinstance(limit, Integral) or limit < 1):
+        raise ConfigError(f"frames: expected a whole number of at least 1, found {quoted(limit)}")
+
+
 def _first(limit: int | None, frames: Iterable[Image.Image], name: str) -> Iterator[Image.Image]:
     frame = None
     for frame in islice(frames, limit and min(limit, sys.maxsize)):
@@ -104,7 +111,12 @@ def _resample(sequence: PoseSequence, frame_rate: Fraction | None) -> PoseSequen
     if step == 1:
         return sequence
     num_frames = _count(sequence.num_frames, step)
-    return PoseSequence(lambda: resampled(in_ticks(sequence), step), frame_rate, num_frames)
+    return replace(
+        sequence,
+        read=lambda: resampled(in_ticks(sequence), step),
+        frame_rate=frame_rate,
+        num_frames=num_frames,
+    )
 
 
 def _open_iterable(source: Iterable[Picture], limit: int | None, frame_rate: Fraction | None) -> PoseSequence:
@@ -165,7 +177,8 @@ def _open_file(path: str, frame_rate: Fraction | None) -> PoseSequence:
     )
 
 
-def _checked(frame_rate: Any) -> Fraction:
+def checked_rate(frame_rate: Any) -> Fraction:
+    """Return a rate for resampling poses, in frames per second. Raises ConfigError."""
     try:
         if not isinstance(frame_rate, bool | str):
             rate = Fraction(frame_rate).limit_denominator(1001)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from ...text import quoted
 from .folder import contents, counts, listed, move
 from .frame_rate import frame_rate as parse_rate
 from .picture import Frame, save_png
+from .sound import Sound, no_sound
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
 MAX_RATE = Fraction(1000)  # frames per second of an mp4; the minimum is its inverse
@@ -32,11 +33,16 @@ Encode: TypeAlias = Callable[[Iterator[Frame]], None]
 
 @contextmanager
 def open_writer(
-    path: str | os.PathLike[str], width: int, height: int, frame_rate: Fraction | float | str
+    path: str | os.PathLike[str],
+    width: int,
+    height: int,
+    frame_rate: Fraction | float | str,
+    sound: Sound | None = None,
 ) -> Iterator[FrameWriter]:
     """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
 
     width and height are pixels; frame_rate is frames per second, such as 24, 29.97 or Fraction(30000, 1001).
+    `sound` is added to an mp4, as long as its frames last.
     Raises ConfigError or OutputError before the block if the result cannot be written. The result appears at
     `path` when the block ends without an error; otherwise `path` is unchanged.
     """
@@ -45,7 +51,7 @@ def open_writer(
     with atomic(target, replace=_replace) as temporary:
         try:
             if Path(path).suffix:
-                encode = _start_mp4(target, temporary, width, height, rate)
+                encode = _start_mp4(target, temporary, width, height, rate, sound)
             else:
                 encode = _start_pngs(target, temporary)
         except OSError as error:
@@ -143,7 +149,9 @@ class FrameWriter:
             raise unwritable(self._path, self._failure) from self._failure
 
 
-def _start_mp4(path: Path, temporary: Path, width: int, height: int, frame_rate: Fraction) -> Encode:
+def _start_mp4(
+    path: Path, temporary: Path, width: int, height: int, frame_rate: Fraction, sound: Sound | None
+) -> Encode:
     if path.exists() and not path.is_file():
         raise OutputError(f"{path} exists and is not a file: choose another name for the mp4")
     if width % 2 or height % 2:
@@ -152,7 +160,7 @@ def _start_mp4(path: Path, temporary: Path, width: int, height: int, frame_rate:
         )
     check_rate(frame_rate)
     temporary.touch()
-    return partial(_encode_mp4, temporary, width, height, frame_rate)
+    return partial(_encode_mp4, temporary, width, height, frame_rate, sound)
 
 
 def check_rate(frame_rate: Fraction) -> None:
@@ -200,7 +208,14 @@ def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
         save_png(directory / f"{index:05}.png", frame)
 
 
-def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frames: Iterator[Frame]) -> None:
+def _encode_mp4(
+    path: Path,
+    width: int,
+    height: int,
+    frame_rate: Fraction,
+    sound: Sound | None,
+    frames: Iterator[Frame],
+) -> None:
     import av
     from av.codec.context import ThreadType
     from av.video.reformatter import ColorRange
@@ -215,10 +230,12 @@ def _encode_mp4(path: Path, width: int, height: int, frame_rate: Fraction, frame
         # Tags and conversion are separate and both needed: players would guess the colours, and guess wrong.
         stream.colorspace = stream.color_primaries = stream.color_trc = BT709
         stream.color_range = ColorRange.MPEG
-        for index, frame in enumerate(frames):
-            picture = av.VideoFrame.from_ndarray(frame).reformat(
-                format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
-            )
-            picture.pts, picture.time_base = index, 1 / frame_rate
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode())
+        with sound.added_to(container) if sound else nullcontext(no_sound) as write_sound:
+            for index, frame in enumerate(frames):
+                picture = av.VideoFrame.from_ndarray(frame).reformat(
+                    format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
+                )
+                picture.pts, picture.time_base = index, 1 / frame_rate
+                container.mux(stream.encode(picture))
+                write_sound((index + 1) / frame_rate)
+            container.mux(stream.encode())

@@ -8,7 +8,7 @@ from ...engines.bundle import Bundle
 from ...errors import ConfigError, InputError, OutputError
 from ..clip.clip import latent_shape
 from ..clip.noise import noise_of, read_noise
-from ..clip.windows import Known
+from ..clip.windows import KnownLength
 from ..media.picture import read_picture
 from ..media.pose_sequence import open_pose
 from ..media.writer import check_rate, place
@@ -37,7 +37,7 @@ def check(shot: Shot, bundle: Bundle) -> None:
         num_frames = sum(1 for _ in pose)
     if shot.initial_noise and num_frames is not None:
         shape = latent_shape(bundle.manifest)
-        noise_of(read_noise(shot.initial_noise, shape), settings.seed, shape, Known(num_frames))
+        noise_of(read_noise(shot.initial_noise, shape), settings.seed, shape, KnownLength(num_frames))
 
 
 def count_pictures(shot: Shot) -> int:

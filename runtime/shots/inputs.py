@@ -21,7 +21,8 @@ class InputFile(NamedTuple):
     path: Path
     inode: int
     num_bytes: int
-    mtime_ns: int
+    modified_ns: int
+    changed_ns: int  # also when it is moved, so that a file put aside for a while shows
     sha256: str
 
 
@@ -62,10 +63,10 @@ class Inputs:
 
     def state(self) -> str:
         """A text that changes when a file is changed, even if it is changed back later."""
-        return digest_of({"files": [(file.num_bytes, file.mtime_ns) for file in self.files]})
+        return digest_of({"files": [(file.num_bytes, file.modified_ns) for file in self.files]})
 
     def changed_since(self, before: Inputs) -> Path | None:
-        """The first file that was changed, replaced, added or removed."""
+        """The first file that was changed, replaced, moved, added or removed."""
         then, now = ({file.path: file for file in inputs.files} for inputs in (before, self))
         return next((path for path in then | now if then.get(path) != now.get(path)), None)
 
@@ -90,5 +91,5 @@ def read_file(path: Path, what: str) -> InputFile:
         kind = InputChanged if getattr(error, "errno", None) == errno.EAGAIN else InputError
         reason = getattr(error, "strerror", "no file can have this name")
         raise kind(f"{escaped(str(path))}: cannot read this {what}: {reason}") from error
-    stamp = found.stamp
-    return InputFile(path, stamp.inode, stamp.num_bytes, stamp.modified_ns, found.file.sha256)
+    _device, inode, num_bytes, modified_ns, changed_ns = found.stamp
+    return InputFile(path, inode, num_bytes, modified_ns, changed_ns, found.file.sha256)

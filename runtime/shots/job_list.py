@@ -3,7 +3,7 @@
     {"name": "s010", "bundle": "bundle", "reference": "hero.png", "pose": "s010.mp4", "steps": 20}
 
 `name`, `bundle`, `reference` and `pose` are required; the other keys are those of OPTIONAL and the fields of
-ClipOptions. Relative paths are relative to the folder of the job list.
+ClipOptions, and null stands for their default. Relative paths are relative to the folder of the job list.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from .shot import Shot
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or directory of pictures"}
+FILES = ("reference", "initial_noise")  # of these paths; a pose sequence may be a directory
 REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "format": (str,),  # "mp4" (default) or "png"
@@ -101,7 +102,7 @@ class JobReader:
     def __init__(self, folder: Path, output: Path, open_bundle: Callable[[Path], Bundle]):
         self.folder, self.output, self.open_bundle = folder, output, open_bundle
         self.shots: dict[int, Shot] = {}  # by line
-        # File names in the output folder, and what uses each of them.
+        # File names in the output folder, in lower case as some file systems ignore it, and who uses each.
         self.users = dict.fromkeys(FARM_FILES, "the farm")
         self.bundles: dict[Path, Bundle | AnimateError] = {}
 
@@ -112,6 +113,10 @@ class JobReader:
             if not os.path.exists(file):  # unlike the method, False for a name that no file can have
                 expected = PATHS.get(key, "a .npy file")
                 raise InputMissing(f"{key}: expected {expected}, found no {quoted(str(file), MAX_PATH // 4)}")
+            if key in FILES and not os.path.isfile(file):
+                raise InputError(
+                    f"{key}: expected a regular file, found another kind, {quoted(str(file), MAX_PATH // 4)}"
+                )
         options = self.options(self.bundle(paths["bundle"]), job)
         self.shots[number] = self.shot(job | paths, options)
 
@@ -133,12 +138,13 @@ class JobReader:
         if file_format not in ("mp4", "png"):
             raise ConfigError(f"format: expected mp4 or png, found {quoted(file_format)}")
         result = f"{name}.mp4" if file_format == "mp4" else name
-        for file in (result, f"{result}.json", f"{name}.sheet.png"):
-            if file in self.users:
+        files = (result, f"{result}.json", f"{name}.sheet.png")
+        for file in files:
+            if user := self.users.get(file.lower()):
                 raise ConfigError(
-                    f"name: expected a unique name, found {name}: {file} is used by {self.users[file]}"
+                    f"name: expected a unique name, whatever its case, found {name}: {file} is used by {user}"
                 )
-        self.users |= dict.fromkeys((result, f"{result}.json", f"{name}.sheet.png"), f"line {number}")
+        self.users |= dict.fromkeys(map(str.lower, files), f"line {number}")
 
     def shot(self, job: dict[str, Any], options: ClipOptions) -> Shot:
         for key in {"fps", "pose_fps"} & job.keys():
@@ -177,7 +183,7 @@ def parse(line: bytes) -> dict[str, Any]:
     if len(line) > MAX_LINE_BYTES:
         raise ConfigError(f"expected a line of at most {MAX_LINE_BYTES} bytes, found {len(line)}")
     try:
-        job = json.loads(line)
+        job = json.loads(line, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         reason = f"{error.msg} at character {error.colno}"
         raise ConfigError(f"expected a line of JSON, cannot read it: {reason}") from error
@@ -199,6 +205,7 @@ def parse(line: bytes) -> dict[str, Any]:
     if unknown := [key for key in job if key not in kinds and key not in OPTIONS]:
         known = ", ".join((*OPTIONAL, *sorted(OPTIONS)))
         raise ConfigError(f"unknown {quoted(', '.join(unknown))}; expected some of {known}")
+    job = {key: value for key, value in job.items() if value is not None or key in REQUIRED}
     for key, value in job.items():
         if key not in OPTIONS and type(value) not in kinds[key]:
             expected = " or ".join(kind.__name__ for kind in kinds[key])
@@ -209,8 +216,19 @@ def parse(line: bytes) -> dict[str, Any]:
             f"found {quoted(job['name'])}"
         )
     for key in (*PATHS, "initial_noise"):
-        if len(job.get(key, "")) > MAX_PATH:
+        if key in job and not 0 < len(job[key]) <= MAX_PATH:
             raise ConfigError(
-                f"{key}: expected a path of at most {MAX_PATH} characters, found {quoted(job[key])}"
+                f"{key}: expected a path of 1 to {MAX_PATH} characters, found "
+                f"{quoted(job[key]) or 'an empty text'}"
             )
     return job
+
+
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The keys and values of a JSON object as a dict. Raises ConfigError if a key occurs twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ConfigError(f"expected each key once, found {quoted(key)} twice: remove one")
+        found[key] = value
+    return found

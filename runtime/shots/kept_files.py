@@ -14,7 +14,7 @@ from ...engines.files import open_regular
 from ..clip.layout import Layout, Segment
 from ..clip.options import ClipSettings
 from ..clip.snapshot import Snapshot
-from ..clip.windows import Known
+from ..clip.windows import KnownLength
 from ..media.picture import Frame
 
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
@@ -63,8 +63,7 @@ def is_of_clip(
 
     `latent_shape` is (4, h, w), the shape of one frame's latents.
     """
-    policy = settings.policy(Known(num_frames), settings.window, settings.overlap)
-    layout, last_step = Layout(policy), len(settings.steps) - 1
+    layout, last_step = Layout(settings.windows(KnownLength(num_frames))), len(settings.steps) - 1
     begun: dict[int, Segment] = {}  # by first frame
     finished: dict[int, int] = {}  # stops by first frame, of those not decoded yet
     num_tasks = next_frame = 0

@@ -10,7 +10,6 @@ from ...console import Console, Failure, complain, print_error
 from ...text import escaped, field, quoted
 from ..animator import Animator
 from ..clip.progress import Progress
-from ..clip.sampler import num_steps
 from .shot import Shot
 from .status import StatusLines, resolve_format
 
@@ -29,8 +28,7 @@ class Monitor:
         """The callback that shows the progress of the shot's clip."""
         lines = self.lines
         if lines is None:
-            schedule = shot.options.steps or animator.bundle.manifest.model.sampling.schedule
-            return clip_bar(self.console, num_steps(schedule))
+            return clip_bar(self.console, len(shot.options.resolve(animator.bundle.manifest).steps))
 
         def show(progress: Progress) -> None:
             self.console.signals.check()

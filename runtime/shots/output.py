@@ -25,6 +25,7 @@ from .sidecar import Sidecar, is_foreign
 PATTERN = re.compile(r"([^#]*)(#+)([^#]*\.png)", re.IGNORECASE)
 DIGITS = 5  # of a frame's number, unless a pattern sets another count
 VIDEO = "result.mp4"  # in a partial clip
+MOUNTS = Path("/proc/self/mountinfo")
 MAX_NUMBER = 10**9  # of a first frame
 MAX_NAME, MAX_PATH = 220, 4000  # bytes; names of temporary files are longer, up to 255 and 4,095
 
@@ -46,6 +47,8 @@ class Output:
         If the path exists, it must be replaceable: an mp4, an empty directory, or a directory that holds
         only an earlier result. Raises ConfigError or OutputError.
         """
+        if not given:
+            raise ConfigError("output: expected the name of an mp4 or of a directory, found an empty one")
         if not 0 <= first_number <= MAX_NUMBER:
             raise ConfigError(f"first number: expected 0 to {MAX_NUMBER}, found {quoted(first_number)}")
         folder, name = os.path.split(given)
@@ -153,7 +156,7 @@ class Output:
             return
         if not folder.is_dir():
             raise OutputError(f"{self.path} exists and is not a directory: choose another name for the PNGs")
-        if os.path.ismount(folder):
+        if is_mount_point(folder):
             raise OutputError(f"{self.path} is a mount point and cannot be replaced: choose a name inside it")
         if others := self._others(folder):
             raise OutputError(
@@ -186,6 +189,18 @@ class Output:
             and number.isdecimal()
             and len(number) >= self.digits
         )
+
+
+def is_mount_point(folder: Path) -> bool:
+    """Whether another file system, or another folder, is mounted here. Such a folder cannot be renamed."""
+    if os.path.ismount(folder):
+        return True
+    try:
+        mounts = MOUNTS.read_bytes().splitlines()
+    except OSError:  # not Linux
+        return False
+    spelled = re.sub(rb"[\t\n \\]", lambda found: b"\\%03o" % ord(found[0]), os.fsencode(folder))
+    return any(mount.split(b" ", 5)[4] == spelled for mount in mounts)
 
 
 def check_name(path: Path) -> None:

@@ -1,16 +1,16 @@
 """Resuming a clip after the process that makes it was stopped or killed.
 
-`PartialClip` is a folder beside the result, named after the result and the digest of the request. It holds
-the finished frames, one PNG each, and the latest snapshot (runtime/clip/snapshot.py).
+`PartialClip` is a folder beside the result, named after the result, the digest of the request and the state
+of the inputs. It holds the finished frames, one PNG each, and the latest snapshot (runtime/clip/snapshot.py).
 
 Files are written atomically. Files that are damaged all the same, by a lost disk or power, are detected when
 they are read, and made again. Several processes that make the same clip may share the folder: they write the
-same bytes, and one after the other publishes.
+same bytes. Processes that make another clip for the same output have other folders. All of them publish one
+after the other.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import secrets
@@ -23,18 +23,19 @@ from types import TracebackType
 from typing import Self
 
 from ...atomic import atomic, unwritable
-from ...engines.files import hashed, read_bytes
+from ...engines.files import digest_of, hashed
 from ...errors import ConfigError, InputError
 from ..clip.snapshot import Snapshot
 from ..media.folder import contents, counts
 from ..media.picture import Frame
 from ..media.writer import FrameWriter
 from .kept_files import is_intact_png, read_png, read_snapshot, write_snapshot
+from .locks import in_use, is_at, locked, share
 from .output import VIDEO, Output
 from .sidecar import Sidecar
 
 SHARE = 0.02  # fraction of the time that snapshots may take
-SNAPSHOT, FRAMES, INPUTS, LOCK = "snapshot.npz", "frames", "inputs", "lock"  # in the folder
+SNAPSHOT, FRAMES, IN_USE = "snapshot.npz", "frames", "in use"  # in the folder
 
 
 class PartialClip:
@@ -53,53 +54,60 @@ class PartialClip:
         inputs: str = "",
         frame_shape: tuple[int, ...] | None = None,
         is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
+        check: Callable[[], None] = lambda: None,
     ):
         """`inputs` identifies the state of the input files: what was made with another state is not used.
 
-        Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`.
+        Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`. `check` is
+        called before a frame or snapshot is kept, and raises an error if it may be wrong.
         """
-        self.output, self.digest, self.inputs = output, digest, inputs
+        self.output, self.digest = output, digest
         self.target, self.contact_sheet = output.path, contact_sheet
-        self.frame_shape, self.is_right = frame_shape, is_right
-        self.path = self.target.with_name(f".{self.target.name}.{digest[:16]}.partial")
+        self.frame_shape, self.is_right, self.check = frame_shape, is_right, check
+        state = digest_of({"request": digest, "inputs": inputs})
+        self.path = self.target.with_name(f".{self.target.name}.{state[:16]}.partial")
+        # Named as a leftover, so that the next run removes the one of a process that was killed.
+        self.lock = self.target.with_name(f".{self.target.name}.0.partial")
         self.frames = self.path / FRAMES
         self.start, self.num_frames = Snapshot(), 0
         self.saved_s = self.cost_s = 0.0  # when the last snapshot was saved, and how long that took
         self.inode = 0  # of the folder
         self.vanished = False  # another process has removed the folder meanwhile, or made it anew
         self.holds_lock = False
+        self.opened = ExitStack()  # with the mark that the folder is in use
 
     def __enter__(self) -> Self:
-        try:
-            replacement = self.output.replacement(self.path)
-            for folder in (self.path, self.frames, replacement.new, replacement.old):
-                if folder.is_symlink():  # somebody's, to a folder where nothing may be written or deleted
-                    folder.unlink()
-            self.path.mkdir(exist_ok=True)
-            self.inode = self.path.stat().st_ino
-            self._discard_other_inputs()
-            self.frames.mkdir(exist_ok=True)
-        except OSError as error:
-            raise unwritable(self.target, error) from error
-        while is_intact_png(self.frame(self.num_frames), self.frame_shape, self.output.bits):
-            self.num_frames += 1
-        snapshot = read_snapshot(self.path / SNAPSHOT, self.digest)
-        # Frames before the snapshot are missing only if files were damaged. Then the clip starts anew.
-        if snapshot.num_tasks and snapshot.first_frame <= self.num_frames and self.is_right(snapshot):
-            self.start = snapshot
+        with ExitStack() as stack:
+            try:
+                replacement = self.output.replacement(self.path)
+                for folder in (self.path, self.frames, replacement.new, replacement.old):
+                    if folder.is_symlink():  # somebody's, to a folder where nothing may be written or deleted
+                        folder.unlink()
+                while not self._open(stack):
+                    pass
+            except OSError as error:
+                raise unwritable(self.target, error) from error
+            while is_intact_png(self.frame(self.num_frames), self.frame_shape, self.output.bits):
+                self.num_frames += 1
+            snapshot = read_snapshot(self.path / SNAPSHOT, self.digest)
+            # Frames before the snapshot are missing only if files were damaged. Then the clip starts anew.
+            if snapshot.num_tasks and snapshot.first_frame <= self.num_frames and self.is_right(snapshot):
+                self.start = snapshot
+            self.opened = stack.pop_all()
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        try:
-            self.vanished = self.path.stat().st_ino != self.inode
-        except OSError:
-            self.vanished = True
-        empty = not contents(self.frames, counts) and not (self.path / SNAPSHOT).exists()
-        # With something to resume from, the inputs were valid once, and a missing one may come back.
-        if empty or (isinstance(error, InputError | ConfigError) and not self.can_resume):
-            self._remove(self.path)
+        with self.opened:
+            try:
+                self.vanished = self.path.stat().st_ino != self.inode
+            except OSError:
+                self.vanished = True
+            empty = not contents(self.frames, counts) and not (self.path / SNAPSHOT).exists()
+            # With something to resume from, the inputs were valid once, and a missing one may come back.
+            if empty or (isinstance(error, InputError | ConfigError) and not self.can_resume):
+                self._remove(self.path)
 
     @property
     def can_resume(self) -> bool:
@@ -118,6 +126,7 @@ class PartialClip:
         """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread."""
         with FrameWriter(self.target, shape, self._save) as self.writer:
             for frame in frames:
+                self.check()
                 self.writer.write(frame)
                 yield frame
 
@@ -127,6 +136,7 @@ class PartialClip:
     def save(self, take: Callable[[], Snapshot]) -> None:
         begin = monotonic()
         snapshot = take()
+        self.check()
         self.writer.flush()
         try:
             with atomic(self.path / SNAPSHOT, self._temporary()) as temporary:
@@ -138,17 +148,11 @@ class PartialClip:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes with the same clip from publishing it or clearing its folder meanwhile.
-
-        Does nothing if there is no folder, or on a file system without locks.
-        """
+        """Keep other processes from publishing a result at this path, or from clearing it, meanwhile."""
         if self.holds_lock:
             yield
             return
-        with ExitStack() as stack:
-            with suppress(OSError):
-                file = stack.enter_context((self.path / LOCK).open("a"))
-                fcntl.flock(file, fcntl.LOCK_EX)
+        with locked(self.lock):
             self.holds_lock = True
             try:
                 yield
@@ -182,30 +186,41 @@ class PartialClip:
             raise unwritable(self.target, error) from error
 
     def clear(self) -> None:
-        """Remove this folder, those of interrupted runs with other options, and their temporary files."""
+        """Remove this folder, and what processes that were stopped have left of the same output."""
+        if not leftovers(self.target, self.output.sidecar, self.contact_sheet):
+            return
         with self.locked():
-            for entry in leftovers(self.target, self.output.sidecar, self.contact_sheet):
-                self._remove(entry)
+            found = leftovers(self.target, self.output.sidecar, self.contact_sheet)
+            for entry in set(found) - {self.lock}:
+                if entry.is_symlink() or not entry.is_dir():
+                    with suppress(OSError):
+                        entry.unlink()
+                    continue
+                with in_use(entry / IN_USE) as used:
+                    if entry == self.path or not used:
+                        self._remove(entry)
+
+    def discard(self) -> None:
+        """Clear, and make the existing result count as not done."""
+        with self.locked():
+            self.output.mark_stale()
+            self.clear()
+
+    def _open(self, stack: ExitStack) -> bool:
+        """Make the folder and mark it as in use. False if another process has removed it meanwhile."""
+        self.path.mkdir(exist_ok=True)
+        try:
+            mark = stack.enter_context(share(self.path / IN_USE))
+            self.frames.mkdir(exist_ok=True)
+            self.inode = self.path.stat().st_ino
+        except FileNotFoundError:
+            return False
+        return is_at(mark, self.path / IN_USE)
 
     def _remove(self, entry: Path) -> None:
         with suppress(OSError):
-            if not entry.is_dir():
-                entry.unlink()
-            elif self.output.replacement(entry).abandon():
+            if self.output.replacement(entry).abandon():
                 shutil.rmtree(entry, ignore_errors=True)
-
-    def _discard_other_inputs(self) -> None:
-        """Remove frames and snapshot if they were made with another state of the input files."""
-        note, now, before = self.path / INPUTS, self.inputs.encode(), None
-        with suppress(OSError):
-            before = read_bytes(note, len(now))
-        if before == now:
-            return
-        if os.path.lexists(note):
-            shutil.rmtree(self.frames, ignore_errors=True)
-            (self.path / SNAPSHOT).unlink(missing_ok=True)
-        with atomic(note, self._temporary()) as temporary:
-            temporary.write_bytes(now)
 
     def _link(self, files: dict[str, str]) -> None:
         folder = self.output.replacement(self.path).new

@@ -33,6 +33,7 @@ from .conflicts import ReadFiles
 from .frame_range import frame_range, open_frames
 from .inputs import Inputs
 from .kept_files import is_of_clip, read_png
+from .loaded_bundle import check_unchanged
 from .output import VIDEO, Output
 from .resume import PartialClip
 from .versions import versions
@@ -135,16 +136,17 @@ def make(
 
     The result is recorded with the digest of the bundle that the animator has loaded, and of the inputs as
     they were when this began. If they have changed at the end, InputChanged is raised and nothing published.
+    It is also raised if the bundle's files were written to since they were loaded: load them again.
     """
     shot.check_conflicts()
+    check_unchanged(animator.bundle, thorough=True)
     for attempt in range(ATTEMPTS):
         last = attempt == ATTEMPTS - 1
         inputs = shot.read_inputs()
         digest = shot.digest(animator.bundle, inputs)
         if force:
             # First, because a process that resumes after a kill may run without `force`.
-            shot.output.mark_stale()
-            clear_leftovers(shot, digest)
+            PartialClip(shot.output, digest, shot.contact_sheet, inputs=inputs.state()).discard()
             force = False
         elif is_done(shot, digest):  # by another process, meanwhile
             break
@@ -194,6 +196,7 @@ def partial_clip(
         inputs=inputs.state(),
         frame_shape=(bucket.height, bucket.width, 3),
         is_right=is_right,
+        check=lambda: check_unchanged(animator.bundle),
     )
 
 
@@ -238,6 +241,7 @@ def render(
         if not is_done(shot, partial.digest):
             if changed := changed_input(shot, inputs):
                 raise changed
+            check_unchanged(animator.bundle, thorough=True)
             shot.output.check_replaceable()
             sheet_hash = None
             if shot.contact_sheet and sheet is not None:

@@ -47,30 +47,24 @@ class EngineStream:
 
     def copy_in(self, target: Buffer, content: Array) -> None:
         """Fill a device buffer with content from the host."""
-        with self.staged(target.dtype, content) as source, self.scheduler:
-            self.scheduler.issue(
-                "copy in",
-                self.stream,
-                lambda: self.stream.copy((target, source)),
-                reads=[source],
-                writes=[target],
-            )
+        with self.staged(target.dtype, content) as source:
+            self._copy("copy in", target, source)
 
     def copy_out(self, source: Buffer) -> Array:
         """Return the content of a device buffer after all writes issued so far; waits for them."""
         target = self.pool.take_host(source.dtype, source.shape)
         try:
-            with self.scheduler:
-                self.scheduler.issue(
-                    "copy out",
-                    self.stream,
-                    lambda: self.stream.copy((target, source)),
-                    reads=[source],
-                    writes=[target],
-                )
+            self._copy("copy out", target, source)
             return self.scheduler.host_reads(target)
         finally:
             self.pool.give(target)
+
+    def _copy(self, name: str, target: Buffer, source: Buffer) -> None:
+        stream = self.stream
+        with self.scheduler:
+            self.scheduler.issue(
+                name, stream, lambda: stream.copy((target, source)), reads=[source], writes=[target]
+            )
 
     def _make_workspace(self, num_bytes: int) -> None:
         """Make the workspace large enough. Clips in progress go on with the same bound engines."""

@@ -21,6 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
 
 from . import cuda_core, cuda_driver, tensorrt
 from .memory import StandInError
@@ -74,12 +75,14 @@ def caught(gpu: GPU, match: str) -> Iterator[None]:
     gpu.memory.mistakes.clear()
 
 
-def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90") -> Path:
-    """Convert an OpenVINO float32 bundle to one of stand-in TensorRT plans, which compute the same bits."""
-    from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
+def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90", opened: Any = open_bundle) -> Path:
+    """Convert an OpenVINO float32 bundle to one of stand-in TensorRT plans, which compute the same bits.
+
+    `opened` opens bundles of its kind.
+    """
 
     copytree(source, target)
-    manifest = open_bundle(source).manifest
+    manifest = opened(source).manifest
     (target / MANIFEST).unlink()
     (target / "engines").mkdir()
     for graph in manifest.graphs:

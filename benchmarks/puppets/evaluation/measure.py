@@ -32,7 +32,7 @@ from ..training.model import FEW_STEP_WEIGHTS, FEW_STEPS_SAMPLING, SAMPLING, SIZ
 from ..training.stage import to_pictures
 from ..world.scene import Picture
 from .truth import Truth, held_out, mean_figures
-from .variants import at_best, build, without, without_motion
+from .variants import build, in_fastest_precision, load_without_input, without_motion
 
 SCENES, FRAMES = 12, 24
 SHOWN = 8  # scenes on the sheet
@@ -52,18 +52,18 @@ def rows_of(folder: Path) -> Iterator[tuple[str, Make]]:
     yield "each frame's mean colour", mean_colours
     yield "the VAE alone, on true frames", autoencoded(load_checkpoint(WEIGHTS).vae)
     steps, few_steps = SAMPLING["steps"], FEW_STEPS_SAMPLING["steps"]
-    whole = open_bundle(at_best(build(WEIGHTS, folder / "whole")))
+    whole = open_bundle(in_fastest_precision(build(WEIGHTS, folder / "whole")))
     with Animator(whole) as animator:
         yield f"**{steps} steps, guidance**", animated(animator)
     few = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
-    with Animator.load(at_best(few)) as animator:
+    with Animator.load(in_fastest_precision(few)) as animator:
         yield f"**{few_steps} steps, no guidance**", animated(animator)
-    with without(whole, "guidance_scale") as animator:
+    with load_without_input(whole, "guidance_scale") as animator:
         yield f"{steps} steps without reference", animated(animator)
-    with without(whole, "pose_features") as animator:
+    with load_without_input(whole, "pose_features") as animator:
         yield f"{steps} steps without poses", animated(animator)
     silent = without_motion(WEIGHTS, folder / "silent")
-    with Animator.load(at_best(build(silent, folder / "without-motion"))) as animator:
+    with Animator.load(in_fastest_precision(build(silent, folder / "without-motion"))) as animator:
         yield f"{steps} steps without motion modules", animated(animator)
 
 
@@ -107,7 +107,7 @@ def measure(truths: list[Truth], folder: Path) -> tuple[Result, Picture]:
         kind="puppets",
         workload={"scenes": len(truths), "frames": len(truths[0].frames), "size": SIZE, "split": "held-out"},
         results={"tables": [{"title": "Held-out scenes", "rows": rows}], "psnr_by_scene": by_scene},
-        engines=describe_engines(open_bundle(at_best(folder / "whole"))),
+        engines=describe_engines(open_bundle(in_fastest_precision(folder / "whole"))),
     )
     return result, sheet(columns)
 

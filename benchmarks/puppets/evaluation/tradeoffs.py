@@ -26,7 +26,7 @@ from ...reporting.result import JSON, Result, describe_engines
 from ..training.model import FEW_STEP_WEIGHTS, SAMPLING, SIZE, WEIGHTS
 from ..training.stage import Figures
 from .truth import Truth, held_out, mean_figures
-from .variants import at_best, build, in_float16
+from .variants import build, in_fastest_precision, in_float16
 
 SCENES, FRAMES = 4, 24
 STEPS = (25, 50, 15, 10, 8, 6, 5, 4)
@@ -58,7 +58,7 @@ def groups(folder: Path) -> Iterator[Group]:
     Bundles are built in `folder`.
     """
     whole = build(WEIGHTS, folder / "whole")
-    with Animator.load(at_best(whole)) as animator:
+    with Animator.load(in_fastest_precision(whole)) as animator:
         with Animator.load(whole) as float32, in_float16(WEIGHTS, folder / "float16") as float16:
             found = {"float32": float32, "float16, in ONNX Runtime": float16}
             if precision_of(animator) != "fp32":
@@ -70,7 +70,7 @@ def groups(folder: Path) -> Iterator[Group]:
 
         yield varied("Steps, with guidance", {f"{n} steps": {"steps": n} for n in STEPS})
         few_steps = build(FEW_STEP_WEIGHTS, folder / "few-steps", base=WEIGHTS)
-        with Animator.load(at_best(few_steps)) as few:
+        with Animator.load(in_fastest_precision(few_steps)) as few:
             settings = [Setting(f"{n} steps", few, {"steps": n}) for n in FEW]
             settings.insert(0, Setting("the other set, with guidance", animator, {}))
             yield Group("Few-step weights, without guidance", settings)
@@ -144,7 +144,7 @@ def main() -> None:
         kind="puppets",
         workload={"scenes": options.scenes, "frames": FRAMES, "size": SIZE, "split": "held-out"},
         results={"tables": tables},
-        engines=describe_engines(open_bundle(at_best(options.folder / "whole"))),
+        engines=describe_engines(open_bundle(in_fastest_precision(options.folder / "whole"))),
     )
     result.write(options.result)
 

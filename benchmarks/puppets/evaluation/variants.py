@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from functools import partial
-from hashlib import file_digest
 from pathlib import Path
 
 import torch
@@ -12,11 +11,13 @@ from safetensors.torch import load_file, save_file
 
 from ....engines import contract
 from ....engines.backends import load_engine
-from ....engines.bundle import Bundle, Manifest, open_bundle
+from ....engines.bundle import Bundle, open_bundle
 from ....engines.contract import ShapeBucket, contracts
 from ....engines.cpu.device import CPUDevice
 from ....engines.device import Buffer, Device, Stream
 from ....engines.engine import Context, Engine
+from ....engines.files import hashed
+from ....engines.manifest import Manifest
 from ....export import build_bundle, load_checkpoint
 from ....export.onnx_graphs import export_graphs
 from ....runtime.animator import Animator
@@ -30,24 +31,19 @@ BUCKET = ShapeBucket(width=SIZE, height=SIZE, window=FRAMES)
 
 def build(checkpoint: Path, bundle: Path, base: Path | None = None) -> Path:
     """Build a float32 bundle for the CPU, unless it exists and was built from these weights."""
-    if not bundle.is_dir() or not made_of(bundle, checkpoint, base):
+    if not bundle.is_dir() or not is_built_from(bundle, checkpoint, base):
         build_bundle(checkpoint, bundle, width=SIZE, height=SIZE, window=FRAMES, base=base)
     return bundle
 
 
-def made_of(bundle: Path, checkpoint: Path, base: Path | None) -> bool:
+def is_built_from(bundle: Path, checkpoint: Path, base: Path | None) -> bool:
     weights = open_bundle(bundle).manifest.weights
     folders = [checkpoint, base] if base else [checkpoint]
     files = {name: [folder / name for folder in folders if (folder / name).is_file()] for name in weights}
-    return all(files[name] and sha256(files[name][0]) == weights[name] for name in weights)
+    return all(files[name] and hashed(files[name][0]).file.sha256 == weights[name] for name in weights)
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
-
-
-def at_best(bundle: Path) -> Path:
+def in_fastest_precision(bundle: Path) -> Path:
     """A copy in bfloat16 where the CPU supports it, which is several times faster; else the bundle itself."""
     if not computes_bf16():
         return bundle
@@ -69,7 +65,7 @@ def without_motion(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def without(bundle: Bundle, what: str) -> Animator:
+def load_without_input(bundle: Bundle, what: str) -> Animator:
     """An animator whose denoising UNet (the variant with guidance) reads zeros instead of one of its inputs:
     `pose_features`, or `guidance_scale`, which leaves only the unconditional half, without a reference."""
     return Animator(bundle, load=partial(load_silenced, what))

@@ -22,12 +22,12 @@ from .stage import (
     Pace,
     Stage,
     autocast,
-    beside,
-    outcome,
     psnr,
     scaled,
+    side_by_side,
     to_pictures,
     to_tensor,
+    trained_weights,
 )
 
 MEASURED = 256  # pictures for the statistics of the latents
@@ -82,7 +82,7 @@ class Autoencoder(Stage):
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
         true = to_tensor(self.held_out)
         decoded = decode(network, network.encode(true * 2 - 1))
-        pictures = np.concatenate([beside(self.held_out), beside(to_pictures(decoded))])
+        pictures = np.concatenate([side_by_side(self.held_out), side_by_side(to_pictures(decoded))])
         return {"psnr": psnr(decoded, true)}, pictures
 
 
@@ -93,7 +93,7 @@ def finished_vae(folder: Path) -> VAE:
     latents, so the scaling factor is 1.
     """
     vae = VAE(small_config().vae)
-    vae.load_state_dict(outcome(folder, "vae"))
+    vae.load_state_dict(trained_weights(folder, "vae"))
     vae.requires_grad_(False)
     pictures = np.load(folder / "drawn" / "pictures.npy", mmap_mode="r")
     latents = encoder(vae)(pictures[:MEASURED, 1])

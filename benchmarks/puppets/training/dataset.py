@@ -77,26 +77,26 @@ def write_part(folder: Path, seeds: range) -> None:
         open_memmap(folder / f"{name}.npy", "r+")[seeds.start : seeds.stop] = drawn
 
 
-def write_latents(folder: Path, encode: Encode, rank: int, size: int, meet: Callable[[], None]) -> None:
+def write_latents(folder: Path, encode: Encode, rank: int, size: int, barrier: Callable[[], None]) -> None:
     """Encode all pictures, unless the latents exist. Each of `size` workers calls this and encodes its part;
-    `meet` returns once all workers have called it."""
+    `barrier` returns once all workers have called it."""
     path, temporary = folder / "latents.npy", folder / ".latents.npy"
     if path.exists():
         return
     pictures = np.load(folder / "drawn" / "pictures.npy", mmap_mode="r")
     if rank == 0:
         open_memmap(temporary, "w+", np.float16, (len(pictures), *LATENTS_SHAPE))
-    meet()
+    barrier()
     latents = open_memmap(temporary, "r+")
     for first in range(rank * PART, len(pictures), size * PART):
         part = pictures[first : first + PART]
         encoded = encode(part.reshape(-1, SIZE, SIZE, 3))
         latents[first : first + PART] = encoded.reshape(len(part), *LATENTS_SHAPE)
     latents.flush()
-    meet()
+    barrier()
     if rank == 0:
         os.replace(temporary, path)
-    meet()
+    barrier()
 
 
 def mapped(path: Path) -> Tensor:

@@ -24,14 +24,14 @@ from .stage import (
     Pace,
     Stage,
     autocast,
-    beside,
     change,
     generator,
-    outcome,
     psnr,
     scaled,
+    side_by_side,
     to_pictures,
     to_tensor,
+    trained_weights,
 )
 
 DROPPED = 0.1  # fraction of batches without the reference, for classifier-free guidance
@@ -156,7 +156,7 @@ class Motion(Denoising):
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
-        self.network.load_state_dict(outcome(folder, "frames"))
+        self.network.load_state_dict(trained_weights(folder, "frames"))
         self.network.requires_grad_(False)
         for module in self.network.temporal():
             module.requires_grad_(True)
@@ -171,7 +171,7 @@ class FewSteps(Denoising):
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
-        self.network.load_state_dict(outcome(folder, "motion"))
+        self.network.load_state_dict(trained_weights(folder, "motion"))
         self.network.requires_grad_(False)
         self.network.denoising_unet.requires_grad_(True)
         # Only the spatial half is written: the other weights are those of the set with guidance.
@@ -238,7 +238,7 @@ class Watched:
         figures = {"psnr": psnr(made, self.true), "latent_mse": float(F.mse_loss(latents, self.latents))}
         if self.frames > 1:
             figures["flicker"] = change(made, self.frames) / change(self.true, self.frames)
-        rows = [beside(to_pictures(row[:HELD_OUT])) for row in (*self.above, made, self.true)]
+        rows = [side_by_side(to_pictures(row[:HELD_OUT])) for row in (*self.above, made, self.true)]
         return figures | self.floors, np.concatenate(rows)
 
 

@@ -31,7 +31,7 @@ from ....export.networks.image_encoder import ImageEncoder
 from ....export.networks.layers import Attention
 from ....export.networks.motion import MotionModule
 from ....export.networks.pose_guider import PoseGuider
-from ....export.networks.transformer import Reference, reading
+from ....export.networks.transformer import Reference, read_reference
 from ....export.networks.unet import DenoisingUNet, Layer, ReferenceNet
 from ....export.networks.vae import VAE
 from ...random_checkpoint import image_encoder, inference_config, unet, vae
@@ -158,7 +158,7 @@ def predict(
     def run(x: Tensor, layer: Layer) -> Tensor:
         x = layer.resnet(x, next(shifts))
         if layer.attention is not None and references is not None:
-            x = layer.attention(x, *reading(layer.attention, next(per_frame), rows, guided=False))
+            x = layer.attention(x, *read_reference(layer.attention, next(per_frame), rows, guided=False))
         elif layer.attention is not None:
             cross = layer.attention.block.attn2.to_one_token(embeds).repeat_interleave(frames, dim=0)
             x = layer.attention(x, alone, cross)

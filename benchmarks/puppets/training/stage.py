@@ -68,7 +68,7 @@ class Stage(ABC):
         """Figures on held-out scenes, and a picture of them."""
 
 
-def outcome(folder: Path, stage: str) -> dict[str, Tensor]:
+def trained_weights(folder: Path, stage: str) -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(
         folder / f"{stage}.pt", weights_only=True, map_location=torch.get_default_device()
     )
@@ -133,6 +133,6 @@ def change(pictures: Tensor, frames: int) -> float:
     return float(pictures.unflatten(0, (-1, frames)).diff(dim=1).abs().mean())
 
 
-def beside(pictures: Picture) -> Picture:
+def side_by_side(pictures: Picture) -> Picture:
     """Pictures (n, H, W, 3) in a row, (H, n * W, 3)."""
     return np.concatenate(list(pictures), axis=1)

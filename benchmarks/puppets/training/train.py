@@ -39,7 +39,7 @@ from .autoencoder import Autoencoder, encoder, finished_vae
 from .dataset import SCENES, write_latents, write_pictures
 from .denoising import FewSteps, Motion, SingleFrames
 from .model import SmallModel, write_checkpoint, write_few_steps
-from .stage import Batch, Iteration, Stage, generator, outcome
+from .stage import Batch, Iteration, Stage, generator, trained_weights
 
 SEED = 0
 WARM_UP = 100  # iterations
@@ -211,7 +211,7 @@ def work(rank: int, size: int, folder: Path) -> None:
     with torch.device(device):
         run_stage(partial(Autoencoder, folder), "vae", folder, rank, size)
         vae = finished_vae(folder)
-        write_latents(folder, encoder(vae), rank, size, partial(meet, size))
+        write_latents(folder, encoder(vae), rank, size, partial(wait_for_all, size))
         for stage in (SingleFrames, Motion, FewSteps):
             run_stage(partial(stage, folder, vae), stage.name, folder, rank, size)
         if rank == 0:
@@ -226,10 +226,10 @@ def write_checkpoints(folder: Path, vae: VAE) -> None:
     """Write both sets of weights in the public layout, unless they exist."""
     model = SmallModel()
     if not (folder / "puppets").exists():
-        model.load_state_dict(outcome(folder, "motion"))
+        model.load_state_dict(trained_weights(folder, "motion"))
         write_checkpoint(folder / "puppets", model, vae, scaling_factor=1.0)
     if not (folder / "puppets-few-steps").exists():
-        model.load_state_dict(outcome(folder, "few-steps"))
+        model.load_state_dict(trained_weights(folder, "few-steps"))
         write_few_steps(folder / "puppets-few-steps", model)
 
 
@@ -239,10 +239,10 @@ def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, siz
         trained = train(make(), folder, rank=rank, size=size)
         if rank == 0:
             write_state(trained.state_dict(), folder / f"{name}.pt")
-    meet(size)
+    wait_for_all(size)
 
 
-def meet(size: int) -> None:
+def wait_for_all(size: int) -> None:
     if size > 1:
         workers.barrier()
 

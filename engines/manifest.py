@@ -1,0 +1,98 @@
+"""What a bundle's manifest says: contents that all bundles have, and a bundle for clips."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import ConfigError
+from ..text import quoted
+from .contract import Contract, Memory, ShapeBucket, contracts
+from .files import File
+from .model import ModelConfig
+from .precision import PRECISIONS, Backend, Precision
+
+SCHEMA = 1
+WEIGHTS = "graphs/weights.bin"  # as WEIGHTS of export/weight_file.py
+MAX_TEXT, MAX_TEXTS = 200, 64  # characters of a text in the manifest, and texts in one field
+NAMED = 3  # files or graphs in one message
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What every bundle's manifest says. `seal` fills in `files` and adds the digest to the JSON document.
+
+    Raises ConfigError for texts that are long or not printable, and for the memory of only some graphs.
+    """
+
+    schema: int = SCHEMA
+    backend: Backend
+    backend_version: str
+    compute_capabilities: tuple[str, ...]
+    # Of each plan, by graph. Empty unless the builder reported it for all plans, which OpenVINO does not do.
+    memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
+    precision: Precision
+    weights: dict[str, str]  # SHA-256 of each file of weights that the bundle was built from
+    graphs: dict[str, Contract]
+    files: dict[str, File] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        texts = ((self.backend_version,), self.compute_capabilities, self.weights, self.weights.values())
+        for group in texts:
+            if len(group) > MAX_TEXTS:
+                raise ConfigError(f"manifest: expected at most {MAX_TEXTS} texts, found {len(group)}")
+            for text in group:
+                if len(text) > MAX_TEXT or not text.isprintable():
+                    raise ConfigError(
+                        f"manifest: expected up to {MAX_TEXT} printable characters, found {quoted(text)}"
+                    )
+        if self.memory and self.memory.keys() != self.graphs.keys():
+            raise ConfigError(
+                f"manifest: expected the memory of all {len(self.graphs)} graphs or of none, "
+                f"found that of {len(self.memory)}: {named(self.memory)}"
+            )
+
+    @property
+    def used_files(self) -> set[str]:
+        """Names of the files that the bundle must have."""
+        names = {WEIGHTS, *(f"graphs/{graph}.onnx" for graph in self.graphs)}
+        return names | self.plans if self.backend == "tensorrt" else names
+
+    @property
+    def plans(self) -> set[str]:
+        return {f"engines/{graph}.plan" for graph in self.graphs}
+
+    def contracts(self) -> dict[str, Contract]:
+        """What `graphs` must be in this version, in the order of use. Raises ConfigError."""
+        raise NotImplementedError
+
+    @property
+    def rebuild_command(self) -> str:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest(Contents):
+    """Description of a bundle for clips."""
+
+    model: ModelConfig
+    bucket: ShapeBucket
+
+    def contracts(self) -> dict[str, Contract]:
+        return contracts(self.model, self.bucket, PRECISIONS[self.precision].graph_dtype)
+
+    @property
+    def rebuild_command(self) -> str:
+        bucket = self.bucket
+        return (
+            f"animate-rt build CHECKPOINT BUNDLE --width {bucket.width} --height {bucket.height} "
+            f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
+        )
+
+
+def named(names: Any) -> str:
+    """Some names for a message."""
+    first = sorted(names)[:NAMED]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(quoted, first)) + more
