@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..export.checkpoints.checkpoint import Checkpoint
+    from .baselines.plain import PlainPipeline
 
 EAGER, COMPILED = "eager PyTorch", "torch.compile"
 # Steps of the two warm-up clips, in which a peer compiles, packs weights and, on repeated calls, captures
@@ -253,7 +254,8 @@ def our_render(animator: Animator, workload: Workload) -> Render:
 def load_eager(networks: Networks, precision: str, workload: Workload) -> Render:
     from .baselines.plain import PlainPipeline
 
-    return public_render(PlainPipeline(load_networks(networks)), precision, workload)
+    loaded = load_networks(networks)
+    return public_render(PlainPipeline(loaded), loaded, precision, workload)
 
 
 def load_compiled(networks: Networks, precision: str, workload: Workload) -> Render:
@@ -263,7 +265,7 @@ def load_compiled(networks: Networks, precision: str, workload: Workload) -> Ren
 
     loaded = load_networks(networks)
     parts = {name: torch.compile(part, dynamic=False) for name, part in public_parts(loaded).items()}
-    return public_render(PublicLoop(loaded, parts), precision, workload)
+    return public_render(PublicLoop(loaded, parts), loaded, precision, workload)
 
 
 def load_exported(networks: Networks, workload: Workload) -> Render:
@@ -272,7 +274,7 @@ def load_exported(networks: Networks, workload: Workload) -> Render:
     loaded = load_networks(networks)
     folder = tempfile.TemporaryDirectory(prefix="animate-rt-peer-")
     parts = {name: ExportedPart(name, part, Path(folder.name)) for name, part in public_parts(loaded).items()}
-    render = public_render(PublicLoop(loaded, parts), "fp32", workload)
+    render = public_render(PublicLoop(loaded, parts), loaded, "fp32", workload)
 
     def render_in_folder(clip: int, pictures: Pictures, steps: int) -> Array:
         assert folder  # this reference keeps the temporary folder alive
@@ -306,14 +308,14 @@ def load_networks(networks: Networks) -> Checkpoint:
     return loaded
 
 
-def public_render(pipeline: Any, precision: str, workload: Workload) -> Render:
+def public_render(pipeline: PlainPipeline, loaded: Checkpoint, precision: str, workload: Workload) -> Render:
     """Renders with the public formulation, on the GPU if there is one; frames are not rounded."""
     import torch
 
     from .baselines.torch_engine import bundle_of
 
     device, bucket = "cuda" if on_gpu() else "cpu", workload.bucket
-    manifest = bundle_of(pipeline.networks, bucket, "fp32").manifest
+    manifest = bundle_of(loaded, bucket, "fp32").manifest
     settings = workload.options.resolve(manifest)
     windows = list(settings.windows(KnownLength(workload.frames)))
 

@@ -87,7 +87,8 @@ def hashed(path: Path) -> Hashed:
     with open_regular(path) as file:
         now, before = time.time_ns(), stamp(os.fstat(file.fileno()))
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-        if stamp(os.fstat(file.fileno())) != before:
+        # Its links may change meanwhile, which changes `changed_ns` only: the next comparison will tell.
+        if stamp(os.fstat(file.fileno()))._replace(changed_ns=before.changed_ns) != before:
             raise OSError(errno.EAGAIN, "it changed while it was read")
     settled = max(before.modified_ns, before.changed_ns) < now - TICK_NS
     return Hashed(File(digest, before.num_bytes), before, settled)

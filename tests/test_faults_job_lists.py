@@ -67,7 +67,7 @@ def test_a_byte_order_mark_of_utf_8_is_accepted(messages: Callable[[bytes], list
     assert messages(GOOD.replace(b"\n", b"\r\n")) == []
 
 
-@pytest.mark.parametrize("key", [*OPTIONAL, *OPTIONS])
+@pytest.mark.parametrize("key", [*OPTIONAL, *sorted(OPTIONS)])
 def test_null_is_the_default(inputs: Path, tmp_path: Path, key: str) -> None:
     """As programs write it that export a table with empty cells."""
     path, line = inputs / "jobs.jsonl", job("a")

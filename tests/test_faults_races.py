@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from animate_rt.engines.files import hashed
 from animate_rt.runtime.shots.checks import check
 from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
 
@@ -154,3 +155,21 @@ def test_processes_that_make_one_output_differently(
             race(inputs, tmp_path, name, seed, jitter=True, seeds=[42])
         else:
             race(inputs[:1], tmp_path, name, seed, jitter=True, seeds=[42, 43])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_file_is_hashed_while_its_links_change(tmp_path: Path) -> None:
+    """Frames are, when one process publishes them while another replaces them by the same bytes."""
+    path = tmp_path / "frame"
+    path.write_bytes(bytes(20_000_000))
+    right = hashed(path).file
+    if not (process := os.fork()):
+        while True:
+            os.link(path, tmp_path / "link")
+            os.unlink(tmp_path / "link")
+    try:
+        for _ in range(10):
+            assert hashed(path).file == right
+    finally:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)

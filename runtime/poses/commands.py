@@ -82,8 +82,8 @@ def add_commands(commands: Commands) -> None:
     add_folder(command)
 
 
-def add_driving(command: argparse.ArgumentParser) -> None:
-    """Add the options of a driving video, which `driving_of` and `times_of` read."""
+def add_driving(command: argparse._ActionsContainer) -> None:
+    """Add the options of a driving video; `driving_of` reads them."""
     command.add_argument(
         "--align",
         choices=get_args(Mode),
@@ -123,12 +123,17 @@ def add_driving(command: argparse.ArgumentParser) -> None:
         "--duration", type=time, metavar="T", help="use so much of the source (default: all)"
     )
     command.add_argument("--no-audio", dest="audio", action="store_false", help="leave out the video's sound")
-    command.add_argument(
-        "--overlay",
-        type=Path,
-        metavar="FILE.mp4",
-        help="also write the driving frame, the skeleton and the result side by side",
-    )
+
+
+def driving_options(options: argparse.Namespace) -> list[str]:
+    """The options of a driving video that were given."""
+    defaults = {"align": None, "reference_keypoints": None, "person": 0, "smooth": "both", "models": None}
+    defaults |= {"start": None, "duration": None, "audio": True}
+    return [
+        f"--{name.replace('_', '-')}" if name != "audio" else "--no-audio"
+        for name, default in defaults.items()
+        if getattr(options, name) != default
+    ]
 
 
 def driving_of(options: argparse.Namespace, *, has_reference: bool) -> Driving:
@@ -207,7 +212,7 @@ def progress(console: Console, stage: str) -> Callable[[int, int | None], None]:
 def write_pictures(
     poses: PoseSequence, options: argparse.Namespace, sound: Sound | None, console: Console
 ) -> None:
-    """Write skeletons as a video or as PNGs, and the overlay."""
+    """Write skeletons as a video or as PNGs."""
     pictures = iter(poses)
     first = next(pictures)
     assert poses.frame_rate is not None

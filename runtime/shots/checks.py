@@ -12,6 +12,7 @@ from ..clip.windows import KnownLength
 from ..media.picture import read_picture
 from ..media.pose_sequence import open_pose
 from ..media.writer import check_rate, place
+from .driven_poses import check_driven
 from .frame_range import frame_range, must_exist, open_frames
 from .output import check_name
 from .shot import Shot
@@ -27,6 +28,9 @@ def check(shot: Shot, bundle: Bundle) -> None:
     check_output(shot)
     settings = shot.options.resolve(bundle.manifest)
     read_picture(shot.reference, settings.background)
+    if shot.driving is not None:
+        check_driven(shot.pose, shot.driving)
+        return
     pose = open_frames(shot.pose, shot.frames, shot.pose_fps)  # checks the headers of a directory's pictures
     if shot.output.video:
         check_rate(shot.frame_rate(pose))

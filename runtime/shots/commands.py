@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from fractions import Fraction
 from pathlib import Path
 
 from ...console import Commands, Console, add_command, complain
@@ -12,8 +11,8 @@ from ...engines.bundle import read_bundle
 from ...errors import ConfigError, InputError, OutputError
 from ..animator import Animator
 from ..clip.options import add_options, options_of
-from ..media.frame_rate import frame_rate
 from ..media.writer import place
+from ..poses.commands import add_driving, driving_of, driving_options, rate
 from .checks import check
 from .job_list import read_jobs
 from .monitor import Monitor
@@ -37,12 +36,18 @@ def add_animate(commands: Commands) -> None:
     command.add_argument(
         "--reference", type=Path, required=True, metavar="IMAGE", help="picture of the character"
     )
-    command.add_argument(
+    source = command.add_mutually_exclusive_group(required=True)
+    source.add_argument(
         "--pose",
         type=Path,
-        required=True,
         metavar="VIDEO|DIR",
         help="pose skeletons: an mp4, mov, webm or gif, or a directory of images",
+    )
+    source.add_argument(
+        "--driving",
+        type=Path,
+        metavar="VIDEO|KEYPOINTS",
+        help="a video of a person, or a keypoint file or a folder of them: skeletons are drawn from it",
     )
     command.add_argument(
         "--output",
@@ -89,6 +94,7 @@ def add_animate(commands: Commands) -> None:
         metavar="FILE.png",
         help="also write one picture with the reference, some poses and their frames",
     )
+    add_driving(command.add_argument_group("with --driving"))
     command.add_argument(
         "--name",
         help="name of the shot in progress and error lines (default: the output's, without its suffix)",
@@ -126,22 +132,21 @@ def add_resuming(command: argparse.ArgumentParser, formats: tuple[str, ...] = FO
     )
 
 
-def rate(text: str) -> Fraction:
-    """Frames per second: 25, 29.97 or 30000/1001."""
-    try:
-        return frame_rate(text)
-    except ConfigError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
 def animate(options: argparse.Namespace, console: Console) -> None:
     name = options.name or Path(options.output).stem
     monitor = Monitor(console, name, options.progress)
+    driving = None
+    if options.driving is not None:
+        driving = driving_of(options, has_reference=True)
+    elif given := driving_options(options):
+        raise ConfigError(
+            f"{', '.join(given)}: expected --driving, found --pose, whose poses are drawn already"
+        )
     one = Shot(
         name=name,
         bundle=options.bundle,
         reference=options.reference,
-        pose=options.pose,
+        pose=options.pose if driving is None else options.driving,
         output=Output.at(options.output, options.first_number, options.bits),
         options=options_of(vars(options)),
         frames=options.frames,
@@ -149,6 +154,10 @@ def animate(options: argparse.Namespace, console: Console) -> None:
         pose_fps=options.pose_fps,
         initial_noise=options.initial_noise,
         contact_sheet=options.contact_sheet and place(os.fspath(options.contact_sheet)),
+        driving=driving,
+        start=options.start,
+        duration=options.duration,
+        audio=options.audio,
     )
     make_one(one, monitor, options.force)
 

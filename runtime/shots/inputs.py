@@ -13,6 +13,7 @@ from ...errors import InputChanged, InputError, InputMissing
 from ...text import escaped
 from ..media.folder import pictures
 from ..media.pose_sequence import PICTURE_SUFFIXES
+from ..poses.driving import is_keypoint_source
 
 
 class InputFile(NamedTuple):
@@ -33,9 +34,16 @@ class Inputs:
     reference: InputFile
     pose: InputFile | tuple[InputFile, ...]  # a video, or the pictures of a directory
     initial_noise: InputFile | None
+    reference_keypoints: InputFile | None = None
 
     @classmethod
-    def read(cls, reference: Path, pose: Path, initial_noise: Path | None) -> Inputs:
+    def read(
+        cls,
+        reference: Path,
+        pose: Path,
+        initial_noise: Path | None,
+        reference_keypoints: Path | None = None,
+    ) -> Inputs:
         """Read and hash every file. Raises InputError."""
         return cls(
             read_file(reference, "picture"),
@@ -43,12 +51,13 @@ class Inputs:
             if os.path.isdir(pose)
             else read_file(pose, "pose sequence"),
             read_file(initial_noise, "noise file") if initial_noise else None,
+            read_file(reference_keypoints, "keypoint file") if reference_keypoints else None,
         )
 
     @property
     def files(self) -> list[InputFile]:
         pose = list(self.pose) if not isinstance(self.pose, InputFile) else [self.pose]
-        return [self.reference, *pose, *([self.initial_noise] if self.initial_noise else [])]
+        return [self.reference, *pose, *filter(None, (self.initial_noise, self.reference_keypoints))]
 
     def content(self) -> dict[str, str | dict[str, str] | None]:
         """SHA-256 of each input; of a directory, of each picture by name."""
@@ -59,6 +68,7 @@ class Inputs:
             if isinstance(pose, InputFile)
             else {file.path.name: file.sha256 for file in pose},
             "initial_noise": self.initial_noise and self.initial_noise.sha256,
+            **({"reference_keypoints": self.reference_keypoints.sha256} if self.reference_keypoints else {}),
         }
 
     def state(self) -> str:
@@ -72,9 +82,9 @@ class Inputs:
 
 
 def pose_pictures(folder: Path) -> list[Path]:
-    """The pictures of a pose directory, exactly those that open_pose reads. Raises InputError."""
+    """The pictures or keypoint files of a directory, exactly those that are read. Raises InputError."""
     try:
-        return pictures(folder, PICTURE_SUFFIXES)
+        return pictures(folder, {".json"} if is_keypoint_source(folder) else PICTURE_SUFFIXES)
     except OSError as error:
         raise InputError(
             f"{escaped(str(folder))}: cannot read this directory of poses: {error.strerror}"

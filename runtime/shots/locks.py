@@ -9,28 +9,26 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+ATTEMPTS = 100  # at a file that others remove; some file systems give one file a new inode each time
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Wait until no other process holds the lock file `path`, and hold it. The file is removed at the end."""
-    file = None
-    try:
+    with ExitStack() as stack:
         with suppress(OSError):  # the folder may be read-only
-            while not is_at(file, path):
-                if file:
-                    file.close()  # its last holder has removed it
-                file = path.open("a+")
+            for _ in range(ATTEMPTS):
+                file = stack.enter_context(path.open("a+"))
                 fcntl.flock(file, fcntl.LOCK_EX)
+                if is_at(file, path):
+                    stack.callback(remove, path)  # before the file is closed: who waits then makes another
+                    break
+                stack.close()  # its last holder has removed it
         yield
-    finally:
-        if file:
-            with suppress(OSError):
-                path.unlink()  # before it is released: whoever waits for it then makes another one
-            file.close()
 
 
 def share(path: Path) -> IO[str]:
@@ -60,11 +58,14 @@ def in_use(path: Path) -> Iterator[bool]:
         yield found
 
 
-def is_at(file: IO[str] | None, path: Path) -> bool:
+def is_at(file: IO[str], path: Path) -> bool:
     """Whether an open file still has this name."""
-    if file is None:
-        return False
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except OSError:
         return False
+
+
+def remove(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()

@@ -10,6 +10,7 @@ from ...console import Console, Failure, complain, print_error
 from ...text import escaped, field, quoted
 from ..animator import Animator
 from ..clip.progress import Progress
+from .driven_poses import EXTRACT
 from .shot import Shot
 from .status import StatusLines, resolve_format
 
@@ -77,7 +78,7 @@ def clip_bar(console: Console, steps: int) -> Callable[[Progress], None]:
             else:
                 detail = f"step {min(done * steps // total + 1, steps)}/{steps}"
             console.bar.show(stage, done, total, detail)
-        elif stage == shown:
+        elif stage in (shown, EXTRACT):
             console.bar.show(stage, done, total, f"frame {done}/{total or '?'}")
         num_frames = done if stage == "decode" else num_frames
 

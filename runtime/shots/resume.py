@@ -30,12 +30,13 @@ from ..media.folder import contents, counts
 from ..media.picture import Frame
 from ..media.writer import FrameWriter
 from .kept_files import is_intact_png, read_png, read_snapshot, write_snapshot
-from .locks import in_use, is_at, locked, share
+from .locks import ATTEMPTS, in_use, is_at, locked, share
 from .output import VIDEO, Output
 from .sidecar import Sidecar
 
 SHARE = 0.02  # fraction of the time that snapshots may take
-SNAPSHOT, FRAMES, IN_USE = "snapshot.npz", "frames", "in use"  # in the folder
+# In the folder; keypoints are those of a driving video.
+SNAPSHOT, FRAMES, KEYPOINTS, IN_USE = "snapshot.npz", "frames", "keypoints.npz", "in use"
 
 
 class PartialClip:
@@ -83,8 +84,7 @@ class PartialClip:
                 for folder in (self.path, self.frames, replacement.new, replacement.old):
                     if folder.is_symlink():  # somebody's, to a folder where nothing may be written or deleted
                         folder.unlink()
-                while not self._open(stack):
-                    pass
+                any(self._open(stack) for _ in range(ATTEMPTS))
             except OSError as error:
                 raise unwritable(self.target, error) from error
             while is_intact_png(self.frame(self.num_frames), self.frame_shape, self.output.bits):
@@ -104,7 +104,8 @@ class PartialClip:
                 self.vanished = self.path.stat().st_ino != self.inode
             except OSError:
                 self.vanished = True
-            empty = not contents(self.frames, counts) and not (self.path / SNAPSHOT).exists()
+            kept = [self.path / name for name in (SNAPSHOT, KEYPOINTS)]
+            empty = not contents(self.frames, counts) and not any(path.exists() for path in kept)
             # With something to resume from, the inputs were valid once, and a missing one may come back.
             if empty or (isinstance(error, InputError | ConfigError) and not self.can_resume):
                 self._remove(self.path)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,17 +20,23 @@ import numpy as np
 
 from ...engines.bundle import Bundle, read_bundle
 from ...engines.files import digest_of, hashed
-from ...errors import AnimateError, InputChanged, InputError, OutputError
+from ...errors import AnimateError, ConfigError, InputChanged, InputError, OutputError
 from ..animator import Animator
 from ..clip.clip import latent_shape
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
 from ..media.contact_sheet import COLUMNS, contact_sheet
+from ..media.frame_range import FrameRange
+from ..media.notices import notice
 from ..media.picture import Frame, fit, read_picture, write_png
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
+from ..media.sound import Sound
+from ..media.timecode import Time
 from ..media.writer import open_writer
+from ..poses.driving import Driving
 from .conflicts import ReadFiles
+from .driven_poses import has_keypoints, models_digest, open_driven, sound_of
 from .frame_range import frame_range, open_frames
 from .inputs import Inputs
 from .kept_files import is_of_clip, read_png
@@ -60,9 +67,24 @@ class Shot:
     pose_fps: Fraction | None = None  # the rate to which poses are resampled first
     initial_noise: Path | None = None
     contact_sheet: Path | None = None
+    # With it, `pose` is a video of a person or a keypoint file, from which skeletons are drawn.
+    driving: Driving | None = None
+    start: Time | None = None  # of a driving video, instead of frames
+    duration: Time | None = None
+    audio: bool = True  # carry the driving video's sound into an mp4
 
     def __post_init__(self) -> None:
         frame_range(self.frames)
+        if self.driving is None and (self.start or self.duration):
+            raise ConfigError("start, duration: expected a driving video, found drawn poses; use frames")
+        self.range()
+
+    def range(self) -> FrameRange:
+        """The frames of a driving video that the clip uses."""
+        start, stop = frame_range(self.frames)
+        return FrameRange(
+            start=start, stop=stop, begin=self.start, duration=self.duration, frame_rate=self.pose_fps
+        )
 
     def digest(self, loaded: Bundle | None = None, inputs: Inputs | None = None) -> str:
         """Digest of `request`. Raises InputError or BundleError."""
@@ -85,16 +107,31 @@ class Shot:
             "pngs": None if self.output.video else [self.output.frame_name(0), self.output.bits],
             "frames": str(self.frames),
             **{name: str(value) for name, value in asdict(self.options).items()},
+            **self.driving_request(),
+        }
+
+    def driving_request(self) -> dict[str, Any]:
+        """The part of `request` that belongs to a driving video."""
+        if self.driving is None:
+            return {}
+        return {
+            "driving": [str(self.driving.align), str(self.driving.person), self.driving.smooth],
+            "models": models_digest(self.pose, self.driving),
+            "times": [str(self.start), str(self.duration)],
+            "audio": self.audio,
         }
 
     def read_inputs(self) -> Inputs:
         """Read and hash the input files. Raises InputError."""
-        return Inputs.read(self.reference, self.pose, self.initial_noise)
+        keypoints = self.driving.reference_keypoints if self.driving else None
+        return Inputs.read(self.reference, self.pose, self.initial_noise, keypoints)
 
     def check_conflicts(self) -> None:
         """Raise OutputError if the shot would write, replace or remove something that it reads."""
         files = ReadFiles()
         files.add_shot(self.bundle, self.reference, self.pose, self.initial_noise)
+        if self.driving and self.driving.reference_keypoints:
+            files.add(self.driving.reference_keypoints, "keypoints of the reference")
         files.add_contents(self.bundle, self.pose)
         files.check_output(self.output, self.contact_sheet)
 
@@ -150,11 +187,10 @@ def make(
             force = False
         elif is_done(shot, digest):  # by another process, meanwhile
             break
-        pose = open_frames(shot.pose, shot.frames, shot.pose_fps)
-        partial = partial_clip(shot, animator, pose, inputs, digest)
+        partial, poses = partial_clip(shot, animator, inputs, digest, progress)
         try:
             with partial:
-                return render(shot, animator, pose, partial, inputs, progress)
+                return render(shot, animator, poses(), partial, inputs, progress)
         except InputError as error:
             changed = error if isinstance(error, InputChanged) else None
             with suppress(InputError):
@@ -177,19 +213,43 @@ def make(
 
 
 def partial_clip(
-    shot: Shot, animator: Animator, pose: PoseSequence, inputs: Inputs, digest: str
-) -> PartialClip:
+    shot: Shot,
+    animator: Animator,
+    inputs: Inputs,
+    digest: str,
+    progress: Callable[[Progress], None],
+) -> tuple[PartialClip, Callable[[], PoseSequence]]:
+    """The partial clip of a shot, and a function that opens its poses once the clip's folder is there."""
     manifest = animator.bundle.manifest
     settings, bucket = shot.options.resolve(manifest), manifest.bucket
 
+    @cache
+    def poses() -> PoseSequence:
+        if shot.driving is None:
+            return open_frames(shot.pose, shot.frames, shot.pose_fps)
+        if partial.can_resume and not has_keypoints(partial.path):
+            raise NotOfThisClip("expected the keypoints from which the kept frames were made, found none")
+        return open_driven(
+            shot.pose,
+            shot.reference,
+            shot.driving,
+            shot.range(),
+            manifest.model.pose_style,
+            partial.path,
+            progress,
+        )
+
     def is_right(snapshot: Snapshot) -> bool:
+        if shot.driving and not has_keypoints(partial.path):
+            return False
         # The estimate is nearly always exact, and counting reads the whole sequence.
-        estimate, shape = pose.num_frames, latent_shape(manifest)
+        pose, shape = poses(), latent_shape(manifest)
+        estimate = pose.num_frames
         if estimate and is_of_clip(snapshot, settings, estimate, shape):
             return True
         return is_of_clip(snapshot, settings, sum(1 for _ in pose), shape)
 
-    return PartialClip(
+    partial = PartialClip(
         shot.output,
         digest,
         shot.contact_sheet,
@@ -198,6 +258,7 @@ def partial_clip(
         is_right=is_right,
         check=lambda: check_unchanged(animator.bundle),
     )
+    return partial, poses
 
 
 def render(
@@ -228,7 +289,8 @@ def render(
         if shot.output.video:
             all_frames = chain(partial.read(), new)
             rate = shot.frame_rate(pose)
-            num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames)
+            sound = sound_of_clip(shot, pose)
+            num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames, sound)
         else:
             num_frames = partial.num_frames + sum(1 for _ in new)
     if num_frames != num_poses:
@@ -262,9 +324,26 @@ def changed_input(shot: Shot, inputs: Inputs) -> InputChanged | None:
     )
 
 
-def encode(path: Path, width: int, height: int, rate: Fraction, frames: Iterator[Frame]) -> int:
+def sound_of_clip(shot: Shot, pose: PoseSequence) -> Sound | None:
+    """The sound of the driving video, unless the clip is played at another speed."""
+    if shot.driving is None or not shot.audio:
+        return None
+    if shot.frame_rate(pose) != (pose.frame_rate or DEFAULT_FRAME_RATE):
+        notice(f"{shot.name}: --fps changes the speed, so the sound is left out; use --pose-fps to keep both")
+        return None
+    return sound_of(shot.pose, shot.range())
+
+
+def encode(
+    path: Path,
+    width: int,
+    height: int,
+    rate: Fraction,
+    frames: Iterator[Frame],
+    sound: Sound | None = None,
+) -> int:
     """Write frames to a video and return their number."""
-    with open_writer(path, width, height, rate) as writer:
+    with open_writer(path, width, height, rate, sound) as writer:
         for frame in frames:
             writer.write(frame)
     return writer.num_frames
