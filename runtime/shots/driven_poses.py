@@ -117,9 +117,15 @@ def models_digest(source: Path, driving: Driving) -> str | None:
     return digest_of({name: file.sha256 for name, file in MEDIAPIPE.files.items()})
 
 
-def sound_of(source: Path, frames: FrameRange) -> Sound | None:
-    """The sound of a driving video from the clip's first frame on; None if there is none."""
+def sound_of(source: Path, frames: FrameRange, *, same_speed: bool) -> Sound | None:
+    """The sound of a driving video from the clip's first frame on; None if there is none.
+
+    A clip at another speed has none either.
+    """
     if is_keypoint_source(source) or not source.is_file():
+        return None
+    if not same_speed:
+        notice(f"{escaped(str(source))}: --fps changes the speed: no sound; --pose-fps would keep both")
         return None
     own_rate = open_pose(source, None).frame_rate or DEFAULT_FRAME_RATE
     found = frames.at(own_rate)

@@ -28,7 +28,6 @@ from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
 from ..media.contact_sheet import COLUMNS, contact_sheet
 from ..media.frame_range import FrameRange
-from ..media.notices import notice
 from ..media.picture import Frame, fit, read_picture, write_png
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
 from ..media.sound import Sound
@@ -213,11 +212,7 @@ def make(
 
 
 def partial_clip(
-    shot: Shot,
-    animator: Animator,
-    inputs: Inputs,
-    digest: str,
-    progress: Callable[[Progress], None],
+    shot: Shot, animator: Animator, inputs: Inputs, digest: str, progress: Callable[[Progress], None]
 ) -> tuple[PartialClip, Callable[[], PoseSequence]]:
     """The partial clip of a shot, and a function that opens its poses once the clip's folder is there."""
     manifest = animator.bundle.manifest
@@ -289,7 +284,9 @@ def render(
         if shot.output.video:
             all_frames = chain(partial.read(), new)
             rate = shot.frame_rate(pose)
-            sound = sound_of_clip(shot, pose)
+            sound = None
+            if shot.driving and shot.audio:
+                sound = sound_of(shot.pose, shot.range(), same_speed=rate == pose.frame_rate)
             num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames, sound)
         else:
             num_frames = partial.num_frames + sum(1 for _ in new)
@@ -322,16 +319,6 @@ def changed_input(shot: Shot, inputs: Inputs) -> InputChanged | None:
     return InputChanged(
         f"{path}: expected an input that stays as it is, but it changed while the clip was made; try again"
     )
-
-
-def sound_of_clip(shot: Shot, pose: PoseSequence) -> Sound | None:
-    """The sound of the driving video, unless the clip is played at another speed."""
-    if shot.driving is None or not shot.audio:
-        return None
-    if shot.frame_rate(pose) != (pose.frame_rate or DEFAULT_FRAME_RATE):
-        notice(f"{shot.name}: --fps changes the speed, so the sound is left out; use --pose-fps to keep both")
-        return None
-    return sound_of(shot.pose, shot.range())
 
 
 def encode(
