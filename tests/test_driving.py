@@ -224,9 +224,12 @@ def test_a_person_in_a_video_drives_a_shot(
             make(shot, animator, progress=stop)
         assert stages[0] == "extract"
         extracted = []
-        monkeypatch.setattr(
-            driving_module, "extract", lambda *a, **k: extracted.append(a) or original(*a, **k)
-        )
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            extracted.append(arguments)
+            return extract(*arguments, **options)
+
+        monkeypatch.setattr(driving_module, "extract", counted)
         assert make(shot, animator).num_frames == 10
     assert len(extracted) == 1  # the reference; the video's keypoints were kept
     with av.open(tmp_path / "out.mp4") as container:
