@@ -19,6 +19,7 @@ from animate_rt.runtime.poses import driving as driving_module
 from animate_rt.runtime.poses.alignment import align
 from animate_rt.runtime.poses.drawing import draw
 from animate_rt.runtime.poses.driving import Driving, keypoints_of, open_poses
+from animate_rt.runtime.poses.extraction.extract import extract
 from animate_rt.runtime.poses.formats.reading import read_keypoints
 from animate_rt.runtime.poses.formats.writing import write_keypoints
 from animate_rt.runtime.poses.interpolation import at_rate
