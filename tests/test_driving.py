@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -25,6 +26,7 @@ from animate_rt.runtime.poses.formats.writing import write_keypoints
 from animate_rt.runtime.poses.interpolation import at_rate
 from animate_rt.runtime.poses.keypoints import Keypoints
 from animate_rt.runtime.poses.smoothing import smooth
+from animate_rt.runtime.shots.job_list import read_jobs
 from animate_rt.runtime.shots.shot import make
 from PIL import Image
 
@@ -203,6 +205,43 @@ def test_the_command_animate_is_driven_by_keypoints(
     assert "is already done" in capsys.readouterr().err
     assert main([*command, "--pose", str(inputs / "pose"), *output, "--align", "scale"]) == 64
     assert "--align: expected --driving, found --pose" in capsys.readouterr().err
+
+
+def test_job_lists_name_what_drives_a_shot(inputs: Path, walker: Path, tmp_path: Path) -> None:
+    assert inputs.parent == tmp_path
+    hero = tmp_path / "hero.npz"
+    write_keypoints(hero, person("wave", frames=1, stature=40, feet=(32, 60), size=(64, 64)))
+    base = {"bundle": "inputs/bundle", "reference": "inputs/reference.png"}
+    driven = {"keypoints": "walker.npz", "reference_keypoints": "hero.npz", "person": [10, 20]}
+    lines = [
+        base | driven | {"name": "good", "align": "scale", "start": 0.08, "duration": "0.32", "audio": False},
+        base | {"name": "two", "pose": "inputs/pose", "driving": "walker.npz"},
+        base | {"name": "none"},
+        base | {"name": "drawn", "pose": "inputs/pose", "align": "bones"},
+        base | {"name": "person", "driving": "walker.npz", "person": ["a", "b"]},
+        base | {"name": "align", "driving": "walker.npz", "align": "arms"},
+        base | {"name": "start", "driving": "walker.npz", "start": "soon"},
+        base | {"name": "missing", "driving": "nothing.mp4"},
+    ]
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text("\n".join(map(json.dumps, lines)))
+    (shot,), errors = read_jobs(jobs, tmp_path)
+    assert shot.driving == Driving(align="scale", person=(10, 20), reference_keypoints=hero)
+    assert (shot.pose, shot.range().at(Fraction(RATE)).start, shot.audio) == (walker, 2, False)
+    for error, expected in zip(
+        errors,
+        [
+            "expected one of pose, driving, keypoints, found pose and driving",
+            "expected one of pose, driving, keypoints, found none",
+            "align: expected driving or keypoints, found pose",
+            "person: expected a point x,y in pixels",
+            "align: expected one of none, scale, bones",
+            "expected seconds like 12.5",
+            "driving: expected a video of a person, found no",
+        ],
+        strict=True,
+    ):
+        assert expected in error
 
 
 def test_a_person_in_a_video_drives_a_shot(

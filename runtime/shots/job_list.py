@@ -2,8 +2,9 @@
 
     {"name": "s010", "bundle": "bundle", "reference": "hero.png", "pose": "s010.mp4", "steps": 20}
 
-`name`, `bundle`, `reference` and `pose` are required; the other keys are those of OPTIONAL and the fields of
-ClipOptions, and null stands for their default. Relative paths are relative to the folder of the job list.
+`name`, `bundle`, `reference` and one of SOURCES are required; the other keys are those of OPTIONAL and the
+fields of ClipOptions, and null stands for their default. Relative paths are relative to the folder of the job
+list.
 """
 
 from __future__ import annotations
@@ -22,23 +23,46 @@ from ...errors import AnimateError, ConfigError, InputError, InputMissing, Outpu
 from ...text import one_line, quoted
 from ..clip.options import ClipOptions, options_of
 from ..media.frame_rate import frame_rate
+from ..media.timecode import Time
+from ..poses.driving import Driving
 from .conflicts import ReadFiles
 from .output import Output
 from .shot import Shot
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
-PATHS = {"bundle": "a directory", "reference": "a picture", "pose": "a video or directory of pictures"}
-FILES = ("reference", "initial_noise")  # of these paths; a pose sequence may be a directory
-REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", *PATHS), (str,))
+SOURCES = {
+    "pose": "a video or directory of pictures",
+    "driving": "a video of a person",
+    "keypoints": "a keypoint file or a folder of them",
+}
+PATHS = {
+    "bundle": "a directory",
+    "reference": "a picture",
+    **SOURCES,
+    "initial_noise": "a .npy file",
+    "reference_keypoints": "a keypoint file",
+    "models": "a pose bundle or a folder of models",
+}
+FILES = ("reference", "initial_noise", "reference_keypoints")  # of these paths; others may be directories
+REQUIRED: dict[str, tuple[type, ...]] = dict.fromkeys(("name", "bundle", "reference"), (str,))
 OPTIONAL: dict[str, tuple[type, ...]] = {
     "format": (str,),  # "mp4" (default) or "png"
     "frames": (int, str),
     "fps": (int, float, str),
     "pose_fps": (int, float, str),
-    "initial_noise": (str,),
     "first_number": (int,),
     "bits": (int,),  # per channel of PNGs: 8 (default) or 16
+    **dict.fromkeys(PATHS.keys() - REQUIRED.keys(), (str,)),
 }
+# With "driving" or "keypoints": the fields of Driving, and others of Shot.
+DRIVING: dict[str, tuple[type, ...]] = {"align": (str,), "person": (int, list), "smooth": (str,)}
+OF_DRIVEN: dict[str, tuple[type, ...]] = {
+    "start": (int, float, str),
+    "duration": (int, float, str),
+    "audio": (bool,),
+}
+OPTIONAL |= DRIVING | OF_DRIVEN
+DRIVING_PATHS = ("reference_keypoints", "models")
 FARM_FILES = ("index.html", "report.json")  # in the output folder
 OPTIONS = {option.name for option in fields(ClipOptions)}
 MAX_BYTES, MAX_LINES, MAX_LINE_BYTES = 64_000_000, 100_000, 100_000
@@ -108,11 +132,12 @@ class JobReader:
 
     def read(self, number: int, job: dict[str, Any]) -> None:
         self.reserve(number, job["name"], job.get("format", "mp4"))
-        paths = {key: self.folder / job.pop(key) for key in (*PATHS, "initial_noise") if key in job}
+        paths = {key: self.folder / job.pop(key) for key in PATHS if key in job}
         for key, file in paths.items():
             if not os.path.exists(file):  # unlike the method, False for a name that no file can have
-                expected = PATHS.get(key, "a .npy file")
-                raise InputMissing(f"{key}: expected {expected}, found no {quoted(str(file), MAX_PATH // 4)}")
+                raise InputMissing(
+                    f"{key}: expected {PATHS[key]}, found no {quoted(str(file), MAX_PATH // 4)}"
+                )
             if key in FILES and not os.path.isfile(file):
                 raise InputError(
                     f"{key}: expected a regular file, found another kind, {quoted(str(file), MAX_PATH // 4)}"
@@ -149,6 +174,9 @@ class JobReader:
     def shot(self, job: dict[str, Any], options: ClipOptions) -> Shot:
         for key in {"fps", "pose_fps"} & job.keys():
             job[key] = frame_rate(str(job[key]))
+        for key in {"start", "duration"} & job.keys():
+            job[key] = Time.parse(str(job[key]))
+        job = with_driving(job)
         if "frames" in job:
             job["frames"] = str(job["frames"])
         name, file_format = job.pop("name"), job.pop("format", "mp4")
@@ -178,6 +206,22 @@ class JobReader:
         return options
 
 
+def with_driving(job: dict[str, Any]) -> dict[str, Any]:
+    """Gather what belongs to a driving video. Raises ConfigError if the poses are drawn already."""
+    if "pose" in job:
+        if given := [key for key in (*DRIVING, *OF_DRIVEN, *DRIVING_PATHS) if key in job]:
+            raise ConfigError(
+                f"{', '.join(given)}: expected driving or keypoints, found pose; leave them out"
+            )
+        return job
+    own = {key: job[key] for key in (*DRIVING, *DRIVING_PATHS) if key in job}
+    if isinstance(own.get("person"), list):
+        own["person"] = tuple(own["person"])
+    source = next(key for key in SOURCES if key in job)
+    rest = {key: value for key, value in job.items() if key not in (*own, source)}
+    return rest | {"pose": job[source], "driving": Driving(**own)}
+
+
 def parse(line: bytes) -> dict[str, Any]:
     """Parse a line. Raises ConfigError for missing or unknown keys, wrong types and values out of bounds."""
     if len(line) > MAX_LINE_BYTES:
@@ -201,6 +245,9 @@ def parse(line: bytes) -> dict[str, Any]:
         raise ConfigError(f"expected an object with name, bundle, reference and pose, found {quoted(job)}")
     if missing := [key for key in REQUIRED if key not in job]:
         raise ConfigError(f"missing {', '.join(missing)}")
+    if len(sources := [key for key in SOURCES if job.get(key) is not None]) != 1:
+        found = " and ".join(sources) or "none"
+        raise ConfigError(f"expected one of {', '.join(SOURCES)}, found {found}")
     kinds = REQUIRED | OPTIONAL
     if unknown := [key for key in job if key not in kinds and key not in OPTIONS]:
         known = ", ".join((*OPTIONAL, *sorted(OPTIONS)))
@@ -215,7 +262,7 @@ def parse(line: bytes) -> dict[str, Any]:
             f"name: expected up to 100 letters, digits, '_', '.' and '-', as it becomes a file name, "
             f"found {quoted(job['name'])}"
         )
-    for key in (*PATHS, "initial_noise"):
+    for key in PATHS:
         if key in job and not 0 < len(job[key]) <= MAX_PATH:
             raise ConfigError(
                 f"{key}: expected a path of 1 to {MAX_PATH} characters, found "

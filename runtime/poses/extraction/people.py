@@ -65,9 +65,10 @@ class Models(Protocol):
 def check_person(person: Person) -> None:
     """Raise ConfigError unless the value can stand for a person."""
     if isinstance(person, tuple):
-        if len(person) != 2 or not all(-inf < part < inf for part in person):
+        are_numbers = all(isinstance(part, int | float) and -inf < part < inf for part in person)
+        if len(person) != 2 or not are_numbers:
             raise ConfigError(f"person: expected a point x,y in pixels, found {quoted(person)}")
-    elif not 0 <= person < MAX_PEOPLE:
+    elif not isinstance(person, int) or not 0 <= person < MAX_PEOPLE:
         raise ConfigError(f"person: expected 0 for the largest, 1 for the next, ..., found {quoted(person)}")
 
 
