@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import struct
 import subprocess
 import sys
@@ -250,6 +251,34 @@ def test_refuses_other_colours(colour: Any) -> None:
     with pytest.raises(ConfigError, match="background: expected a colour like white or #ffffff") as caught:
         parse_colour(colour)
     assert len(str(caught.value)) < 400
+
+
+# Orientation
+
+
+@pytest.mark.parametrize("exif", [b"garbage!", b"MM\0*\0\0\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b""])
+@pytest.mark.parametrize("name", ["a.png", "a.webp"])
+def test_damaged_exif_has_no_effect(tmp_path: Path, pixels: Any, name: str, exif: bytes) -> None:
+    Image.fromarray(pixels).save(tmp_path / name, exif=exif, lossless=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, about the damage
+        assert np.array_equal(np.asarray(read_picture(tmp_path / name)), pixels)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_200_photos_with_damaged_exif_are_turned_upright(tmp_path: Path, pixels: Any) -> None:
+    rng, path = random.Random(14), tmp_path / "a.png"
+    for _ in range(200):
+        entries = [(0x0112, 3, 1, 6 << 16)]
+        for _ in range(rng.randint(0, 4)):
+            tag, kind = rng.choice([0x010E, 0x8769, 0x8825, 0x0132, rng.randrange(65536)]), rng.randrange(14)
+            entries.append((tag, kind, rng.choice([0, 1, 4, 100, 2**31]), rng.choice([0, 8, 50, 2**32 - 1])))
+        block = b"".join(struct.pack(">HHII", *entry) for entry in sorted(entries))
+        exif = b"MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + block + bytes(4)
+        Image.fromarray(pixels).save(path, exif=exif)
+        with Image.open(path) as opened:
+            turned = opened.getexif().get(0x0112) == 6
+        assert np.array_equal(np.asarray(read_picture(path)), np.rot90(pixels, -1) if turned else pixels)
 
 
 # HEIC

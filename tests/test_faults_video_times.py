@@ -81,6 +81,26 @@ def test_joined_transport_streams_keep_every_frame(tmp_path: Path, start: int, b
     assert read(path) == list(range(24))
 
 
+def test_40_joined_recordings_keep_every_frame(tmp_path: Path) -> None:
+    rng, path = random.Random(5), tmp_path / "joined.ts"
+    for _ in range(40):
+        content, count, end, parts = b"", 0, None, rng.randint(2, 4)
+        for _ in range(parts):
+            start, length = rng.choice([0, 10, 1000, 5_000_000]), rng.randint(6, 16)
+            if end is not None and 0 <= start + 1 - end <= 250:  # a pause of up to ten seconds
+                continue
+            part = write(
+                tmp_path / "part.ts",
+                range(start, start + length),
+                first=count,
+                b_frames=rng.choice([0, 1, 2, 3]),
+                key_frames=rng.choice([4, 12, 250]),
+            )
+            content, count, end = content + part.read_bytes(), count + length, start + length
+        path.write_bytes(content)
+        assert read(path) == list(range(count))
+
+
 def test_a_pause_between_joined_recordings_is_a_pause(tmp_path: Path) -> None:
     parts = [write(tmp_path / "0.ts", range(12)), write(tmp_path / "1.ts", range(125, 137), first=12)]
     path = tmp_path / "joined.ts"

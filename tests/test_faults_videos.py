@@ -113,6 +113,26 @@ def test_200_display_matrices_give_what_ffmpeg_shows(upright: Path, tmp_path: Pa
             assert np.abs(found - np.asarray(Image.open(wanted)).astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize(("orientation", "turn"), [(3, "ROTATE_180"), (6, "ROTATE_270"), (8, "ROTATE_90")])
+@pytest.mark.parametrize("name", ["a.avi", "a.mov"])
+def test_motion_jpeg_of_cameras_is_turned_by_its_exif(
+    tmp_path: Path, name: str, orientation: int, turn: str
+) -> None:
+    frames, exif = [numbered(number) for number in range(3)], Image.Exif()
+    exif[0x0112] = orientation
+    with av.open(tmp_path / name, "w") as container:
+        stream: Any = container.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 48, "yuvj444p"
+        for tick, frame in enumerate(frames):
+            frame.save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+            packet = av.Packet((tmp_path / "a.jpg").read_bytes())
+            packet.stream, packet.time_base, packet.pts, packet.dts = stream, Fraction(1, 25), tick, tick
+            container.mux(packet)
+    for found, frame in zip(open_pose(tmp_path / name, None), frames, strict=True):
+        wanted = np.asarray(frame.transpose(Image.Transpose[turn])).astype(int)
+        assert np.abs(np.asarray(found).astype(int) - wanted).max() <= 40
+
+
 # Colour tags
 
 

@@ -13,14 +13,19 @@ import pytest
 from animate_rt.runtime.media.sound import Sound
 from animate_rt.runtime.media.writer import open_writer
 
+from .damage import peak_bytes, reset_peak
+
 RATE, SECONDS = 48_000, 4
 CLICK = 2.0  # seconds after the first frame
 
 
-def make_source(path: Path, codec: str, *, delay: float = 0, rate: int = RATE, video: str = "mpeg4") -> Path:
+def make_source(
+    path: Path, codec: str, *, delay: float = 0, rate: int = RATE, video: str = "mpeg4", jump: int = 0
+) -> Path:
     """A video of four seconds with a tone that begins two seconds after its first frame.
 
-    With `delay`, the audio begins so many seconds after the video.
+    With `delay`, the audio begins so many seconds after the video. With `jump`, all times after the first
+    second are so many seconds too late.
     """
     time = np.arange(int(rate * (SECONDS - delay))) / rate + delay
     tone = (0.8 * np.sin(2 * np.pi * 1000 * time) * (time >= CLICK)).astype(np.float32)
@@ -28,22 +33,25 @@ def make_source(path: Path, codec: str, *, delay: float = 0, rate: int = RATE, v
         pictures: Any = container.add_stream(video, 25)
         pictures.width = pictures.height = 64
         pictures.pix_fmt = "yuv420p"
-        audio: Any = container.add_stream(codec, rate=rate, layout="mono")
+        audio: Any = container.add_stream(codec, rate=rate, layout="mono", bit_rate=128_000)
         size = 1024
         for i in range(25 * SECONDS):
             frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), i, np.uint8))
-            frame.pts, frame.time_base = i, Fraction(1, 25)
+            frame.pts, frame.time_base = i + (25 * jump if i >= 25 else 0), Fraction(1, 25)
             container.mux(pictures.encode(frame.reformat(format="yuv420p")))
         resampler = av.AudioResampler(audio.format, "mono", rate, audio.codec_context.frame_size or size)
+        parts: list[Any] = []
         for start in range(0, len(tone), size):
             part = av.AudioFrame.from_ndarray(tone[None, start : start + size], "flt", "mono")
             part.sample_rate, part.pts, part.time_base = rate, start + round(delay * rate), Fraction(1, rate)
-            for converted in resampler.resample(part):
-                container.mux(audio.encode(converted))
-        for converted in resampler.resample(None):
-            container.mux(audio.encode(converted))
+            parts += resampler.resample(part)
+        parts += resampler.resample(None)
+        packets = [packet for part in (*parts, None) for packet in audio.encode(part)]
+        for packet in packets:
+            if packet.pts * packet.time_base >= 1:
+                packet.pts = packet.dts = packet.pts + round(jump / packet.time_base)
+            container.mux(packet)
         container.mux(pictures.encode())
-        container.mux(audio.encode())
     return path
 
 
@@ -80,6 +88,8 @@ SOURCES = [
     ("pcm.mov", "pcm_s16le", "aac"),
     ("aac.ts", "aac", "aac"),
     ("mp3.avi", "libmp3lame", "aac"),
+    ("mp2.ts", "mp2", "aac"),  # FFmpeg decodes it to another format than it tells before
+    ("wma.asf", "wmav2", "aac"),  # some frames have no time
 ]
 
 
@@ -116,6 +126,24 @@ def test_sound_that_begins_late_stays_late(tmp_path: Path) -> None:
     assert heard(write(tmp_path / "out.mp4", Sound(str(source)), 100, 25))[0] == pytest.approx(
         CLICK, abs=0.03
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("aac.mp4", "aac"), ("aac.mkv", "aac"), ("pcm.mkv", "pcm_s16le"), ("mp2.ts", "mp2")]
+)
+def test_sound_far_away_follows_what_is_before(tmp_path: Path, name: str, codec: str) -> None:
+    source, before = make_source(tmp_path / name, codec, jump=40_000), reset_peak()
+    begins, ends, _ = heard(write(tmp_path / "out.mp4", Sound(str(source)), 100, 25))
+    assert begins == pytest.approx(CLICK, abs=0.05)
+    assert ends == pytest.approx(SECONDS, abs=0.05)
+    assert peak_bytes() - before < 200e6
+
+
+def test_joined_recordings_keep_their_sound(tmp_path: Path) -> None:
+    content = make_source(tmp_path / "one.ts", "aac").read_bytes()
+    (tmp_path / "joined.ts").write_bytes(content + content)
+    result = write(tmp_path / "out.mp4", Sound(str(tmp_path / "joined.ts"), Fraction(9, 2)), 75, 25)
+    assert heard(result)[0] == pytest.approx(SECONDS + CLICK - 4.5, abs=0.1)
 
 
 def test_low_sample_rates_are_encoded_again(tmp_path: Path) -> None:

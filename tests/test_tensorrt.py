@@ -274,17 +274,20 @@ def test_a_build_reports_progress_and_stops_if_progress_raises(
     before = set(children())
     compilers: set[int] = set()
     seen = []
+    raised = [time.monotonic()]
 
     def progress(what: str) -> None:
         compilers.update(set(children()) - before)
         seen.append(what)
         if "profile costs" in what:
+            raised.append(time.monotonic())
             raise SystemExit(143)
 
-    began = time.monotonic()
     with pytest.raises(SystemExit):
         build_plan(graph, tmp_path / "plan", progress=progress)
-    assert time.monotonic() - began < built[1]["compile denoising_unet"] + 2 * GRACE_S
+    # On a busy machine, both parts take longer.
+    began, stopped = raised
+    assert time.monotonic() - stopped < stopped - began + 2 * GRACE_S
     assert seen[-1].startswith("computing profile costs ")
     assert "reading the graph" in seen
     assert len(compilers) == 1

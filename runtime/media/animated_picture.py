@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("WEBP", "TIFF", "AVIF", "HEIF")
+STILL_FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "PPM")  # of files that may also be given for a video
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,23 @@ def open_animated(path: str) -> AnimatedPicture | None:
     ticks = [each * float(rate) / 1000 if each <= 1000 * MAX_PAUSE_S else 1.0 for each in durations]
     *times, end = accumulate(ticks, initial=0.0)
     return AnimatedPicture(path, rate, times, round(end))
+
+
+def is_still(source: object) -> bool:
+    """Whether a source is the path of a picture file with one frame.
+
+    A GIF or a file that FFmpeg takes for a video is opened as such, even if it has one frame only.
+    """
+    if not isinstance(source, str | os.PathLike):
+        return False
+    path = os.fsdecode(source)
+    if not looks_like(path, STILL_FORMATS + FORMATS):
+        return False
+    try:
+        with open_picture(path, STILL_FORMATS + FORMATS) as opened:
+            return getattr(opened, "n_frames", 1) == 1
+    except Exception:  # a damaged file can raise any error; whoever reads it reports that
+        return False
 
 
 def single_picture(path: str) -> InputError:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
-from typing import TYPE_CHECKING, TypeAlias
+from itertools import chain, pairwise
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from ...text import message_of, quoted
 from .notices import notice
 from .picture import MAX_NAME
-from .video import opened
+from .video import longest_pause, opened
 
 if TYPE_CHECKING:
     from av.audio.frame import AudioFrame
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from av.packet import Packet
 
     AudioPacket: TypeAlias = "Packet[AudioStream]"
+    Part = TypeVar("Part", AudioPacket, AudioFrame)
 
 # Packets are copied from formats whose timestamps are exact, if every player of mp4 files knows the codec. At
 # lower rates a packet is longer than a frame of a video.
@@ -29,6 +30,7 @@ COPIED_CODECS = ("aac", "mp3")
 COPIED_RATE = 32_000  # the least, in samples per second
 BIT_RATE = 192_000  # of what is encoded again, in bits per second
 SAMPLE_RATES = (44_100, 48_000)  # that are kept; others become the last one
+MAX_OVERLAP_S = 1  # a longer step back in time is a broken timestamp; shorter ones are left to the resampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +58,13 @@ class Sound:
             if track is None:
                 yield no_sound
                 return
-            first = (video.start_time or 0) * (video.time_base or 0)
-            origin = Fraction(first) + self.start
+            first = Fraction((video.start_time or 0) * (video.time_base or 0))
+            origin, longest = first + self.start, longest_pause(source.format.name)
             if is_copied(source, track):
-                packets = copied(source, track, output, origin)
+                parts = (packet for packet in source.demux(track) if packet.size)
+                packets = copied(continuous(parts, first, longest), track, output, origin)
             else:
-                packets = encoded(source, track, output, origin)
+                packets = encoded(continuous(source.decode(track), first, longest), track, output, origin)
             packets = self.until_damage(packets)
             waiting = next(packets, None)
 
@@ -104,8 +107,28 @@ def is_copied(source: InputContainer, track: AudioStream) -> bool:
     )
 
 
+def continuous(parts: Iterable[Part], first: Fraction, longest: int) -> Iterator[Part]:
+    """Yield the packets or frames of a track. One whose time is missing or impossible follows the one before.
+
+    The video's frames are mended in the same way. first: the time of the first of them, before which the
+    audio may begin. longest: the longest pause. Both in seconds.
+    """
+    shift, end, duration, earliest = Fraction(0), first, 0, None
+    for part in parts:
+        assert part.time_base is not None
+        time = end if part.pts is None else part.pts * part.time_base + shift
+        if time - end > longest or (earliest is not None and time - end < earliest):
+            shift, time = shift + end - time, end
+        part.pts = round(time / part.time_base)
+        if (part.duration or 0) * part.time_base > longest:
+            part.duration = duration  # mp4 files give the part before a pause its length
+        duration = part.duration or 0
+        end, earliest = time + duration * part.time_base, -MAX_OVERLAP_S
+        yield part
+
+
 def copied(
-    source: InputContainer, track: AudioStream, output: OutputContainer, origin: Fraction
+    parts: Iterator[AudioPacket], track: AudioStream, output: OutputContainer, origin: Fraction
 ) -> Iterator[AudioPacket]:
     """Add a track of the same codec; return the packets from `origin` on, with the times of the new file.
 
@@ -114,9 +137,9 @@ def copied(
     stream = output.add_stream_from_template(track)
 
     def packets() -> Iterator[AudioPacket]:
-        for packet in source.demux(track):
-            if packet.pts is None or packet.time_base is None:
-                continue
+        for packet in parts:
+            assert packet.pts is not None
+            assert packet.time_base is not None
             time, duration = packet.pts * packet.time_base - origin, packet.duration or 0
             if time < -2 * duration * packet.time_base:
                 continue
@@ -128,7 +151,7 @@ def copied(
 
 
 def encoded(
-    source: InputContainer, track: AudioStream, output: OutputContainer, origin: Fraction
+    parts: Iterator[AudioFrame], track: AudioStream, output: OutputContainer, origin: Fraction
 ) -> Iterator[AudioPacket]:
     """Add an AAC track; return the sound from `origin` on, cut to the sample, with pauses as silence."""
     rate = track.rate if track.rate in SAMPLE_RATES else SAMPLE_RATES[-1]
@@ -137,23 +160,30 @@ def encoded(
     stream.bit_rate = BIT_RATE
 
     def packets() -> Iterator[AudioPacket]:
-        for frame in resampled(source.decode(track), track, stream, origin):
+        for frame in resampled(parts, stream, origin):
             yield from stream.encode(frame)
         yield from stream.encode(None)
 
     return packets()
 
 
-def resampled(
-    frames: Iterator[AudioFrame], track: AudioStream, stream: AudioStream, origin: Fraction
-) -> Iterator[AudioFrame]:
+def resampled(frames: Iterator[AudioFrame], stream: AudioStream, origin: Fraction) -> Iterator[AudioFrame]:
     """Convert to the format of `stream`, starting at `origin`."""
     import av
     from av.filter import Graph
 
+    given = next(frames, None)
+    if given is None:
+        return
     graph = Graph()
     steps = [
-        graph.add_abuffer(template=track),
+        # The format of the first frame may be another than the one that the container tells.
+        graph.add_abuffer(
+            sample_rate=given.sample_rate,
+            format=given.format.name,
+            layout=given.layout.name,
+            time_base=given.time_base,
+        ),
         # The time of `origin` becomes 0; then pauses are filled, and what is before 0 is cut off.
         graph.add("asetpts", f"PTS-({float(origin)}/TB)"),
         graph.add("aresample", f"{stream.rate}:async=1:first_pts=0"),
@@ -172,7 +202,7 @@ def resampled(
             except (av.BlockingIOError, av.EOFError):
                 return
 
-    for frame in frames:
+    for frame in chain([given], frames):
         graph.push(frame)
         yield from pulled()
     graph.push(None)

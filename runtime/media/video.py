@@ -105,14 +105,18 @@ class Video:
         assert stream.time_base is not None
         longest = longest_pause(container.format.name) / stream.time_base
         tick = round(1 / (stream.time_base * self.frame_rate)) if self.frame_rate else 1
-        shift, last = 0, None
+        shift, last, shown = 0, None, 0
         for packet in container.demux(stream):
             if packet.dts is not None:
-                if last is not None and not last <= packet.dts + shift <= last + longest:
-                    shift = last + tick - packet.dts
-                packet.dts += shift
+                pts = packet.dts if packet.pts is None else packet.pts
+                dts = min(packet.dts, pts)  # after a break, the demuxer may repeat the last one
+                if last is not None and not last <= dts + shift <= last + longest:
+                    # A recording begins with a key frame, which is shown after all frames of the one before.
+                    shift = shown + tick - pts if packet.is_keyframe else last + tick - dts
+                packet.dts = dts + shift
                 if packet.pts is not None:
                     packet.pts += shift
+                shown = pts + shift if last is None else max(shown, pts + shift)
                 last = packet.dts
             yield packet
 

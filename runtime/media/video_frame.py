@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import atan2, degrees, hypot
+from math import atan2, cos, degrees, hypot, radians, sin
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,16 +41,17 @@ def to_picture(frame: VideoFrame) -> Image.Image:
     return upright(to_rgb(picture, BLACK) if transparent else picture, display_matrix(frame))
 
 
-def display_matrix(frame: VideoFrame) -> list[int] | None:
-    """The nine numbers that say how a player shows the frame, or None."""
+def display_matrix(frame: VideoFrame) -> list[float] | None:
+    """The numbers that say how a player shows the frame, at least the first five of nine, or None."""
     try:
         found: Any = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:  # PyAV does not know some other kind of data that the frame has
-        return None
+    except ValueError:  # PyAV does not know some other kind of data that the frame has, but gives the angle
+        angle = radians(frame.rotation)
+        return [cos(angle), -sin(angle), 0, sin(angle), cos(angle)]
     return None if found is None else np.frombuffer(bytes(found), np.int32).tolist()
 
 
-def upright(picture: Image.Image, matrix: list[int] | None) -> Image.Image:
+def upright(picture: Image.Image, matrix: list[float] | None) -> Image.Image:
     """Turn and mirror a picture as ffmpeg does for a display matrix. Scales and shifts are left out.
 
     The first two numbers of each row of the matrix are where it moves the x axis, and below the y axis.
