@@ -6,6 +6,9 @@
         for frame in animator.animate("reference.png", "pose.mp4"):  # uint8 (H, W, 3)
             ...
 
+`open_poses` draws the skeletons of a video of a person, or of keypoints, which `read_keypoints` and
+`write_keypoints` keep in files.
+
 To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
 
@@ -30,7 +33,12 @@ from .runtime.clip.frames import Frames
 from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
+from .runtime.media.pose_sequence import PoseSequence
 from .runtime.media.writer import FrameWriter, open_writer
+from .runtime.poses.driving import open_poses
+from .runtime.poses.formats.reading import read_keypoints
+from .runtime.poses.formats.writing import write_keypoints
+from .runtime.poses.keypoints import Keypoints
 
 __all__ = [
     "AnimateError",
@@ -48,11 +56,16 @@ __all__ = [
     "Frames",
     "InputError",
     "InputMissing",
+    "Keypoints",
     "OutOfMemory",
     "OutputError",
+    "PoseSequence",
     "Progress",
     "Rejected",
     "Snapshot",
     "SnapshotSink",
+    "open_poses",
     "open_writer",
+    "read_keypoints",
+    "write_keypoints",
 ]

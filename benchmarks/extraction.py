@@ -27,7 +27,7 @@ from PIL import Image
 from ..runtime.media.video import open_video
 from ..runtime.media.writer import open_writer
 from ..runtime.poses.extraction.extract import Report, extract, open_models
-from ..runtime.poses.extraction.people import Models
+from ..runtime.poses.extraction.models import Models
 from ..runtime.poses.keypoints import BODY, BODY_NAMES, LEFT_HIP, NECK, RIGHT_HIP
 from .instruments import host
 from .puppets.world.scene import Scene

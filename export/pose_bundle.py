@@ -6,7 +6,7 @@ The files are recognised by their inputs and outputs, so their names do not matt
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ from ..engines.contract import Contract, Memory
 from ..engines.cpu import openvino
 from ..engines.cuda import tensorrt
 from ..engines.cuda.plan import PlanOptions, compute_capabilities
-from ..engines.files import hashed
-from ..engines.graph_file import MAX_GRAPH
+from ..engines.files import hashed, read_bytes
+from ..engines.graph_file import MAX_GRAPH, weight_files
 from ..engines.pose_bundle import (
     COLUMNS,
     DETECTOR,
@@ -37,6 +37,7 @@ from ..text import escaped, message_of, one_line, quoted
 from .weight_file import WEIGHTS, WeightFile, strip_metadata
 
 MAX_FILES = 50  # ONNX files in a directory
+MAX_NETWORK = 1 << 30  # bytes of an ONNX file, most of which are weights
 MESSAGE = 400  # characters of onnx_ir's message in ours
 EXPECTED = (
     "a YOLOX detector (input 1,3,S,S; output 1,cells,85) and a whole-body network of 133 points "
@@ -183,29 +184,34 @@ def find_networks(directory: Path) -> tuple[Network, Network, PoseNetworks]:
 def read_network(path: Path, directory: Path) -> Network:
     """Read an ONNX file, not its external weights. Raises CheckpointError."""
     shown = escaped(str(path))
+    if (size := path.stat().st_size) > MAX_NETWORK:
+        raise CheckpointError(
+            f"{shown}: expected at most {MAX_NETWORK >> 20} MiB, found {(size - 1 >> 20) + 1}; export it "
+            "with its weights in a file beside it"
+        )
     try:
-        network = Network(path, ir.load(path))
+        names = weight_files(read_bytes(path, size))
+        check_weights(path, sorted(map(os.fsdecode, names)), directory)
+        return Network(path, ir.load(path))
+    except CheckpointError:
+        raise
     except Exception as error:  # of many classes, for a file that is no ONNX file
         raise CheckpointError(
             f"{shown}: expected an ONNX file, cannot read it: {one_line(message_of(error), MESSAGE)}"
         ) from error
+
+
+def check_weights(path: Path, names: list[str], directory: Path) -> None:
+    """Raise CheckpointError unless the files that an ONNX file takes weights from are in the directory."""
     inside = os.path.realpath(directory)
-    for tensor in external_tensors(network.model):
-        if not os.path.realpath(tensor.path).startswith(f"{inside}{os.sep}"):
+    for name in names:
+        file = os.path.realpath(path.parent / name)
+        if not file.startswith(f"{inside}{os.sep}"):
             raise CheckpointError(
-                f"{shown}: expected all weights in the directory, found {quoted(str(tensor.location))}"
+                f"{escaped(str(path))}: expected all weights in the directory, found {quoted(name)}"
             )
-        if not os.path.isfile(tensor.path):
-            raise CheckpointError(
-                f"{shown}: expected its weights in {quoted(str(tensor.location))}, found none"
-            )
-    return network
-
-
-def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
-    for value in model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            yield value.const_value
+        if not os.path.isfile(file):
+            raise CheckpointError(f"{escaped(str(path))}: expected its weights in {quoted(name)}, found none")
 
 
 def adapt(network: Network, contract: Contract) -> None:

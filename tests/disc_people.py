@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from animate_rt.runtime.poses.extraction.people import Candidate, Estimate
+from animate_rt.runtime.poses.extraction.models import Candidate, Estimate
 from animate_rt.runtime.poses.keypoints import (
     LEFT_HIP,
     LEFT_SHOULDER,

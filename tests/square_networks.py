@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from animate_rt.export.pose_bundle import build_pose_bundle
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -88,6 +89,14 @@ class Graph:
         onnx.checker.check_model(model)
         onnx.save(model, path, **options)
         return path
+
+
+def pose_bundle(folder: Path) -> Path:
+    """Build a pose bundle of these networks in a folder."""
+    save_detector(folder / "detector.onnx")
+    save_landmarks(folder / "landmarks.onnx", 288, 384, "simcc")
+    build_pose_bundle(folder, folder / "bundle")
+    return folder / "bundle"
 
 
 def save_detector(path: Path, side: int = 416, *, window: int = 63) -> Path:

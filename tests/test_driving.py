@@ -9,6 +9,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import animate_rt
 import av
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError
 from animate_rt.runtime.media.frame_range import FrameRange
 from animate_rt.runtime.media.timecode import Time
-from animate_rt.runtime.poses import driving as driving_module
+from animate_rt.runtime.poses import sources
 from animate_rt.runtime.poses.alignment import align
 from animate_rt.runtime.poses.drawing import draw
 from animate_rt.runtime.poses.driving import Driving, keypoints_of, open_poses
@@ -68,6 +69,21 @@ def test_keypoints_are_aligned_to_the_reference(walker: Path, tmp_path: Path) ->
     assert (expected.width, expected.height) == (400, 400)
     for picture, pose in zip(pictures(poses), expected, strict=True):
         assert np.array_equal(picture, draw(pose, 400, 400, "dwpose"))
+
+
+def test_keypoints_of_a_program_are_drawn_as_those_of_a_file(walker: Path, tmp_path: Path) -> None:
+    hero = person("wave", frames=1, stature=200, feet=(150, 380), size=(400, 400))
+    animate_rt.write_keypoints(tmp_path / "hero.npz", hero)
+    given: dict[str, Any] = {"reference": Image.new("RGB", (400, 400)), "frames": 3, "pose_fps": 30}
+    poses = animate_rt.open_poses(walker, reference_keypoints=tmp_path / "hero.npz", **given)
+    walk = animate_rt.read_keypoints(walker)
+    same = animate_rt.open_poses(walk, reference_keypoints=hero, **given)
+    assert isinstance(walk, animate_rt.Keypoints)
+    assert isinstance(same, animate_rt.PoseSequence)
+    assert (same.num_frames, same.frame_rate) == (poses.num_frames, poses.frame_rate) == (3, 30)
+    assert np.array_equal(pictures(same), pictures(poses))
+    with pytest.raises(InputError, match="the source has no frame 1"):
+        animate_rt.open_poses(frames_of(walk, 0))
 
 
 def frames_of(keypoints: Keypoints, count: int) -> Keypoints:
@@ -269,7 +285,7 @@ def test_a_person_in_a_video_drives_a_shot(
             extracted.append(arguments)
             return extract(*arguments, **options)
 
-        monkeypatch.setattr(driving_module, "extract", counted)
+        monkeypatch.setattr(sources, "extract", counted)
         assert make(shot, animator).num_frames == 10
     assert len(extracted) == 1  # the reference; the video's keypoints were kept
     with av.open(tmp_path / "out.mp4") as container:

@@ -173,6 +173,14 @@ def test_the_command_refuses_before_anything_is_loaded(
             ":1: {out}/s020.mp4: expected an output that is no",
         ),
         ([job("s020", reference="s020.sheet.png")], "s020.sheet.png: expected an output that is no input"),
+        (
+            [job("s010", overlay=True), job("s020", pose="s010.overlay.mp4")],
+            "s010.overlay.mp4: expected an output that is no input, but it is the pose sequence",
+        ),
+        (
+            [job("s020", pose=None, keypoints="s010.mp4", reference_keypoints="s020.sheet.png")],
+            "s020.sheet.png: expected an output that is no input, but it is the keypoints of the reference",
+        ),
         ([job("pose", format="png")], "pose is not empty"),
         ([job("bundle", format="png")], "bundle is not empty"),
         ([job("jobs.jsonl", format="png")], "jobs.jsonl exists and is not a directory"),
@@ -187,7 +195,7 @@ def test_no_shot_of_a_list_writes_what_a_shot_reads(
 ) -> None:
     """The results lie beside the list, which is the default."""
     write_inputs(tmp_path, 3, ["reference0.png"])
-    for name in ("s010.mp4", "s020.mp4", "s020.sheet.png", "jobs.mp4.json"):
+    for name in ("s010.mp4", "s020.mp4", "s010.overlay.mp4", "s020.sheet.png", "jobs.mp4.json"):
         shutil.copy(tmp_path / "reference0.png", tmp_path / name)
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -28,7 +28,14 @@ DELAYS_S = (0.0, 0.0, 0.0, 0.002, 0.01, 0.03)
 
 
 def start(
-    inputs: Path, output: Path, number: int, *, jitter: bool, kill_at: int | None, **options: Any
+    inputs: Path,
+    output: Path,
+    number: int,
+    *,
+    jitter: bool,
+    kill_at: int | None,
+    force: bool = False,
+    **options: Any,
 ) -> int:
     """Make a shot in a process of its own, delayed at its changes of the file system; returns its id."""
     if process := os.fork():
@@ -47,7 +54,7 @@ def start(
 
     try:
         sys.addaudithook(note)
-        run(example(inputs, output, contact_sheet=output.parent / "sheet.png", **options))
+        run(example(inputs, output, contact_sheet=output.parent / "sheet.png", **options), force=force)
         status = 0
     except BaseException:
         traceback.print_exc()
@@ -56,21 +63,30 @@ def start(
         os._exit(status)
 
 
-def run(shot: Shot) -> None:
+def run(shot: Shot, force: bool = False) -> None:
     """What the command does."""
     digest = shot.digest()
-    if is_done(shot, digest):
+    if not force and is_done(shot, digest):
         clear_leftovers(shot, digest)
         return
     with open_animator(shot.bundle) as animator:
         check(shot, animator.bundle)
-        make(shot, animator)
+        make(shot, animator, force=force)
 
 
-def race(inputs: list[Path], folder: Path, name: str, seed: int, *, jitter: bool, seeds: list[int]) -> None:
+def race(
+    inputs: list[Path],
+    folder: Path,
+    name: str,
+    seed: int,
+    *,
+    jitter: bool,
+    seeds: list[int],
+    forced: float = 0.0,
+) -> None:
     """2 to 4 processes, of which some are killed; often there is an older result.
 
-    They take one of `inputs` and of the clip's `seeds` in turn.
+    They take one of `inputs` and of the clip's `seeds` in turn. A share of `forced` begins anew.
     """
     chance, folder = random.Random(seed), folder / f"{name} {seed}"
     frames = chance.choice("25")
@@ -97,6 +113,7 @@ def race(inputs: list[Path], folder: Path, name: str, seed: int, *, jitter: bool
                 chance.randrange(10**6),
                 jitter=jitter,
                 kill_at=kill_at,
+                force=chance.random() < forced if forced else False,
                 **options[number % len(options)],
             )
         )
@@ -155,6 +172,15 @@ def test_processes_that_make_one_output_differently(
             race(inputs, tmp_path, name, seed, jitter=True, seeds=[42])
         else:
             race(inputs[:1], tmp_path, name, seed, jitter=True, seeds=[42, 43])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("name", ["out.mp4", "frames"])
+@pytest.mark.parametrize("rounds", [range(504, 510), pytest.param(range(600, 670), marks=SLOW)])
+def test_processes_that_begin_anew(inputs: list[Path], tmp_path: Path, name: str, rounds: range) -> None:
+    """With --force a process removes the partial clip that others are using."""
+    for seed in rounds:
+        race(inputs[:1], tmp_path, name, seed, jitter=True, seeds=[42], forced=0.6)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

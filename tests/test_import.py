@@ -75,7 +75,7 @@ ALLOWED = {
         "engines",
         *GROUND,
     },
-    "__init__": {"runtime.animator", "runtime.clip", "runtime.media", "errors"},
+    "__init__": {"runtime.animator", "runtime.clip", "runtime.media", "runtime.poses", "errors"},
     "demo": {"runtime.shots", "runtime.animator", "runtime.clip", "runtime.media", "export", *GROUND},
     "benchmarks": {
         "runtime.animator",
@@ -203,13 +203,18 @@ def test_the_public_names() -> None:
         "Frames",
         "InputError",
         "InputMissing",
+        "Keypoints",
         "OutOfMemory",
         "OutputError",
+        "PoseSequence",
         "Progress",
         "Rejected",
         "Snapshot",
         "SnapshotSink",
+        "open_poses",
         "open_writer",
+        "read_keypoints",
+        "write_keypoints",
     ]
     assert all(hasattr(animate_rt, name) for name in animate_rt.__all__)
 

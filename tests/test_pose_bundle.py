@@ -17,7 +17,7 @@ from animate_rt.engines.bundle import MANIFEST
 from animate_rt.engines.files import hashed
 from animate_rt.engines.pose_bundle import open_pose_bundle
 from animate_rt.errors import CheckpointError, ConfigError, InputMissing, OutputError
-from animate_rt.export.pose_bundle import build_pose_bundle
+from animate_rt.export.pose_bundle import MAX_NETWORK, build_pose_bundle
 from animate_rt.runtime.poses.extraction.extract import extract, open_models
 
 from .square_networks import picture, places, save_detector, save_landmarks
@@ -182,6 +182,25 @@ def test_weights_outside_the_directory_are_refused(folder: Path, tmp_path: Path)
     with pytest.raises(CheckpointError, match=r"expected all weights in the directory|cannot read it"):
         build_pose_bundle(folder, tmp_path / "poses")
     assert not (tmp_path / "poses").exists()
+
+
+def test_weights_of_a_node_outside_the_directory_are_refused(folder: Path, tmp_path: Path) -> None:
+    """A constant's value can be in another file too, which must not become part of the bundle."""
+    (tmp_path / "secret.bin").write_bytes(b"\0" * 4)
+    path = folder / "dw-ll_ucoco_384.onnx"
+    model = onnx.load(path)
+    tensor = onnx.TensorProto(name="secret", data_type=onnx.TensorProto.FLOAT, dims=[1], data_location=1)
+    tensor.external_data.add(key="location", value="../secret.bin")
+    model.graph.node.append(onnx.helper.make_node("Constant", [], ["secret"], value=tensor))
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"all weights in the directory, found \.\./secret\.bin"):
+        build_pose_bundle(folder, tmp_path / "poses")
+    assert not (tmp_path / "poses").exists()
+
+
+def test_a_huge_file_is_refused_before_it_is_read(folder: Path, tmp_path: Path) -> None:
+    os.truncate(folder / "dw-ll_ucoco_384.onnx", MAX_NETWORK + 1)
+    fails(folder, tmp_path, CheckpointError, "expected at most 1024 MiB, found 1025; export it with its")
 
 
 def test_missing_weights_are_one_line(folder: Path, tmp_path: Path) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from animate_rt.errors import ConfigError, InputError
-from animate_rt.runtime.poses.extraction.people import movement
-from animate_rt.runtime.poses.following import Found, Trail, follow, movements
-from animate_rt.runtime.poses.keypoints import NECK, NUM_POINTS, Pose
+from animate_rt.runtime.poses.following import Found, Trail, follow
+from animate_rt.runtime.poses.keypoints import BODY, NECK, NUM_POINTS, VISIBLE, Pose
+from animate_rt.runtime.poses.people import STEADY, box, movement, movements
 
 from .keypoint_truth import truth
 
@@ -134,15 +134,27 @@ def test_nobody_at_all() -> None:
     assert follow([])[0].shape == (0, NUM_POINTS, 3)
 
 
-def test_movements_are_those_of_the_extraction() -> None:
+def one_movement(before: Pose, after: Pose) -> float:
+    """The same as `movement`, for one pair of poses alone."""
+    visible = (before[BODY, 2] > VISIBLE) & (after[BODY, 2] > VISIBLE)
+    both = [i for i in STEADY if visible[i]] or list(np.flatnonzero(visible))
+    left, top, right, bottom = box(before)
+    size = max(right - left, bottom - top)
+    if not both or size <= 0:
+        return np.inf
+    return float(np.median(np.hypot(*(after[both, :2] - before[both, :2]).T)) / size)
+
+
+def test_movements_of_many_are_those_of_each_pair() -> None:
     rng = np.random.default_rng(0)
     poses = list(rng.uniform(0, 500, (12, NUM_POINTS, 3)))
     for pose in poses:
         pose[:, 2] = rng.uniform(0, 1, NUM_POINTS) * rng.integers(0, 2, NUM_POINTS)
     poses += [np.zeros((NUM_POINTS, 3)), poses[0] * (np.arange(NUM_POINTS) == 4)[:, None]]
-    expected = [[movement(one, other) for other in poses] for one in poses]
+    expected = [[one_movement(one, other) for other in poses] for one in poses]
     np.testing.assert_allclose(movements(poses, poses), expected, rtol=1e-12)
     assert np.isinf(expected).any()
+    assert movement(poses[0], poses[1]) == pytest.approx(expected[0][1])
 
 
 def test_people_without_a_body_are_followed_if_alone() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from animate_rt.errors import ConfigError
-from animate_rt.runtime.poses.extraction.extract import MAX_LOST, Report, extract
+from animate_rt.runtime.poses.extraction.extract import Report, extract
+from animate_rt.runtime.poses.gaps import MAX_LOST, between
 from animate_rt.runtime.poses.keypoints import NECK
 from PIL import Image
 
@@ -84,8 +85,6 @@ def test_a_longer_loss_is_missing_and_the_next_person_is_reported_as_chosen() ->
 
 
 def test_points_that_one_end_of_a_gap_lacks_are_not_interpolated() -> None:
-    from animate_rt.runtime.poses.extraction.extract import between
-
     before, after = Body(100).pose, Body(120).pose
     after[NECK] = 0
     (pose,) = between(before, after, 1)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from animate_rt.errors import InputError, InputMissing
 from animate_rt.runtime.clip.snapshot import Snapshot
-from animate_rt.runtime.shots import shot as shot_module
 from animate_rt.runtime.shots.output import Output
+from animate_rt.runtime.shots.previews import Finished
 from animate_rt.runtime.shots.resume import SNAPSHOT, PartialClip
 from animate_rt.runtime.shots.shot import is_done, make
 
@@ -152,15 +152,15 @@ def test_a_process_that_finishes_second_leaves_the_result_alone(
     """Another process publishes the same shot after this one has made its last frame."""
     shot = example(inputs, tmp_path / name, steps=3)
     shot = replace(shot, contact_sheet=tmp_path / "sheet.png")
-    real, before = shot_module.sheet_of, dict[str, bytes]()
+    real, before = Finished.contact_sheet, dict[str, bytes]()
 
-    def sheet_of(*arguments: Any) -> Any:
-        monkeypatch.setattr(shot_module, "sheet_of", real)
+    def contact_sheet(clip: Finished) -> Any:
+        monkeypatch.setattr(Finished, "contact_sheet", real)
         assert make_until(shot, 10**9)
         before.update(result(tmp_path))
-        return real(*arguments)
+        return real(clip)
 
-    monkeypatch.setattr(shot_module, "sheet_of", sheet_of)
+    monkeypatch.setattr(Finished, "contact_sheet", contact_sheet)
     assert make_until(shot, 10**9)
     assert result(tmp_path) == before
     assert {"sheet.png", f"{name}.json"} < before.keys()

@@ -49,9 +49,11 @@ def write_gallery(path: Path, shots: list[Shot], report: FarmReport) -> None:
 def section(shot: Shot, report: ShotReport, folder: Path) -> str:
     name, parts = html(shot.name), []
     if report.state == "done":
-        parts.append(f'<a href="{address(shot.output.path, "" if shot.output.video else "/")}">{name}</a>')
+        parts.append(f'<a href="{address(shot.output.path, "" if shot.output.is_file else "/")}">{name}</a>')
         if report.num_frames:
             parts.append(f"{report.num_frames} frames")
+        if shot.overlay and (folder / shot.overlay.name).is_file():
+            parts.append(f'<a href="{address(shot.overlay)}">overlay</a>')
     else:
         parts.append(f'{name} <span class="{report.state}">{report.state}: {html(report.error)}</span>')
     sheet = ""

@@ -1,4 +1,4 @@
-"""A contact sheet: the reference, some poses and their frames in one picture."""
+"""A contact sheet: the reference, and rows of pictures of some frames of a clip, in one picture."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ GAP = 4  # pixels between pictures
 PAPER = 255  # white background
 
 
-def contact_sheet(reference: Frame, poses: Sequence[Frame], frames: Sequence[Frame]) -> Frame:
-    """Return a sheet with the reference on the left and up to 6 evenly spaced poses above their frames.
+def shown(num_frames: int) -> list[int]:
+    """The frames that a contact sheet shows: up to 6, evenly spaced, with the first and the last."""
+    return [int(i) for i in np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round()]
 
-    All pictures are uint8 (H, W, 3) of the same size. There are as many poses as frames, at least one.
+
+def contact_sheet(reference: Frame, *rows: Sequence[Frame]) -> Frame:
+    """Return a sheet with the rows below each other and the reference on the left of the last one.
+
+    The rows are, for example, poses and frames of a clip: one picture for each frame, at least one. Up to 6
+    evenly spaced ones of each row are shown. All pictures are uint8 (H, W, 3) of the same size.
     """
-    shown = np.linspace(0, len(frames) - 1, min(COLUMNS, len(frames))).round().astype(int)
+    chosen = shown(len(rows[-1]))
     height, width, _ = reference.shape
-    columns = 1 + len(shown)
-    shape = (2 * height + 3 * GAP, columns * width + (columns + 1) * GAP, 3)
+    columns = 1 + len(chosen)
+    shape = (len(rows) * (height + GAP) + GAP, columns * width + (columns + 1) * GAP, 3)
     sheet = np.full(shape, PAPER, np.uint8)
 
     def put(picture: Frame, column: int, row: int) -> None:
         top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
         sheet[top : top + height, left : left + width] = picture
 
-    put(reference, 0, 1)
-    for column, i in enumerate(shown, start=1):
-        put(poses[i], column, 0)
-        put(frames[i], column, 1)
+    put(reference, 0, len(rows) - 1)
+    for number, row in enumerate(rows):
+        for column, i in enumerate(chosen, start=1):
+            put(row[i], column, number)
     return sheet

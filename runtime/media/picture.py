@@ -63,12 +63,29 @@ def check_array(source: npt.NDArray[np.uint8]) -> None:
 
 def upright_rgb(opened: Image.Image, background: RGB | None) -> Image.Image:
     """Decode an opened picture, which stays open; for the rest see `read_picture`. Raises ValueError."""
-    from PIL import ImageOps
-
     check_header(opened)
     opened.load()
-    turned = opened.getexif().get(ORIENTATION, 1) != 1
-    return to_rgb(ImageOps.exif_transpose(opened) if turned else opened, background)
+    return to_rgb(upright(opened), background)
+
+
+def upright(opened: Image.Image) -> Image.Image:
+    """Turn and mirror a picture as its EXIF tag says. Damaged EXIF has no effect, as in viewers."""
+    from PIL.Image import Transpose
+
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    try:
+        turn = turns.get(opened.getexif().get(ORIENTATION, 1))
+    except Exception:  # Pillow raises almost any error
+        return opened
+    return opened if turn is None else opened.transpose(turn)
 
 
 @contextmanager
@@ -90,6 +107,18 @@ def fit(picture: Image.Image, width: int, height: int) -> Frame:
     from PIL import Image
 
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
+
+
+def contain(picture: Image.Image, width: int, height: int) -> Frame:
+    """Resize to fit into (height, width, 3) with its aspect ratio, in the middle of a black frame."""
+    from PIL import Image
+
+    scale = min(width / picture.width, height / picture.height)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    frame = Image.new("RGB", (width, height))
+    left, top = (width - size[0]) // 2, (height - size[1]) // 2
+    frame.paste(picture.resize(size, Image.Resampling.LANCZOS), (left, top))
+    return np.array(frame)
 
 
 def square(picture: Image.Image, side: int) -> Frame:

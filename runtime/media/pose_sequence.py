@@ -14,13 +14,13 @@ from math import ceil
 from numbers import Integral
 from operator import length_hint
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from ...errors import ConfigError, InputError
 from ...text import quoted
-from .animated_picture import open_animated, single_picture
+from .animated_picture import STILL_FORMATS, open_animated, single_picture
 from .colour import BLACK
 from .folder import pictures
 from .notices import notice
@@ -33,10 +33,10 @@ from .writer import MAX_RATE
 if TYPE_CHECKING:
     from PIL import Image
 
+T = TypeVar("T")
 PoseSource: TypeAlias = "str | os.PathLike[str] | Iterable[Picture]"
 
 PICTURE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif"}
-STILL_FORMATS = ("PNG", "JPEG", "BMP", "JPEG2000", "PPM")  # of files that may also be given for a video
 
 DEFAULT_FRAME_RATE = Fraction(24)  # of pose sequences that have none, such as directories of pictures
 
@@ -104,6 +104,20 @@ def _first(limit: int | None, frames: Iterable[Image.Image], name: str) -> Itera
         yield frame
     if frame is None:
         raise InputError(f"{name} has no pose frame: at least one is needed")
+
+
+def only_one(frames: Iterable[T], output: Path, choose: str) -> Iterator[T]:
+    """Yield the frame of a sequence that should have one. Raises ConfigError at a second one.
+
+    output: the picture that is made of it. choose: the option that chooses one of several.
+    """
+    for number, frame in enumerate(frames):
+        if number:
+            raise ConfigError(
+                f"{quoted(str(output), MAX_NAME)}: expected one pose frame for one picture, found more; "
+                f"choose one, as {choose} does, or give the name of an mp4 or a directory"
+            )
+        yield frame
 
 
 def _resample(sequence: PoseSequence, frame_rate: Fraction | None) -> PoseSequence:

@@ -62,14 +62,19 @@ def open_writer(
             raise OutputError(f"nothing to write to {target}: expected at least one frame")
 
 
-def resolve(given: str) -> Path:
-    """Return the real path of an mp4 or, without suffix, of a directory of PNGs, which need not exist yet."""
+def resolve(given: str, suffixes: tuple[str, ...] = (".mp4", "")) -> Path:
+    """Return the real path of an mp4 or, without suffix, of a directory of PNGs, which need not exist yet.
+
+    `suffixes` may add ".png", for one picture.
+    """
     suffix = Path(given).suffix.lower()
-    if suffix not in (".mp4", ""):
+    if suffix not in suffixes:
+        picture = ", in .png for one picture" if ".png" in suffixes else ""
         raise ConfigError(
-            f"cannot write {suffix} files: choose a name ending in .mp4, or one without suffix for PNGs"
+            f"cannot write {suffix} files: choose a name ending in .mp4{picture}, or one without suffix for "
+            "PNGs"
         )
-    if Path(given).name.lower() == ".mp4" or (suffix and given.endswith(os.sep)):
+    if Path(given).name.lower() in (".mp4", ".png") or (suffix and given.endswith(os.sep)):
         raise ConfigError(
             f"expected a name like out.mp4, or one without suffix for PNGs, found {given}: change it"
         )

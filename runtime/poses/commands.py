@@ -16,10 +16,11 @@ from ...errors import ConfigError
 from ...text import escaped, quoted
 from ..media.frame_range import FrameRange
 from ..media.frame_rate import frame_rate
-from ..media.pose_sequence import PoseSequence
+from ..media.picture import write_png
+from ..media.pose_sequence import PoseSequence, only_one
 from ..media.sound import Sound
 from ..media.timecode import Time
-from ..media.writer import open_writer
+from ..media.writer import open_writer, place
 from .alignment import Mode
 from .drawing import STYLES, pose_pictures
 from .driving import (
@@ -27,15 +28,17 @@ from .driving import (
     DrivingReport,
     Smoothing,
     fitted,
-    is_keypoint_source,
     keypoints_of,
     smoothed,
 )
 from .extraction.extract import Report
-from .extraction.people import Person
 from .formats.writing import write_keypoints
 from .models import SETS, models_folder, states
 from .models import fetch as fetch_set
+from .people import Person
+from .sources import driving_pictures, sound_from
+
+CHOOSE = "--start 1.5 --duration 0.01"  # chooses one frame
 
 
 def add_commands(commands: Commands) -> None:
@@ -43,13 +46,13 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "source",
         type=Path,
-        help="video of a person, keypoint file, or directory of pictures or keypoint files",
+        help="video or picture of a person, keypoint file, or directory of pictures or keypoint files",
     )
     command.add_argument(
         "--output",
         required=True,
-        metavar="POSES.mp4|DIR|KEYPOINTS.json|.npz",
-        help="drawn skeletons as a video or as PNGs, or the keypoints themselves",
+        metavar="POSES.mp4|DIR|POSE.png|KEYPOINTS.json|.npz",
+        help="drawn skeletons as a video, as PNGs or as one picture, or the keypoints themselves",
     )
     command.add_argument(
         "--reference", type=Path, metavar="IMAGE", help="picture of the character to fit the skeleton to"
@@ -178,8 +181,12 @@ def pose(options: argparse.Namespace, console: Console) -> None:
     if driving.align != "none" and options.reference is None:
         raise ConfigError(f"align {driving.align}: expected --reference, found none; add it")
     frames = FrameRange(begin=options.start, duration=options.duration, frame_rate=options.pose_fps)
-    is_video = not is_keypoint_source(options.source)
-    report = DrivingReport(Report() if is_video else None)
+    output, pictures = Path(options.output), driving_pictures(options.source, frames)
+    single = output.suffix.lower() == ".png"
+    if single and pictures is not None:  # before all of them are looked at
+        for _ in only_one(pictures, output, CHOOSE):
+            pass
+    report = DrivingReport(None if pictures is None else Report())
     keypoints = keypoints_of(
         options.source, driving, frames, report=report.extraction, on_frame=progress(console, "extract")
     )
@@ -189,13 +196,15 @@ def pose(options: argparse.Namespace, console: Console) -> None:
         keypoints = fitted(keypoints, options.reference, driving, report)
     for line in report.lines():
         complain(line)
-    if Path(options.output).suffix.lower() in (".json", ".npz"):
-        write_keypoints(options.output, keypoints)
+    if output.suffix.lower() in (".json", ".npz"):
+        write_keypoints(output, keypoints)
+    elif single:
+        (picture,) = only_one(pose_pictures(keypoints, options.style), output, CHOOSE)
+        write_png(place(options.output), np.asarray(picture))
     else:
-        sound = None
-        if is_video and options.audio and options.source.is_file():
-            start = options.start.seconds if options.start else Fraction(0)
-            sound = Sound(str(options.source), start)
+        rate, sound = keypoints.frame_rate, None
+        if options.audio and rate is not None:
+            sound = sound_from(options.source, frames.at(rate).start / rate)
         write_pictures(pose_pictures(keypoints, options.style), options, sound, console)
     console.bar.close()
     print(escaped(str(options.output)))

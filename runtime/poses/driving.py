@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice
-from math import ceil, floor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -25,24 +24,21 @@ from ..media.pose_sequence import (
     PoseSource,
     check_limit,
     checked_rate,
-    open_pose,
 )
 from .alignment import Fit, Mode, fit
 from .drawing import draw_all, pose_pictures
 from .extraction.extract import Report, extract, open_models
-from .extraction.people import Models, Person, check_person
 from .formats.reading import ranges, read_keypoints
 from .interpolation import at_rate
 from .keypoints import Keypoints, Pose
+from .people import Person, check_person
 from .smoothing import smooth, smooth_forward
+from .sources import OnFrame, Sized, extracted, is_keypoint_source, open_driver, source_frames
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Smoothing = Literal["both", "forward", "none"]
-KEYPOINT_SUFFIXES = {".json", ".npz", ".npy"}
-
-OnFrame = Callable[[int, int | None], None]  # called with frames done and their number, if known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,11 +98,11 @@ class DrivingReport:
 
 
 def open_poses(
-    source: PoseSource,
+    source: PoseSource | Keypoints,
     *,
     reference: Picture | None = None,
     align: Mode | None = None,
-    reference_keypoints: str | os.PathLike[str] | None = None,
+    reference_keypoints: str | os.PathLike[str] | Keypoints | None = None,
     person: Person = 0,
     smooth: Smoothing = "both",
     models: str | os.PathLike[str] | None = None,
@@ -114,23 +110,43 @@ def open_poses(
     frames: int | None = None,
     pose_fps: Fraction | float | None = None,
 ) -> PoseSequence:
-    """Open a video of a person, or a keypoint file, as a pose sequence of drawn skeletons.
+    """Open a video of a person, or keypoints, as a pose sequence of drawn skeletons.
 
-    `source` is a video, a directory or iterable of pictures with a person in them, or a keypoint file (.json,
-    .npz, .npy) or a folder of such files. `reference` is the character's picture. `align` is "bones" by
-    default if there is a reference, and else "none". `style` is the bundle's,
-    `animator.bundle.manifest.model.pose_style`. `frames` and `pose_fps` are those of `Animator.animate`;
-    keypoints are interpolated. The other arguments are those of Driving.
+    source: a video, a picture, a directory or iterable of pictures with a person in them; a keypoint file
+        (.json, .npz, .npy) or a folder of such files; or Keypoints. Pictures of an iterable are those of
+        `Animator.animate`: paths, PIL images or uint8 arrays (height, width, 3).
+    reference: the character's picture. reference_keypoints: the keypoints in it, of one frame, which are
+        otherwise found by the models.
+    align: fits the skeleton to the character as in Driving. By default "bones" if there is a reference, and
+        else "none".
+    person, smooth, models: as in Driving.
+    style: the tool whose skeletons the weights know: "dwpose" or "musepose". Give the bundle's,
+        `animator.bundle.manifest.model.pose_style`.
+    frames: the most frames that are used. pose_fps: another rate in frames per second; keypoints are
+        interpolated.
+
+    The sequence gives one RGB picture for each frame. A skeleton that is fitted to a reference has the
+    reference's aspect ratio, and else the source's; its shorter side has 512 pixels for dwpose and 768 for
+    musepose, before sides are rounded to the tool's multiple of 64. `frame_rate` is the source's or
+    `pose_fps`, and 24 for pictures without one.
 
     With align "none" and smooth "forward" or "none", poses are extracted while the sequence is read, so that
     it may be endless. Otherwise they are extracted here.
 
-    Raises ConfigError, InputError or DeviceError.
+    Raises ConfigError for an option that cannot be used, InputMissing for a source or models that are not
+    there, InputError for a source that cannot be read or has no frames or a reference without a person,
+    BundleError for models that cannot be used, and DeviceError. Reading the sequence raises the same.
     """
-    mode: Mode = align or ("none" if reference is None and reference_keypoints is None else "bones")
+    has_reference = reference is not None or reference_keypoints is not None
+    mode: Mode = align or ("bones" if has_reference else "none")
+    given = path = None
+    if isinstance(reference_keypoints, Keypoints):
+        given = reference_keypoints
+    elif reference_keypoints:
+        path = Path(os.fsdecode(reference_keypoints))
     driving = Driving(
         align=mode,
-        reference_keypoints=Path(reference_keypoints) if reference_keypoints else None,
+        reference_keypoints=path,
         person=person,
         smooth=smooth,
         models=Path(models) if models else None,
@@ -140,17 +156,17 @@ def open_poses(
     check_limit(frames)
     wanted = None if pose_fps is None else checked_rate(pose_fps)
     if mode == "none" and smooth != "both" and not is_keypoint_source(source) and wanted is None:
-        return streamed(open_pose(source, frames), driving, style)
+        return streamed(open_driver(source, frames), driving, style)
     keypoints = keypoints_of(source, driving, FrameRange(stop=frames, frame_rate=wanted))
     if reference is not None and mode != "none":
-        keypoints = fitted(keypoints, reference, driving)
+        keypoints = fitted(keypoints, reference, driving, reference_keypoints=given)
     else:
         keypoints = smoothed(keypoints, driving)
     return pose_pictures(keypoints, style)
 
 
 def keypoints_of(
-    source: PoseSource,
+    source: PoseSource | Keypoints,
     driving: Driving,
     frames: FrameRange | None = None,
     *,
@@ -158,20 +174,22 @@ def keypoints_of(
     report: Report | None = None,
     on_frame: OnFrame = lambda _done, _total: None,
 ) -> Keypoints:
-    """The keypoints of the frames of a range, read from a file or extracted from pictures.
+    """The keypoints of the frames of a range: given, read from a file, or extracted from pictures.
 
     size: of the pictures that a file refers to, if it does not say. Raises InputError if there are no frames.
     """
     frames = frames or FrameRange()
     if is_keypoint_source(source):
-        assert isinstance(source, str | os.PathLike)
-        found = read_keypoints(source, person=driving.person, size=size)
+        found = source
+        if not isinstance(found, Keypoints):
+            assert isinstance(found, str | os.PathLike)
+            found = read_keypoints(found, person=driving.person, size=size)
         rate = found.frame_rate or DEFAULT_FRAME_RATE
         frames = frames.at(rate)
         first, last = source_frames(frames, rate)
         part = replace(found, frames=found.frames[first:last], frame_rate=rate)
     else:
-        pictures = open_pose(source, None)
+        pictures = open_driver(source)
         rate = pictures.frame_rate or DEFAULT_FRAME_RATE
         frames = frames.at(rate)
         first, last = source_frames(frames, rate)
@@ -189,46 +207,6 @@ def keypoints_of(
     return replace(part, frames=part.frames[:count])
 
 
-def source_frames(frames: FrameRange, rate: Fraction) -> tuple[int, int | None]:
-    """The first frame of the source that a range needs, and the one to stop before."""
-    step = rate / (frames.frame_rate or rate)
-    stop = None if frames.stop is None else ceil((frames.stop - 1) * step) + 1
-    return floor(frames.start * step), stop
-
-
-def extracted(
-    pictures: Iterable[Image.Image],
-    models: Models,
-    person: Person,
-    frame_rate: Fraction | None,
-    report: Report | None = None,
-    total: int | None = None,
-    on_frame: OnFrame = lambda _done, _total: None,
-) -> Keypoints:
-    """The keypoints of one person in pictures, in pixels of the first one."""
-    sized = Sized(pictures)
-    poses: list[Pose] = []
-    for pose in extract(sized, models, person=person, report=report):
-        poses.append(pose)
-        on_frame(len(poses), total)
-    frames = np.array(poses) if poses else np.zeros((0, 128, 3))
-    width, height = sized.first or (1, 1)
-    return Keypoints(frames, width, height, frame_rate)
-
-
-class Sized:
-    """Pictures, all in the size of the first one, which is `first` once it has been read."""
-
-    def __init__(self, pictures: Iterable[Image.Image]):
-        self.pictures = pictures
-        self.first: tuple[int, int] | None = None
-
-    def __iter__(self) -> Iterator[Image.Image]:
-        for picture in self.pictures:
-            self.first = self.first or picture.size
-            yield picture if picture.size == self.first else picture.resize(self.first)
-
-
 def smoothed(keypoints: Keypoints, driving: Driving) -> Keypoints:
     if driving.smooth == "none":
         return keypoints
@@ -244,22 +222,29 @@ def fitted(
     reference: Picture,
     driving: Driving,
     report: DrivingReport | None = None,
+    *,
+    reference_keypoints: Keypoints | None = None,
 ) -> Keypoints:
-    """Smooth the keypoints and align them to a reference picture. Raises InputError."""
+    """Smooth the keypoints and align them to a reference picture. Raises InputError.
+
+    reference_keypoints: those of the reference, if they are neither in a file nor to be found by the models.
+    """
     keypoints = smoothed(keypoints, driving)
     if driving.align == "none":
         return keypoints
-    found = fit(keypoints, reference_pose(reference, driving), driving.align)
+    found = fit(keypoints, reference_pose(reference, driving, reference_keypoints), driving.align)
     if report is not None:
         report.fit = found
     return found.apply(keypoints)
 
 
-def reference_pose(reference: Picture, driving: Driving) -> Keypoints:
+def reference_pose(reference: Picture, driving: Driving, given: Keypoints | None = None) -> Keypoints:
     """The keypoints of the reference, in pixels of its picture. Raises InputError if nobody is in it."""
     picture = read_picture(reference)
-    if driving.reference_keypoints is not None:
-        found = scaled_to(read_keypoints(driving.reference_keypoints, size=picture.size), *picture.size)
+    if given is None and driving.reference_keypoints is not None:
+        given = read_keypoints(driving.reference_keypoints, size=picture.size)
+    if given is not None:
+        found = scaled_to(given, *picture.size)
         return replace(found, frames=found.frames[:1])
     with closing(open_models(driving.models)) as models:
         found = extracted([picture], models, 0, None)
@@ -293,14 +278,4 @@ def streamed(pictures: PoseSequence, driving: Driving, style: PoseStyle) -> Pose
                 poses = smooth_forward(poses, *first.size, rate)
             yield from draw_all(poses, *first.size, style)
 
-    return PoseSequence(read, pictures.frame_rate, pictures.num_frames, style)
-
-
-def is_keypoint_source(source: Any) -> bool:
-    """Whether a source is a keypoint file, or a folder that has JSON files."""
-    if not isinstance(source, str | os.PathLike):
-        return False
-    path = Path(os.fsdecode(source))
-    if path.is_dir():
-        return any(entry.suffix.lower() == ".json" for entry in path.iterdir())
-    return path.suffix.lower() in KEYPOINT_SUFFIXES
+    return PoseSequence(read, rate, pictures.num_frames, style)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, isfinite
+from math import isfinite
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
-from .extraction.extract import MAX_LOST, REACH, STEP, between
-from .extraction.people import STEADY, Person, area, box, check_person, is_inside, off_centre
-from .keypoints import BODY, NUM_POINTS, VISIBLE, Pose
+from .gaps import MAX_LOST, Gaps, filled
+from .keypoints import BODY, NUM_POINTS, Pose
+from .people import REACH, STEP, Person, check_person, chosen, movements
 
-IS_STEADY = np.isin(np.arange(BODY.stop), STEADY)
 MAX_OTHERS = 64  # poses of other people that are remembered
 
 
@@ -30,17 +29,18 @@ class Found(NamedTuple):
     pose: Pose
     track: int | None = None
 
+    @property
+    def score(self) -> float:
+        return float(self.pose[BODY, 2].mean())
+
 
 @dataclass(slots=True)
-class Trail:
+class Trail(Gaps):
     """In which frames, counted from 0, the person was not simply there.
 
-    interpolated: not found, and filled from the frames around them. missing: not found, hence all zeros.
     jumped: found far from the frame before, and taken for the same person because there was nobody else.
     """
 
-    interpolated: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
     jumped: list[int] = field(default_factory=list)
 
 
@@ -53,21 +53,10 @@ def follow(frames: Sequence[Sequence[Found]], person: Person = 0) -> tuple[NDArr
     check_person(person)
     trail = Trail()
     follower = Follower(person, trail)
+    found = (follower.find(number, people) for number, people in enumerate(frames))
     poses = np.zeros((len(frames), NUM_POINTS, 3))
-    seen: int | None = None  # the last frame in which the person was found
-    for number, people in enumerate(frames):
-        pose = follower.find(number, people)
-        if pose is None:
-            continue
-        poses[number] = pose
-        gap = range(0 if seen is None else seen + 1, number)
-        if gap and seen is not None and len(gap) <= MAX_LOST and trail.jumped[-1:] != [number]:
-            poses[gap.start : gap.stop] = list(between(poses[seen], pose, len(gap)))
-            trail.interpolated += gap
-        else:
-            trail.missing += gap
-        seen = number
-    trail.missing += range(0 if seen is None else seen + 1, len(frames))
+    for place, pose in zip(poses, filled(found, trail, trail.jumped), strict=True):
+        place[:] = pose
     return poses, trail
 
 
@@ -91,7 +80,7 @@ class Follower:
         """The pose of the person in a frame, or None."""
         there = [each for each in people if each.pose[:, 2].any()]
         if self.seen is None:
-            found = chosen(number, there, self.person) if there else None
+            found = self.first(number, there) if there else None
             self.others = [Other(each.pose) for each in there if each is not found]
         elif self.seen.track is not None:
             track = self.seen.track
@@ -103,6 +92,20 @@ class Follower:
             return None
         self.seen, self.lost = found, 0
         return found.pose
+
+    def first(self, number: int, people: list[Found]) -> Found:
+        """The person who is meant. Raises InputError if there is none."""
+        found, person = chosen(people, self.person), self.person
+        if found is not None:
+            return found
+        if isinstance(person, tuple):
+            raise InputError(
+                f"person: expected a person at {person[0]:g},{person[1]:g} in frame {number}, found none; "
+                "give a point between the shoulders and hips"
+            )
+        raise InputError(
+            f"person: expected 0 to {len(people) - 1} for one of the people in frame {number}, found {person}"
+        )
 
     def again(self, number: int, people: list[Found], seen: Found) -> Found | None:
         """The person who was seen before, or None if nobody in the frame is certain to be that person.
@@ -135,26 +138,6 @@ class Follower:
         return None if mine is None else people[mine]
 
 
-def movements(before: list[Pose], after: list[Pose]) -> NDArray[np.float64]:
-    """`movement` from every pose before to every pose after, (before, after)."""
-    one, other = (np.array(poses).reshape(-1, NUM_POINTS, 3)[:, BODY] for poses in (before, after))
-    visible = (one[:, None, :, 2] > VISIBLE) & (other[None, :, :, 2] > VISIBLE)
-    steady = visible & IS_STEADY
-    used = np.where(steady.any(axis=-1, keepdims=True), steady, visible)
-    moved = np.hypot(*np.moveaxis(other[None, :, :, :2] - one[:, None, :, :2], -1, 0))
-    moved[~used] = inf
-    moved.sort(axis=-1)  # the points that are not used come last
-    count = used.sum(axis=-1, keepdims=True)
-    middle = np.take_along_axis(
-        moved, np.concatenate([np.maximum(count - 1, 0) // 2, count // 2], axis=-1), axis=-1
-    )
-    sizes = np.array([max(right - left, bottom - top) for left, top, right, bottom in map(box, before)])
-    sizes[sizes <= 0] = np.nan
-    found: NDArray[np.float64] = middle.mean(axis=-1) / sizes[:, None]
-    found[np.isnan(found)] = inf
-    return found
-
-
 def matched(
     moves: NDArray[np.float64], reach: NDArray[np.float64], order: NDArray[np.float64]
 ) -> dict[int, int]:
@@ -166,20 +149,3 @@ def matched(
         if row not in columns and column not in columns.values():
             columns[row] = column
     return columns
-
-
-def chosen(number: int, people: list[Found], person: Person) -> Found:
-    """The person who is meant. Raises InputError if there is none."""
-    if isinstance(person, tuple):
-        there = [each for each in people if is_inside(person, box(each.pose))]
-        if not there:
-            raise InputError(
-                f"person: expected a person at {person[0]:g},{person[1]:g} in frame {number}, found none; "
-                "give a point between the shoulders and hips"
-            )
-        return min(there, key=lambda each: off_centre(person, box(each.pose)))
-    if person >= len(people):
-        raise InputError(
-            f"person: expected 0 to {len(people) - 1} for one of the people in frame {number}, found {person}"
-        )
-    return sorted(people, key=lambda each: -each.pose[BODY, 2].mean() * area(box(each.pose)))[person]

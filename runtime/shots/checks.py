@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from typing import Any
 
 from ...engines.bundle import Bundle
 from ...errors import ConfigError, InputError, OutputError
+from ...text import quoted
 from ..clip.clip import latent_shape
 from ..clip.noise import noise_of, read_noise
 from ..clip.windows import KnownLength
-from ..media.picture import read_picture
+from ..media.animated_picture import is_still
+from ..media.picture import MAX_NAME, read_picture
 from ..media.pose_sequence import open_pose
 from ..media.writer import check_rate, place
 from .driven_poses import check_driven
-from .frame_range import frame_range, must_exist, open_frames
+from .frame_range import frame_range, must_exist
 from .output import check_name
 from .shot import Shot
 
@@ -28,12 +32,26 @@ def check(shot: Shot, bundle: Bundle) -> None:
     check_output(shot)
     settings = shot.options.resolve(bundle.manifest)
     read_picture(shot.reference, settings.background)
+    if is_still(shot.pose) and not shot.output.picture:
+        raise InputError(
+            f"expected a video or a directory of pictures, found the single picture "
+            f"{quoted(str(shot.pose), MAX_NAME)}: give its directory, or an output like out.png for one "
+            "picture"
+        )
+    frames: Iterable[Any]
     if shot.driving is not None:
-        check_driven(shot.pose, shot.driving)
+        frames = check_driven(shot.pose, shot.driving, shot.range())
+        rate = shot.fps or shot.pose_fps
+    else:
+        frames = pose = shot.open_drawn()  # checks the headers of a directory's pictures
+        rate = shot.frame_rate(pose)
+    if rate and (shot.output.video or shot.overlay):
+        check_rate(rate)
+    if shot.output.picture:
+        for _ in shot.output.only_one(frames):
+            pass
+    if shot.driving is not None:
         return
-    pose = open_frames(shot.pose, shot.frames, shot.pose_fps)  # checks the headers of a directory's pictures
-    if shot.output.video:
-        check_rate(shot.frame_rate(pose))
     num_frames = None
     if os.path.isdir(shot.pose):
         num_frames = count_pictures(shot)
@@ -57,18 +75,18 @@ def count_pictures(shot: Shot) -> int:
 
 def check_output(shot: Shot) -> None:
     """Raise ConfigError or OutputError if the shot's files cannot be written."""
-    output, sheet = shot.output, shot.contact_sheet
+    output, taken = shot.output, {shot.output.path, shot.output.sidecar}
     output.check_replaceable()
-    for path in filter(None, (output.path, sheet)):
+    for path in (output.path, *shot.previews.values()):
         if not os.access(path.parent, os.W_OK | os.X_OK):
             raise OutputError(f"cannot write {path}: {path.parent} is not writable; choose another folder")
-    if sheet is None:
-        return
-    target = place(os.fspath(sheet))
-    check_name(target)
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{sheet} exists and is not a file: choose another name for the contact sheet")
-    if target in (output.path, output.sidecar) or output.path in target.parents:
-        raise ConfigError(
-            f"contact sheet: expected another file than the output and its sidecar, found {sheet}"
-        )
+    for name, path in shot.previews.items():
+        what, target = name.replace("_", " "), place(os.fspath(path))
+        check_name(target)
+        if target.exists() and not target.is_file():
+            raise OutputError(f"{path} exists and is not a file: choose another name for the {what}")
+        if target in taken or output.path in target.parents:
+            raise ConfigError(
+                f"{what}: expected another file than the output, its sidecar and other previews, found {path}"
+            )
+        taken.add(target)

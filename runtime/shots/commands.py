@@ -40,21 +40,23 @@ def add_animate(commands: Commands) -> None:
     source.add_argument(
         "--pose",
         type=Path,
-        metavar="VIDEO|DIR",
-        help="pose skeletons: an mp4, mov, webm or gif, or a directory of images",
+        metavar="VIDEO|DIR|IMAGE",
+        help="pose skeletons: an mp4, mov, webm or gif, a directory of images, or one image for one picture",
     )
     source.add_argument(
         "--driving",
         type=Path,
-        metavar="VIDEO|KEYPOINTS",
-        help="a video of a person, or a keypoint file or a folder of them: skeletons are drawn from it",
+        metavar="VIDEO|KEYPOINTS|IMAGE",
+        help="a video of a person, a keypoint file or a folder of them, or one image for one picture: "
+        "skeletons are drawn from it",
     )
     command.add_argument(
         "--output",
         required=True,
-        metavar="OUT.mp4|OUT_DIR[/NAME.####.png]",
-        help="video, or directory for PNG frames; an existing video is replaced, and so is a directory that "
-        "is empty or holds only an earlier result; a sidecar beside it identifies the inputs",
+        metavar="OUT.mp4|OUT_DIR[/NAME.####.png]|OUT.png",
+        help="video, directory for PNG frames, or picture of one pose; an existing file is replaced, and so "
+        "is a directory that is empty or holds only an earlier result; a sidecar beside it identifies the "
+        "inputs",
     )
     add_options(command)
     command.add_argument(
@@ -92,7 +94,14 @@ def add_animate(commands: Commands) -> None:
         "--contact-sheet",
         type=Path,
         metavar="FILE.png",
-        help="also write one picture with the reference, some poses and their frames",
+        help="also write one picture with the reference, some driving frames, their poses and frames",
+    )
+    command.add_argument(
+        "--overlay",
+        type=Path,
+        metavar="FILE.mp4",
+        help="also write a video with driving frame, skeleton and result side by side; of drawn poses, with "
+        "pose and result",
     )
     add_driving(command.add_argument_group("with --driving"))
     command.add_argument(
@@ -154,6 +163,7 @@ def animate(options: argparse.Namespace, console: Console) -> None:
         pose_fps=options.pose_fps,
         initial_noise=options.initial_noise,
         contact_sheet=options.contact_sheet and place(os.fspath(options.contact_sheet)),
+        overlay=options.overlay and place(os.fspath(options.overlay)),
         driving=driving,
         start=options.start,
         duration=options.duration,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
@@ -42,15 +42,16 @@ class ReadFiles:
         for place in {Path(os.path.realpath(path)), path.absolute()}:
             self._add_around(place, f"holds the {what} {path}")
 
-    def add_shot(self, bundle: Path, reference: Path, pose: Path, initial_noise: Path | None) -> None:
-        """Add the inputs of a shot, without the files in folders."""
+    def add_shot(self, bundle: Path, reference: Path, pose: Path, others: Mapping[str, Path | None]) -> None:
+        """Add the inputs of a shot, without the files in folders. `others` are paths by what they are."""
         self.add(bundle, "bundle")
         note(self.bundles, [bundle], f"is in the bundle {bundle}")
         self.add(reference, "reference")
         self.add(pose, "pose sequence")
         note(self.poses, [pose], f"would be a frame of the pose sequence {pose}")
-        if initial_noise:
-            self.add(initial_noise, "initial noise")
+        for what, path in others.items():
+            if path:
+                self.add(path, what)
 
     def add_contents(self, bundle: Path, pose: Path) -> None:
         """Add the files in a bundle and in a pose folder, to recognize other links to them."""
@@ -60,12 +61,11 @@ class ReadFiles:
             frames = pictures(pose, PICTURE_SUFFIXES)
             note(self.inputs, frames, f"is a frame of the pose sequence {pose}")
 
-    def check_output(self, output: Output, contact_sheet: Path | None) -> None:
+    def check_output(self, output: Output, previews: Iterable[Path]) -> None:
         """Raise OutputError if writing this output would change or remove something that is read."""
-        self.check_file(output.sidecar)
-        if contact_sheet:
-            self.check_file(contact_sheet)
-        if output.video:
+        for path in (output.sidecar, *previews):
+            self.check_file(path)
+        if output.is_file:
             self.check_file(output.path)
         else:
             folder = output.path

@@ -6,8 +6,10 @@ Another kind of CPU would extract other keypoints, so those of an unfinished sho
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from ...atomic import unwritable
 from ...engines.bundle import MANIFEST
@@ -18,15 +20,16 @@ from ...text import escaped
 from ..clip.progress import Progress, ProgressCallback
 from ..media.frame_range import FrameRange
 from ..media.notices import notice
-from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence, open_pose
+from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
 from ..media.sound import Sound
 from ..poses.drawing import pose_pictures
-from ..poses.driving import Driving, DrivingReport, fitted, is_keypoint_source, keypoints_of
+from ..poses.driving import Driving, DrivingReport, fitted, keypoints_of
 from ..poses.extraction.extract import Report
 from ..poses.formats.reading import read_keypoints
 from ..poses.formats.writing import write_keypoints
 from ..poses.keypoints import Keypoints
 from ..poses.models import MEDIAPIPE, find
+from ..poses.sources import driving_pictures, is_keypoint_source, sound_from
 from .resume import KEYPOINTS
 
 EXTRACT = "extract"  # the stage of progress
@@ -97,13 +100,14 @@ def keep(path: Path, keypoints: Keypoints) -> None:
         raise unwritable(path, error) from error
 
 
-def check_driven(source: Path, driving: Driving) -> None:
-    """Check what can be known before models are loaded. Raises InputError or BundleError."""
-    if is_keypoint_source(source):
-        read_keypoints(source, person=driving.person)
-    else:
-        open_pose(source, None)
+def check_driven(source: Path, driving: Driving, frames: FrameRange) -> Iterable[Any]:
+    """Check what can be known before models are loaded. Raises InputError or BundleError.
+
+    Returns the pictures or the keypoints of the range.
+    """
     models_digest(source, driving)
+    pictures = driving_pictures(source, frames)
+    return keypoints_of(source, driving, frames) if pictures is None else pictures
 
 
 def models_digest(source: Path, driving: Driving) -> str | None:
@@ -122,12 +126,12 @@ def sound_of(source: Path, frames: FrameRange, *, same_speed: bool) -> Sound | N
 
     A clip at another speed has none either.
     """
-    if is_keypoint_source(source) or not source.is_file():
+    pictures = driving_pictures(source, FrameRange())
+    if pictures is None:
         return None
-    if not same_speed:
+    own_rate = pictures.frame_rate or DEFAULT_FRAME_RATE
+    sound = sound_from(source, frames.at(own_rate).start / (frames.frame_rate or own_rate))
+    if sound and not same_speed:
         notice(f"{escaped(str(source))}: --fps changes the speed: no sound; --pose-fps would keep both")
         return None
-    own_rate = open_pose(source, None).frame_rate or DEFAULT_FRAME_RATE
-    found = frames.at(own_rate)
-    sound = Sound(str(source), found.start / (frames.frame_rate or own_rate))
-    return sound if sound.exists() else None
+    return sound

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ConfigError, InputError
 from ...text import quoted
+from ..media.animated_picture import is_still
 from ..media.pose_sequence import PoseSequence, open_pose
 
 if TYPE_CHECKING:
@@ -37,13 +38,16 @@ def must_exist(frames: str | None) -> bool:
     return frames is not None and "-" in frames
 
 
-def open_frames(pose: Path, frames: str | None, pose_fps: Fraction | None = None) -> PoseSequence:
+def open_frames(
+    pose: Path, frames: str | None, pose_fps: Fraction | None = None, *, still: bool = False
+) -> PoseSequence:
     """The pose frames of a shot, resampled to `pose_fps` before they are counted.
 
-    Reading a range raises InputError if there are fewer frames.
+    still: a single picture is a sequence of one frame, and not an error. Reading a range raises InputError if
+    there are fewer frames.
     """
     start, stop = frame_range(frames)
-    sequence = open_pose(pose, stop, pose_fps)
+    sequence = open_pose([pose] if still and is_still(pose) else pose, stop, pose_fps)
     if not must_exist(frames):
         return sequence
     assert stop is not None

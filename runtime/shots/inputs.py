@@ -13,7 +13,7 @@ from ...errors import InputChanged, InputError, InputMissing
 from ...text import escaped
 from ..media.folder import pictures
 from ..media.pose_sequence import PICTURE_SUFFIXES
-from ..poses.driving import is_keypoint_source
+from ..poses.sources import is_keypoint_source
 
 
 class InputFile(NamedTuple):
@@ -75,10 +75,16 @@ class Inputs:
         """A text that changes when a file is changed, even if it is changed back later."""
         return digest_of({"files": [(file.num_bytes, file.modified_ns) for file in self.files]})
 
-    def changed_since(self, before: Inputs) -> Path | None:
-        """The first file that was changed, replaced, moved, added or removed."""
+    def changed_since(self, before: Inputs) -> InputChanged | None:
+        """The error to raise if a file was changed, replaced, moved, added or removed meanwhile."""
         then, now = ({file.path: file for file in inputs.files} for inputs in (before, self))
-        return next((path for path in then | now if then.get(path) != now.get(path)), None)
+        path = next((path for path in then | now if then.get(path) != now.get(path)), None)
+        if path is None:
+            return None
+        return InputChanged(
+            f"{path}: expected an input that stays as it is, but it changed while the clip was made; try "
+            "again"
+        )
 
 
 def pose_pictures(folder: Path) -> list[Path]:

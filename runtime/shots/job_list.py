@@ -52,6 +52,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "pose_fps": (int, float, str),
     "first_number": (int,),
     "bits": (int,),  # per channel of PNGs: 8 (default) or 16
+    "overlay": (bool,),
     **dict.fromkeys(PATHS.keys() - REQUIRED.keys(), (str,)),
 }
 # With "driving" or "keypoints": the fields of Driving, and others of Shot.
@@ -75,8 +76,8 @@ def read_jobs(path: Path, output: Path, only: str | None = None) -> tuple[list[S
     """Return the shots of a job list, or just the one named `only`, and an error message per invalid line.
 
     Opens every bundle and checks that all files exist, and that no shot writes what a shot reads. A shot's
-    result is OUTPUT/NAME.mp4 or OUTPUT/NAME/, and its contact sheet OUTPUT/NAME.sheet.png. Raises InputError
-    if the file is no job list at all.
+    result is OUTPUT/NAME.mp4 or OUTPUT/NAME/, its contact sheet OUTPUT/NAME.sheet.png, and its overlay, if
+    the line asks for one, OUTPUT/NAME.overlay.mp4. Raises InputError if the file is no job list at all.
     """
     lines = read_lines(path)
     # Absolute, because workers may run in another directory.
@@ -131,7 +132,7 @@ class JobReader:
         self.bundles: dict[Path, Bundle | AnimateError] = {}
 
     def read(self, number: int, job: dict[str, Any]) -> None:
-        self.reserve(number, job["name"], job.get("format", "mp4"))
+        self.reserve(number, job["name"], job.get("format", "mp4"), overlay=job.get("overlay", False))
         paths = {key: self.folder / job.pop(key) for key in PATHS if key in job}
         for key, file in paths.items():
             if not os.path.exists(file):  # unlike the method, False for a name that no file can have
@@ -150,20 +151,21 @@ class JobReader:
         files, errors = ReadFiles(), []
         files.add(job_list, "job list")
         for shot in self.shots.values():
-            files.add_shot(shot.bundle, shot.reference, shot.pose, shot.initial_noise)
+            shot.add_inputs(files)
         for number, shot in self.shots.items():
             try:
-                files.check_output(shot.output, shot.contact_sheet)
+                files.check_output(shot.output, shot.previews.values())
             except OutputError as error:
                 errors.append((number, str(error)))
         return errors
 
-    def reserve(self, number: int, name: str, file_format: str) -> None:
-        """Reserve the names of a shot's result, sidecar and contact sheet."""
+    def reserve(self, number: int, name: str, file_format: str, *, overlay: bool) -> None:
+        """Reserve the names of a shot's result, sidecar, contact sheet and overlay."""
         if file_format not in ("mp4", "png"):
             raise ConfigError(f"format: expected mp4 or png, found {quoted(file_format)}")
         result = f"{name}.mp4" if file_format == "mp4" else name
-        files = (result, f"{result}.json", f"{name}.sheet.png")
+        files = [result, f"{result}.json", f"{name}.sheet.png"]
+        files += [f"{name}.overlay.mp4"] if overlay else []
         for file in files:
             if user := self.users.get(file.lower()):
                 raise ConfigError(
@@ -183,7 +185,8 @@ class JobReader:
         target = self.output / (f"{name}.mp4" if file_format == "mp4" else f"{name}/#####.png")
         output = Output.at(str(target), job.pop("first_number", 0), job.pop("bits", 8))
         sheet = self.output / f"{name}.sheet.png"
-        return Shot(name=name, output=output, contact_sheet=sheet, options=options, **job)
+        overlay = self.output / f"{name}.overlay.mp4" if job.pop("overlay", False) else None
+        return Shot(name=name, output=output, contact_sheet=sheet, overlay=overlay, options=options, **job)
 
     def bundle(self, path: Path) -> Bundle:
         """Open a bundle once. If that fails, every line that names the bundle gets the error."""

@@ -11,6 +11,7 @@ from ...text import escaped, field, quoted
 from ..animator import Animator
 from ..clip.progress import Progress
 from .driven_poses import EXTRACT
+from .previews import OVERLAY
 from .shot import Shot
 from .status import StatusLines, resolve_format
 
@@ -78,7 +79,7 @@ def clip_bar(console: Console, steps: int) -> Callable[[Progress], None]:
             else:
                 detail = f"step {min(done * steps // total + 1, steps)}/{steps}"
             console.bar.show(stage, done, total, detail)
-        elif stage in (shown, EXTRACT):
+        elif stage in (shown, EXTRACT, OVERLAY):
             console.bar.show(stage, done, total, f"frame {done}/{total or '?'}")
         num_frames = done if stage == "decode" else num_frames
 

@@ -1,4 +1,4 @@
-"""The output of a shot: an mp4 or a directory of PNGs, with a sidecar beside it.
+"""The output of a shot: an mp4, a directory of PNGs or one PNG, with a sidecar beside it.
 
 The sidecar, `NAME.json`, holds the digest of the request and the SHA-256 of every file. A result is done if
 the digest and all hashes match, no matter which process made it. Otherwise it is made again.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ...atomic import unwritable
 from ...engines.files import hashed
@@ -18,13 +20,16 @@ from ...errors import ConfigError, OutputError
 from ...text import quoted
 from ..media.folder import counts, listed
 from ..media.picture import Frame, save_png, save_png16
+from ..media.pose_sequence import only_one
 from ..media.writer import place, resolve
 from .replacement import Replacement, is_frame
 from .sidecar import Sidecar, is_foreign
 
+T = TypeVar("T")
+
 PATTERN = re.compile(r"([^#]*)(#+)([^#]*\.png)", re.IGNORECASE)
 DIGITS = 5  # of a frame's number, unless a pattern sets another count
-VIDEO = "result.mp4"  # in a partial clip
+VIDEO, PICTURE = "result.mp4", "result.png"  # in a partial clip
 MOUNTS = Path("/proc/self/mountinfo")
 MAX_NUMBER = 10**9  # of a first frame
 MAX_NAME, MAX_PATH = 220, 4000  # bytes; names of temporary files are longer, up to 255 and 4,095
@@ -32,20 +37,22 @@ MAX_NAME, MAX_PATH = 220, 4000  # bytes; names of temporary files are longer, up
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    path: Path  # of the mp4 or the directory
+    path: Path  # of the mp4, the directory or the PNG
     video: bool
     prefix: str = ""  # of the names of PNGs
     digits: int = DIGITS
     suffix: str = ".png"
     first_number: int = 0
     bits: int = 8  # per channel of PNGs
+    picture: bool = False  # one PNG, of a clip that has one frame
 
     @classmethod
     def at(cls, given: str, first_number: int = 0, bits: int = 8) -> Output:
-        """`given` is OUT.mp4, a directory, or a directory with a pattern for its files: OUT/shot.####.png.
+        """`given` is OUT.mp4, a directory, a directory with a pattern for its files as in OUT/shot.####.png,
+        or OUT.png for a clip of one frame.
 
-        If the path exists, it must be replaceable: an mp4, an empty directory, or a directory that holds
-        only an earlier result. Raises ConfigError or OutputError.
+        If the path exists, it must be replaceable: a file, an empty directory, or a directory that holds only
+        an earlier result. Raises ConfigError or OutputError.
         """
         if not given:
             raise ConfigError("output: expected the name of an mp4 or of a directory, found an empty one")
@@ -56,7 +63,8 @@ class Output:
             prefix, marks, suffix = match.groups()
             output = cls(place(folder or "."), False, prefix, len(marks), suffix, first_number, bits)
         else:
-            output = cls(resolve(given), bool(Path(given).suffix), first_number=first_number, bits=bits)
+            path, suffix = resolve(given, (".mp4", ".png", "")), Path(given).suffix.lower()
+            output = cls(path, suffix == ".mp4", "", DIGITS, ".png", first_number, bits, suffix == ".png")
         if bits not in (8, 16 if not output.video else 8):
             raise ConfigError(f"bits: expected 8, or 16 for PNGs, found {quoted(bits)} for {quoted(given)}")
         output.check_names()
@@ -75,9 +83,17 @@ class Output:
         """File name of a PNG. `index` counts the clip's frames from 0."""
         return f"{self.prefix}{self.first_number + index:0{self.digits}}{self.suffix}"
 
+    @property
+    def is_file(self) -> bool:
+        return self.video or self.picture
+
     def save(self, path: Path, frame: Frame) -> None:
         """Write a frame as a PNG. Not atomic: `path` should be a temporary name."""
         (save_png16 if self.bits == 16 else save_png)(path, frame)
+
+    def only_one(self, frames: Iterable[T]) -> Iterator[T]:
+        """Yield the frame of a picture. Raises ConfigError at a second one."""
+        return only_one(frames, self.path, "--frames 7-7")
 
     @property
     def sidecar(self) -> Path:
@@ -89,8 +105,8 @@ class Output:
         sidecar = Sidecar.read(self.sidecar)
         return sidecar.frames if sidecar else 0
 
-    def holds(self, digest: str, contact_sheet: Path | None = None) -> bool:
-        """Whether the complete result of this request exists, and the contact sheet that was written with it.
+    def holds(self, digest: str, previews: Mapping[str, Path]) -> bool:
+        """Whether the complete result of this request exists, and the previews that were written with it.
 
         Reads and hashes every file.
         """
@@ -98,9 +114,9 @@ class Output:
         if sidecar is None or sidecar.digest != digest:
             return False
         try:
-            if contact_sheet and hashed(contact_sheet).file.sha256 != sidecar.contact_sheet:
+            if any(hashed(path).file.sha256 != getattr(sidecar, name) for name, path in previews.items()):
                 return False
-            files = [self.path] if self.video else listed(self.path)
+            files = [self.path] if self.is_file else listed(self.path)
             return {file.name for file in files} == sidecar.files.keys() and all(
                 hashed(file).file.sha256 == sidecar.files[file.name]
                 for file in files
@@ -116,9 +132,9 @@ class Output:
         """
         try:
             self.check_replaceable()
-            if self.video:
+            if self.is_file:
                 sidecar.write(self.sidecar)
-                os.replace(partial / VIDEO, self.path)
+                os.replace(partial / (VIDEO if self.video else PICTURE), self.path)
             else:
                 self.replacement(partial).run(sidecar, self._check_folder)
         except OSError as error:
@@ -138,10 +154,11 @@ class Output:
     def check_replaceable(self) -> None:
         """Raise OutputError if the result or the sidecar would replace something of somebody."""
         try:
-            if not self.video:
+            if not self.is_file:
                 self._check_folder(self.path)
             elif self.path.exists() and not self.path.is_file():
-                raise OutputError(f"{self.path} exists and is not a file: choose another name for the mp4")
+                kind = "mp4" if self.video else "picture"
+                raise OutputError(f"{self.path} exists and is not a file: choose another name for the {kind}")
             foreign = is_foreign(self.sidecar, beside_a_result=self.path.exists())
         except OSError as error:
             raise unwritable(self.path, error) from error

@@ -15,23 +15,24 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from ...atomic import atomic, unwritable
 from ...engines.files import digest_of, hashed
-from ...errors import ConfigError, InputError
+from ...errors import ConfigError, InputError, OutputError
 from ..clip.snapshot import Snapshot
 from ..media.folder import contents, counts
 from ..media.picture import Frame
 from ..media.writer import FrameWriter
 from .kept_files import is_intact_png, read_png, read_snapshot, write_snapshot
 from .locks import ATTEMPTS, in_use, is_at, locked, share
-from .output import VIDEO, Output
+from .output import PICTURE, VIDEO, Output
+from .previews import FILES
 from .sidecar import Sidecar
 
 SHARE = 0.02  # fraction of the time that snapshots may take
@@ -50,20 +51,22 @@ class PartialClip:
         self,
         output: Output,
         digest: str,
-        contact_sheet: Path | None = None,
+        previews: Mapping[str, Path] | None = None,
         *,
         inputs: str = "",
         frame_shape: tuple[int, ...] | None = None,
         is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
         check: Callable[[], None] = lambda: None,
     ):
-        """`inputs` identifies the state of the input files: what was made with another state is not used.
+        """`previews` are the paths of the contact sheet and the overlay, by name.
+
+        `inputs` identifies the state of the input files: what was made with another state is not used.
 
         Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`. `check` is
         called before a frame or snapshot is kept, and raises an error if it may be wrong.
         """
         self.output, self.digest = output, digest
-        self.target, self.contact_sheet = output.path, contact_sheet
+        self.target, self.previews = output.path, previews or {}
         self.frame_shape, self.is_right, self.check = frame_shape, is_right, check
         state = digest_of({"request": digest, "inputs": inputs})
         self.path = self.target.with_name(f".{self.target.name}.{state[:16]}.partial")
@@ -72,7 +75,7 @@ class PartialClip:
         self.frames = self.path / FRAMES
         self.start, self.num_frames = Snapshot(), 0
         self.saved_s = self.cost_s = 0.0  # when the last snapshot was saved, and how long that took
-        self.inode = 0  # of the folder
+        self.mark: IO[str] | None = None  # that the folder is in use; open, so that its inode is not reused
         self.vanished = False  # another process has removed the folder meanwhile, or made it anew
         self.holds_lock = False
         self.opened = ExitStack()  # with the mark that the folder is in use
@@ -100,10 +103,9 @@ class PartialClip:
         self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
     ) -> None:
         with self.opened:
-            try:
-                self.vanished = self.path.stat().st_ino != self.inode
-            except OSError:
-                self.vanished = True
+            if isinstance(error, OutputError | OSError):
+                with self.locked():  # until a process that is removing it has ended
+                    self.vanished = self.mark is None or not is_at(self.mark, self.path / IN_USE)
             kept = [self.path / name for name in (SNAPSHOT, KEYPOINTS)]
             empty = not contents(self.frames, counts) and not any(path.exists() for path in kept)
             # With something to resume from, the inputs were valid once, and a missing one may come back.
@@ -160,23 +162,29 @@ class PartialClip:
             finally:
                 self.holds_lock = False
 
-    def publish(self, num_frames: int, about: str, contact_sheet: str | None) -> None:
-        """Publish a result of so many frames. `about` is the shot's name, `contact_sheet` a SHA-256.
+    def preview(self, name: str) -> Path:
+        """Where a preview is written before it is published."""
+        return self.path / FILES[name]
 
-        PNGs are published as a folder of links to the frames, so that other processes do not miss them.
+    def publish(self, num_frames: int, about: str) -> None:
+        """Publish the previews, and a result of so many frames. `about` is the shot's name.
+
+        PNGs are published as links to the frames, so that other processes do not miss them.
         """
+        previews = {name: self._publish_preview(name, path) for name, path in self.previews.items()}
         try:
-            if self.output.video:
-                files = {self.target.name: hashed(self.path / VIDEO).file.sha256}
+            if self.output.is_file:
+                result = self.path / (VIDEO if self.output.video else PICTURE)
+                if self.output.picture:
+                    link(self.frame(0), result)
+                files = {self.target.name: hashed(result).file.sha256}
             else:
                 frames = map(self.frame, range(num_frames))
                 files = {path.name: hashed(path).file.sha256 for path in frames}
                 self._link(files)
         except OSError as error:
             raise unwritable(self.target, error) from error
-        sidecar = Sidecar(
-            digest=self.digest, files=files, frames=num_frames, shot=about, contact_sheet=contact_sheet
-        )
+        sidecar = Sidecar(digest=self.digest, files=files, frames=num_frames, shot=about, **previews)
         self.output.publish(self.path, sidecar)
 
     def recover(self) -> None:
@@ -188,10 +196,10 @@ class PartialClip:
 
     def clear(self) -> None:
         """Remove this folder, and what processes that were stopped have left of the same output."""
-        if not leftovers(self.target, self.output.sidecar, self.contact_sheet):
+        if not leftovers(self.target, self.output.sidecar, *self.previews.values()):
             return
         with self.locked():
-            found = leftovers(self.target, self.output.sidecar, self.contact_sheet)
+            found = leftovers(self.target, self.output.sidecar, *self.previews.values())
             for entry in set(found) - {self.lock}:
                 if entry.is_symlink() or not entry.is_dir():
                     with suppress(OSError):
@@ -211,17 +219,20 @@ class PartialClip:
         """Make the folder and mark it as in use. False if another process has removed it meanwhile."""
         self.path.mkdir(exist_ok=True)
         try:
-            mark = stack.enter_context(share(self.path / IN_USE))
+            self.mark = stack.enter_context(share(self.path / IN_USE))
             self.frames.mkdir(exist_ok=True)
-            self.inode = self.path.stat().st_ino
         except FileNotFoundError:
             return False
-        return is_at(mark, self.path / IN_USE)
+        return is_at(self.mark, self.path / IN_USE)
 
     def _remove(self, entry: Path) -> None:
+        """Remove a folder. It is renamed first, so that no process begins to use one that is half removed."""
+        beginning, _, _ = entry.name.rsplit(".", 2)
+        removed = entry.with_name(f"{beginning}.{secrets.token_hex(8)}.partial")
         with suppress(OSError):
             if self.output.replacement(entry).abandon():
-                shutil.rmtree(entry, ignore_errors=True)
+                entry.rename(removed)
+                shutil.rmtree(removed, ignore_errors=True)
 
     def _link(self, files: dict[str, str]) -> None:
         folder = self.output.replacement(self.path).new
@@ -229,10 +240,16 @@ class PartialClip:
         for name in contents(folder, counts):
             (folder / name).unlink()
         for name in files:
-            try:
-                os.link(self.frames / name, folder / name)
-            except OSError:  # a file system without hard links
-                shutil.copyfile(self.frames / name, folder / name)
+            link(self.frames / name, folder / name)
+
+    def _publish_preview(self, name: str, path: Path) -> str:
+        """Copy a preview, which may belong on another file system, to its path. Returns its SHA-256."""
+        try:
+            with atomic(path) as temporary:
+                shutil.copyfile(self.preview(name), temporary)
+            return hashed(path).file.sha256
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def _save(self, frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):
@@ -244,10 +261,19 @@ class PartialClip:
         return self.path / f"{secrets.token_hex(8)}.tmp"
 
 
-def leftovers(*paths: Path | None) -> list[Path]:
+def link(source: Path, target: Path) -> None:
+    """Make `target` another link to a file, or a copy where there are no links. Raises OSError."""
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def leftovers(*paths: Path) -> list[Path]:
     """Return the partial clips and temporary files that lie beside these paths."""
     found = []
-    for path in filter(None, paths):
+    for path in paths:
         leftover = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]+\.partial")
         with suppress(OSError):
             found += [entry for entry in path.parent.iterdir() if leftover.fullmatch(entry.name)]

@@ -16,24 +16,21 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
 from ...engines.bundle import Bundle, read_bundle
-from ...engines.files import digest_of, hashed
+from ...engines.files import digest_of
 from ...errors import AnimateError, ConfigError, InputChanged, InputError, OutputError
+from ...text import quoted
 from ..animator import Animator
 from ..clip.clip import latent_shape
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
-from ..media.contact_sheet import COLUMNS, contact_sheet
 from ..media.frame_range import FrameRange
-from ..media.picture import Frame, fit, read_picture, write_png
+from ..media.picture import read_picture, write_png
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
-from ..media.sound import Sound
 from ..media.timecode import Time
-from ..media.writer import open_writer
 from ..poses.driving import Driving
+from ..poses.sources import driving_pictures
 from .conflicts import ReadFiles
 from .driven_poses import has_keypoints, models_digest, open_driven, sound_of
 from .frame_range import frame_range, open_frames
@@ -41,6 +38,7 @@ from .inputs import Inputs
 from .kept_files import is_of_clip, read_png
 from .loaded_bundle import check_unchanged
 from .output import VIDEO, Output
+from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_overlay
 from .resume import PartialClip
 from .versions import versions
 
@@ -48,7 +46,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SCHEMA = 2  # of `Shot.request`
-ATTEMPTS = 3  # at a shot whose partial clip other processes remove, or which turns out to be of no use
+ATTEMPTS = 10  # at a shot whose partial clip other processes remove, or which turns out to be of no use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +64,7 @@ class Shot:
     pose_fps: Fraction | None = None  # the rate to which poses are resampled first
     initial_noise: Path | None = None
     contact_sheet: Path | None = None
+    overlay: Path | None = None  # an mp4 that shows driving video, poses and result side by side
     # With it, `pose` is a video of a person or a keypoint file, from which skeletons are drawn.
     driving: Driving | None = None
     start: Time | None = None  # of a driving video, instead of frames
@@ -76,7 +75,15 @@ class Shot:
         frame_range(self.frames)
         if self.driving is None and (self.start or self.duration):
             raise ConfigError("start, duration: expected a driving video, found drawn poses; use frames")
+        if self.overlay and self.overlay.suffix.lower() != ".mp4":
+            raise ConfigError(f"overlay: expected a name ending in .mp4, found {quoted(self.overlay.name)}")
         self.range()
+
+    @property
+    def previews(self) -> dict[str, Path]:
+        """The paths of the contact sheet and the overlay, of those that are to be written."""
+        paths = {CONTACT_SHEET: self.contact_sheet, OVERLAY: self.overlay}
+        return {name: path for name, path in paths.items() if path}
 
     def range(self) -> FrameRange:
         """The frames of a driving video that the clip uses."""
@@ -104,6 +111,7 @@ class Shot:
             "fps": self.fps and str(self.fps),
             "pose_fps": self.pose_fps and str(self.pose_fps),
             "pngs": None if self.output.video else [self.output.frame_name(0), self.output.bits],
+            **({"picture": True} if self.output.picture else {}),
             "frames": str(self.frames),
             **{name: str(value) for name, value in asdict(self.options).items()},
             **self.driving_request(),
@@ -128,11 +136,23 @@ class Shot:
     def check_conflicts(self) -> None:
         """Raise OutputError if the shot would write, replace or remove something that it reads."""
         files = ReadFiles()
-        files.add_shot(self.bundle, self.reference, self.pose, self.initial_noise)
-        if self.driving and self.driving.reference_keypoints:
-            files.add(self.driving.reference_keypoints, "keypoints of the reference")
+        self.add_inputs(files)
         files.add_contents(self.bundle, self.pose)
-        files.check_output(self.output, self.contact_sheet)
+        files.check_output(self.output, self.previews.values())
+
+    def add_inputs(self, files: ReadFiles) -> None:
+        """Add the inputs to what is read, without the files in folders."""
+        others = {"initial noise": self.initial_noise}
+        if self.driving:
+            others |= {
+                "keypoints of the reference": self.driving.reference_keypoints,
+                "models": self.driving.models,
+            }
+        files.add_shot(self.bundle, self.reference, self.pose, others)
+
+    def open_drawn(self) -> PoseSequence:
+        """Open the pose frames, which are drawn already. Raises InputError."""
+        return open_frames(self.pose, self.frames, self.pose_fps, still=self.output.picture)
 
     def frame_rate(self, pose: PoseSequence) -> Fraction:
         """Frames per second of the result."""
@@ -151,14 +171,14 @@ class NotOfThisClip(RuntimeError):
 
 
 def is_done(shot: Shot, digest: str) -> bool:
-    """Whether the complete result exists, and the contact sheet if the shot has one."""
-    return shot.output.holds(digest, shot.contact_sheet)
+    """Whether the complete result exists, and the contact sheet and the overlay if the shot has them."""
+    return shot.output.holds(digest, shot.previews)
 
 
 def clear_leftovers(shot: Shot, digest: str) -> None:
     """Remove the partial clips and temporary files that killed processes may have left beside a done shot."""
     shot.check_conflicts()
-    PartialClip(shot.output, digest, shot.contact_sheet).clear()
+    PartialClip(shot.output, digest, shot.previews).clear()
 
 
 def make(
@@ -182,7 +202,7 @@ def make(
         digest = shot.digest(animator.bundle, inputs)
         if force:
             # First, because a process that resumes after a kill may run without `force`.
-            PartialClip(shot.output, digest, shot.contact_sheet, inputs=inputs.state()).discard()
+            PartialClip(shot.output, digest, shot.previews, inputs=inputs.state()).discard()
             force = False
         elif is_done(shot, digest):  # by another process, meanwhile
             break
@@ -193,7 +213,7 @@ def make(
         except InputError as error:
             changed = error if isinstance(error, InputChanged) else None
             with suppress(InputError):
-                changed = changed or changed_input(shot, inputs)
+                changed = changed or shot.read_inputs().changed_since(inputs)
             if changed:
                 partial.clear()  # it may hold frames of either state
                 raise changed from error
@@ -221,18 +241,20 @@ def partial_clip(
     @cache
     def poses() -> PoseSequence:
         if shot.driving is None:
-            return open_frames(shot.pose, shot.frames, shot.pose_fps)
-        if partial.can_resume and not has_keypoints(partial.path):
+            pose = shot.open_drawn()
+        elif partial.can_resume and not has_keypoints(partial.path):
             raise NotOfThisClip("expected the keypoints from which the kept frames were made, found none")
-        return open_driven(
-            shot.pose,
-            shot.reference,
-            shot.driving,
-            shot.range(),
-            manifest.model.pose_style,
-            partial.path,
-            progress,
-        )
+        else:
+            pose = open_driven(
+                shot.pose,
+                shot.reference,
+                shot.driving,
+                shot.range(),
+                manifest.model.pose_style,
+                partial.path,
+                progress,
+            )
+        return replace(pose, read=lambda: shot.output.only_one(pose)) if shot.output.picture else pose
 
     def is_right(snapshot: Snapshot) -> bool:
         if shot.driving and not has_keypoints(partial.path):
@@ -247,7 +269,7 @@ def partial_clip(
     partial = PartialClip(
         shot.output,
         digest,
-        shot.contact_sheet,
+        shot.previews,
         inputs=inputs.state(),
         frame_shape=(bucket.height, bucket.width, 3),
         is_right=is_right,
@@ -280,11 +302,10 @@ def render(
         progress=progress,
         snapshots=partial,
     )
+    rate, sound = shot.frame_rate(pose), None
     with closing(partial.write(frames, (bucket.height, bucket.width, 3))) as new:
         if shot.output.video:
             all_frames = chain(partial.read(), new)
-            rate = shot.frame_rate(pose)
-            sound = None
             if shot.driving and shot.audio:
                 sound = sound_of(shot.pose, shot.range(), same_speed=rate == pose.frame_rate)
             num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames, sound)
@@ -292,56 +313,26 @@ def render(
             num_frames = partial.num_frames + sum(1 for _ in new)
     if num_frames != num_poses:
         raise NotOfThisClip(f"expected {num_poses} frames, one for each pose, made {num_frames}")
-    sheet = None
+    clip = Finished(
+        reference=lambda: read_picture(shot.reference, shot.options.background),
+        driving=driving_pictures(shot.pose, shot.range()) if shot.driving else None,
+        poses=pose,
+        frame=lambda index: read_png(partial.frame(index)),
+        num_frames=num_frames,
+        width=bucket.width,
+        height=bucket.height,
+    )
     if shot.contact_sheet:
-        sheet = sheet_of(shot, pose, partial, num_frames, bucket.width, bucket.height)
+        write_png(partial.preview(CONTACT_SHEET), clip.contact_sheet())
+    if shot.overlay:
+        write_overlay(partial.preview(OVERLAY), clip, rate, sound, progress)
     with partial.locked():
         partial.recover()
         if not is_done(shot, partial.digest):
-            if changed := changed_input(shot, inputs):
+            if changed := shot.read_inputs().changed_since(inputs):
                 raise changed
             check_unchanged(animator.bundle, thorough=True)
             shot.output.check_replaceable()
-            sheet_hash = None
-            if shot.contact_sheet and sheet is not None:
-                write_png(shot.contact_sheet, sheet)
-                sheet_hash = hashed(shot.contact_sheet).file.sha256
-            partial.publish(num_frames, shot.name, sheet_hash)
+            partial.publish(num_frames, shot.name)
         partial.clear()
     return ShotResult(partial.num_frames, num_frames)
-
-
-def changed_input(shot: Shot, inputs: Inputs) -> InputChanged | None:
-    """The error to raise if an input file is not as it was. Raises InputError if one cannot be read."""
-    path = shot.read_inputs().changed_since(inputs)
-    if path is None:
-        return None
-    return InputChanged(
-        f"{path}: expected an input that stays as it is, but it changed while the clip was made; try again"
-    )
-
-
-def encode(
-    path: Path,
-    width: int,
-    height: int,
-    rate: Fraction,
-    frames: Iterator[Frame],
-    sound: Sound | None = None,
-) -> int:
-    """Write frames to a video and return their number."""
-    with open_writer(path, width, height, rate, sound) as writer:
-        for frame in frames:
-            writer.write(frame)
-    return writer.num_frames
-
-
-def sheet_of(
-    shot: Shot, pose: PoseSequence, partial: PartialClip, num_frames: int, width: int, height: int
-) -> Frame:
-    """Contact sheet of a shot whose frames are all in `partial`. Reads only the frames it shows."""
-    shown = np.linspace(0, num_frames - 1, min(COLUMNS, num_frames)).round().astype(int).tolist()
-    poses = [fit(picture, width, height) for i, picture in enumerate(pose) if i in set(shown)]
-    frames = [read_png(partial.frame(i)) for i in shown]
-    reference = read_picture(shot.reference, shot.options.background)
-    return contact_sheet(fit(reference, width, height), poses, frames)

@@ -23,6 +23,7 @@ class Sidecar:
     frames: int  # their number
     shot: str  # name, for people
     contact_sheet: str | None = None  # SHA-256, if one was written
+    overlay: str | None = None  # the same
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -39,20 +40,29 @@ class Sidecar:
         """The sidecar in a JSON document. None if a field is missing or of another type."""
         match document:
             case {"digest": str(digest), "files": dict(files), "frames": int(frames), "shot": str(shot)}:
-                sheet = document.get("contact_sheet")
-                valid = all(isinstance(value, str) and plain(name) for name, value in files.items())
-                if (
-                    valid
+                sheet, overlay = document.get("contact_sheet"), document.get("overlay")
+                valid = (
+                    all(isinstance(value, str) and plain(name) for name, value in files.items())
                     and type(frames) is int
                     and frames >= 0
-                    and (sheet is None or isinstance(sheet, str))
-                ):
-                    return cls(digest=digest, files=files, frames=frames, shot=shot, contact_sheet=sheet)
+                    and all(value is None or isinstance(value, str) for value in (sheet, overlay))
+                )
+                if valid:
+                    return cls(
+                        digest=digest,
+                        files=files,
+                        frames=frames,
+                        shot=shot,
+                        contact_sheet=sheet,
+                        overlay=overlay,
+                    )
         return None
 
     def content(self) -> bytes:
         """The bytes of the file. A checksum shows when they are damaged."""
         document = asdict(self)
+        if self.overlay is None:
+            del document["overlay"]  # which older results do not have
         return canonical(document | {"checksum": digest_of(document)})
 
     def write(self, path: Path) -> None:

@@ -20,28 +20,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ....engines.bundle import MANIFEST
-from ..keypoints import NUM_POINTS, Pose
-from .people import Candidate, Models, Person, check_person, chosen, movement
+from ..gaps import MAX_LOST, Gaps, filled
+from ..keypoints import Pose
+from ..people import REACH, STEP, Person, check_person, chosen, movement
+from .models import Candidate, Models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Picture = NDArray[np.uint8]
 
-MAX_LOST = 5  # frames that a person may be lost for and is then interpolated
-STEP, REACH = 0.25, 0.5  # most movement between two frames, and while lost, in units of the person's size
 GRID = (32, 18)  # the picture is averaged to about this size to find cuts
 CUT = 24.0  # least mean difference of two frames' averages, of 255, that is a cut
 
 
 @dataclass(slots=True)
-class Report:
+class Report(Gaps):
     """What happened during extraction. Frames are counted from 0.
 
     chosen: frames at which a person was chosen: the first one, and again after a loss or a cut.
     cuts: frames that look like the first of another scene.
-    interpolated: frames in which the person was lost, filled from the frames around them.
-    missing: frames without a person.
     detections: frames in which people were detected; in the others the person was followed.
     most_people: the most people detected in one frame.
     seconds: time spent, without that of the frames' source.
@@ -50,8 +48,6 @@ class Report:
     frames: int = 0
     chosen: list[int] = field(default_factory=list)
     cuts: list[int] = field(default_factory=list)
-    interpolated: list[int] = field(default_factory=list)
-    missing: list[int] = field(default_factory=list)
     detections: int = 0
     most_people: int = 0
     seconds: float = 0.0
@@ -75,7 +71,7 @@ def extract(
     """
     check_person(person)
     report = Report() if report is None else report
-    return filled(Follower(models, person, report).poses(frames), report)
+    return filled(Follower(models, person, report).poses(frames), report, report.chosen)
 
 
 def open_models(path: Path | None = None) -> Models:
@@ -164,38 +160,3 @@ class Follower:
         if before is None:
             return False
         return before.shape != self.average.shape or float(np.abs(before - self.average).mean()) > CUT
-
-
-def filled(poses: Iterable[Pose | None], report: Report) -> Iterator[Pose]:
-    """Yield poses with short gaps interpolated and others as missing poses. Fills in the report's lists."""
-    before: Pose | None = None
-    gap = 0  # frames since `before` whose poses have not been yielded
-    for number, pose in enumerate(poses):
-        if pose is None:
-            gap += 1
-            if before is None or gap > MAX_LOST:
-                yield from missing(number - gap + 1, gap, report)
-                before, gap = None, 0
-            continue
-        if gap and before is not None:
-            first = number - gap
-            if number in report.chosen:
-                yield from missing(first, gap, report)
-            else:
-                report.interpolated += range(first, number)
-                yield from between(before, pose, gap)
-        yield pose
-        before, gap = pose, 0
-    yield from missing(report.frames - gap, gap, report)
-
-
-def missing(first: int, count: int, report: Report) -> Iterator[Pose]:
-    report.missing += range(first, first + count)
-    yield from (np.zeros((NUM_POINTS, 3)) for _ in range(count))
-
-
-def between(before: Pose, after: Pose, count: int) -> Iterator[Pose]:
-    """`count` poses at even steps between two others. A point that one of them lacks is missing."""
-    both = (before[:, 2:] > 0) & (after[:, 2:] > 0)
-    for i in range(1, count + 1):
-        yield np.where(both, before + (after - before) * (i / (count + 1)), 0)

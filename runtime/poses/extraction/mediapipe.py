@@ -23,7 +23,7 @@ from ....engines.runner import Runner
 from ..keypoints import FACE, LEFT_HAND, RIGHT_HAND, Pose
 from ..layouts import FACE_OF_MESH, MEDIAPIPE_33
 from ..models import MEDIAPIPE, find
-from .people import Candidate, Estimate
+from .models import Candidate, Estimate
 from .region import Points, Region, distance
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ....engines.pose_bundle import DETECTOR, LANDMARKS, open_pose_bundle
 from ....engines.runner import Runner
 from ..keypoints import BODY, VISIBLE, Pose
 from ..layouts import WHOLEBODY_133
-from .people import Candidate, Estimate
+from .models import Candidate, Estimate
 from .person_crop import PersonCrop, bgr_input, heatmap_points, rgb_input, simcc_points
 from .yolox import Box, letterboxed, people
 

@@ -12,9 +12,9 @@ from ....text import message_of, one_line, quoted
 from ...media.folder import pictures
 from ...media.notices import notice
 from ...media.picture import MAX_NAME
-from ..extraction.people import Person
 from ..following import Found, Trail, follow
 from ..keypoints import Keypoints
+from ..people import Person
 from . import coco, mediapipe, openpose
 from .arrays import MAX_ARRAY, NPY, NPZ, PICKLES, REFUSED, read_npy, read_npz
 from .document import MAX_BYTES, MAX_FRAMES, MAX_POSES, Recording, Size, one_size, parse, picture_size
