@@ -1,0 +1,179 @@
+"""The checker: a process of its own, with limits, that opens the inputs of jobs before they are accepted.
+
+Inputs come from anywhere, and decoders are large libraries. One that crashes, hangs or takes too much memory
+ends the checker's process, and the service starts another one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from selectors import EVENT_READ, DefaultSelector
+from threading import Lock
+from time import monotonic
+from typing import Any
+
+from ...engines.bundle import read_bundle
+from ...errors import AnimateError, ConfigError, InputError
+from ...text import message_of, one_line
+from ..media.pose_sequence import DEFAULT_FRAME_RATE, open_pose
+from ..poses.driving import is_keypoint_source
+from ..poses.formats.reading import read_keypoints
+from ..shots.checks import check
+from ..shots.frame_range import open_frames
+from ..shots.job_list import read_jobs
+from ..shots.shot import Shot
+from .job import error_class
+
+MEMORY_BYTES = 4 << 30  # address space; the libraries themselves take about 1 GB of it
+MAX_ANSWER = 1 << 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Limits of one job's inputs.
+
+    frames: of the clip, and of the video that drives it. check_s: seconds that opening and counting may take.
+    """
+
+    frames: int = 2000
+    check_s: float = 60.0
+
+
+class Checker:
+    """Checks one job at a time. The process is started when it is first needed."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.lock = Lock()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def count_frames(self, job_list: Path) -> int:
+        """Check the shot of a job list of one line, and return the number of frames of its clip.
+
+        Raises ConfigError, InputError or another error that `make` would raise for these inputs.
+        """
+        question = {"job_list": str(job_list), "frames": self.limits.frames}
+        with self.lock:
+            process = self._started()
+            answer = ask(process, question, self.limits.check_s)
+            if answer is None:
+                self._stop()
+                raise InputError(
+                    f"inputs: expected files that can be read in {self.limits.check_s:g} s and "
+                    f"{MEMORY_BYTES >> 30} GB of memory, found some that cannot; use shorter or smaller ones"
+                )
+        if "frames" in answer:
+            return int(answer["frames"])
+        raise error_class(str(answer["code"]))(str(answer["message"]))
+
+    def close(self) -> None:
+        with self.lock:
+            self._stop()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self.process is None or self.process.poll() is not None:
+            self._stop()
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", __name__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,  # libraries print what is in the files
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        return self.process
+
+    def _stop(self) -> None:
+        process, self.process = self.process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
+
+
+def ask(process: subprocess.Popen[bytes], question: dict[str, Any], timeout: float) -> dict[str, Any] | None:
+    """Send a question and return the answer; None if the process dies or takes too long."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    answer, end = b"", monotonic() + timeout
+    try:
+        process.stdin.write(json.dumps(question).encode() + b"\n")
+        process.stdin.flush()
+        with DefaultSelector() as selector:
+            selector.register(process.stdout, EVENT_READ)
+            while not answer.endswith(b"\n"):
+                if not selector.select(max(0.0, end - monotonic())):
+                    return None
+                part = os.read(process.stdout.fileno(), MAX_ANSWER)
+                if not part or len(answer) > MAX_ANSWER:
+                    return None
+                answer += part
+        found: dict[str, Any] = json.loads(answer)
+        return found
+    except (OSError, ValueError):
+        return None
+
+
+def count(job_list: Path, limit: int) -> int:
+    """Check the only shot of a job list, and count its frames. Raises AnimateError."""
+    shots, errors = read_jobs(job_list, job_list.parent, job_list.parent.name)
+    if errors:
+        raise ConfigError(errors[0].partition(": ")[2])
+    (shot,) = shots
+    check(shot, read_bundle(shot.bundle))
+    num_frames = count_frames(shot, limit)
+    if num_frames > limit:
+        raise InputError(f"poses: expected at most {limit} frames, found more; use a shorter clip")
+    if num_frames < 1:
+        raise InputError("poses: expected at least one frame, found none; choose an earlier start")
+    return num_frames
+
+
+def count_frames(shot: Shot, limit: int) -> int:
+    """The number of frames of a shot's clip, or more than `limit`."""
+    if shot.driving is None:
+        return sum(1 for _ in islice(open_frames(shot.pose, shot.frames, shot.pose_fps), limit + 1))
+    if is_keypoint_source(shot.pose):
+        keypoints = read_keypoints(shot.pose, person=shot.driving.person)
+        number, own_rate = len(keypoints), keypoints.frame_rate
+    else:
+        pictures = open_pose(shot.pose, None)
+        number, own_rate = sum(1 for _ in islice(pictures, limit + 1)), pictures.frame_rate
+        if number > limit:
+            return number
+    own_rate = own_rate or DEFAULT_FRAME_RATE
+    part = shot.range().at(own_rate)
+    resampled = int(number * (part.frame_rate or own_rate) / own_rate)
+    return min(resampled, part.stop or resampled) - part.start
+
+
+def main() -> None:
+    """Answer questions from standard input, one line of JSON each."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing else may write to the pipe
+    for line in sys.stdin.buffer:
+        question = json.loads(line)
+        answer: dict[str, Any]
+        try:
+            answer = {"frames": count(Path(question["job_list"]), question["frames"])}
+        except AnimateError as error:
+            answer = {"code": error.code, "message": one_line(message_of(error))}
+        except MemoryError:
+            answer = {"code": InputError.code, "message": "inputs: expected smaller files, out of memory"}
+        except OSError as error:
+            answer = {"code": InputError.code, "message": one_line(f"inputs: {message_of(error)}")}
+        with suppress(BrokenPipeError):
+            answers.write(json.dumps(answer).encode() + b"\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    main()

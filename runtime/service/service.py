@@ -1,0 +1,361 @@
+"""`Service`: makes clips for many callers on one device.
+
+    with Service({"512x768": "bundle"}, spool="jobs") as service:
+        job = service.submit(ClipRequest(reference="hero.png", pose="walk.mp4", steps=25))
+        print(job.result())
+
+A job is a shot in the spool folder (spool.py). `submit` copies its inputs, checks them in a process of its
+own (checker.py) and returns once the job is durable. The schedule (schedule.py) decides which jobs run. They
+run in threads (workers.py), on the animators of the bundles (animators.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Event, Thread
+from types import TracebackType
+from typing import Any, Self
+
+from ...engines.files import digest_of
+from ...engines.manifest import Manifest
+from ...errors import (
+    AnimateError,
+    ConfigError,
+    DeadlineMissed,
+    KeyReused,
+    QueueFull,
+    Rejected,
+    ServiceClosed,
+)
+from ...text import message_of, one_line, quoted
+from ..clip.options import whole_number
+from ..clip.windows import KnownLength
+from ..poses.driving import is_keypoint_source
+from ..shots.shot import Shot
+from .animators import Animators, named
+from .checker import Checker, Limits
+from .job import Job
+from .jobs import Jobs, log, public
+from .metrics import ACTIVE, LOADED, QUEUED, REFUSED, Metrics, NoMetrics
+from .request import ClipRequest, to_line, without_names
+from .schedule import TURN_S, Schedule
+from .speed import Work
+from .spool import ENDED, SHOT, Record, Spool
+from .warm_up import warm_up
+from .workers import Workers, read_shot
+
+LOG = logging.getLogger("animate_rt")
+DAY_S, KEPT_BYTES = 86_400.0, 10 << 30
+HOUSEKEEPING_S = 30.0  # between two looks at what has expired
+MAX_KEY = 255  # characters of an idempotency key
+
+
+class Service:
+    """Makes clips for many callers. Use it in a `with`, or call `close`.
+
+    bundles: the path of each bundle by the name that requests give as their size; one path alone is named
+        after its frame size, such as "512x768".
+    queue_size: jobs that may wait. active_clips: jobs that run at the same time: while one denoises, another
+        prepares, decodes and encodes.
+    spool: folder of the jobs. A service that starts on the spool of an earlier one finishes its jobs. Without
+        it there is a temporary folder, which is removed at the end.
+    turn_s: seconds that a long job may keep a shorter one waiting (schedule.py).
+    keep_s, keep_bytes: how long results are kept, and how large they may be together; the oldest go first.
+    memory_budget: bytes for loaded bundles; with None, every bundle stays loaded.
+    limits: of the inputs of one job. metrics: receives measurements (metrics.py).
+
+    Returns at once: bundles are loaded and warmed up in a thread, and then `ready` is set. Raises
+    ConfigError, BundleError, OutputError, or Rejected if another service uses the spool.
+    """
+
+    def __init__(
+        self,
+        bundles: str | os.PathLike[str] | Mapping[str, str | os.PathLike[str]],
+        *,
+        queue_size: int = 8,
+        active_clips: int = 2,
+        spool: str | os.PathLike[str] | None = None,
+        turn_s: float = TURN_S,
+        keep_s: float = DAY_S,
+        keep_bytes: int = KEPT_BYTES,
+        memory_budget: int | None = None,
+        limits: Limits | None = None,
+        metrics: Metrics | None = None,
+    ):
+        self.queue_size = whole_number("queue_size", queue_size, least=1)
+        self.metrics = metrics or NoMetrics()
+        self.process = os.getpid()
+        self.reserved = 0  # places in the queue for jobs that are being checked
+        self.draining = False
+        self.ready, self.closed = Event(), Event()
+        self.failure: AnimateError | None = None  # why a bundle could not be loaded at the start
+        self.schedule = Schedule(whole_number("active_clips", active_clips, least=1), turn_s)
+        self.animators = Animators(
+            named(bundles), memory_budget, lambda count: self.metrics.set(LOADED, count)
+        )
+        self.temporary = None if spool else Path(tempfile.mkdtemp(prefix="animate-rt-"))
+        self.spool = Spool(Path(spool or self.temporary or ".").absolute())
+        self.jobs = Jobs(self.spool, self.metrics, keep_s, whole_number("keep_bytes", keep_bytes))
+        self.checker = Checker(limits or Limits())
+        self._recover()
+        self.workers = Workers(self.schedule, self.jobs, self.animators, self._on_change)
+        self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
+        self.housekeeping.start()
+
+    def submit(
+        self,
+        request: ClipRequest,
+        *,
+        idempotency_key: str = "",
+        deadline_s: float | None = None,
+        trace: str = "",
+        labels: Mapping[str, str] | None = None,
+    ) -> Job:
+        """Accept a job. It is durable when this call returns: a service that is killed finishes it later.
+
+        A second call with the same `idempotency_key` and request returns the same job. A job that cannot end
+        within `deadline_s` seconds is refused, or ended early. `trace` is the caller's trace context, which
+        log lines and the job's record have. `labels` are kept with the job.
+
+        Raises ConfigError or InputError for a request that cannot be made, QueueFull, ServiceClosed,
+        DeadlineMissed, KeyReused for the key of another request, or OutputError if the disk is full.
+        """
+        self.check_process()
+        try:
+            return self._submit(request, idempotency_key, deadline_s, trace, dict(labels or {}))
+        except AnimateError as error:
+            self.metrics.add(REFUSED, code=error.code)
+            raise
+
+    async def submit_async(self, request: ClipRequest, **keywords: Any) -> Job:
+        """Like `submit`, without blocking the event loop."""
+        return await asyncio.to_thread(self.submit, request, **keywords)
+
+    def get(self, job_id: str) -> Job | None:
+        """The job with this id; None if there is none, or not any more."""
+        self.check_process()
+        self.jobs.expire()
+        return self.jobs.by_id.get(job_id)
+
+    def list(self) -> list[Job]:
+        """All jobs, the oldest first."""
+        self.check_process()
+        self.jobs.expire()
+        with self.jobs.lock:
+            return [*self.jobs.by_id.values()]
+
+    def remove(self, job: Job) -> None:
+        """Remove an ended job, with its result. Raises Rejected if it has not ended."""
+        self.check_process()
+        if not job.status.has_ended:
+            raise Rejected(
+                f"job {job.id}: expected one that has ended, found it in progress; cancel it first"
+            )
+        self.jobs.forget(job)
+
+    def drain(self, timeout: float | None = None) -> bool:
+        """Refuse new jobs and finish the old ones. False if that takes longer than so many seconds."""
+        self.check_process()
+        self.draining = True
+        return self.schedule.wait_until_idle(timeout)
+
+    def close(self) -> None:
+        """Cancel all jobs that have not ended, and unload the bundles."""
+        self.check_process()
+        self.draining = True
+        for job in self.list():
+            self.cancel(job)
+        self._stop()
+
+    def suspend(self) -> None:
+        """Stop without cancelling: the next service on the same spool finishes the jobs."""
+        self.check_process()
+        self.draining = True
+        self.workers.suspend()
+        self._stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # For the jobs, see job.Owner.
+
+    def cancel(self, job: Job) -> None:
+        self.check_process()
+        job.cancelled.set()
+        if self.schedule.remove(job):
+            self.jobs.end(job, "cancelled")
+            self._on_change()
+
+    def queue_of(self, job: Job) -> tuple[int, float | None]:
+        own = self._seconds(job)
+        return self.schedule.position(job), None if own is None else self.schedule.seconds_ahead(job) + own
+
+    def check_process(self) -> None:
+        if os.getpid() != self.process:
+            raise Rejected(
+                "service: expected the process that started it, found a fork of that process; "
+                "start a service of its own in this process"
+            )
+
+    def _submit(
+        self, request: ClipRequest, key: str, deadline_s: float | None, trace: str, labels: dict[str, str]
+    ) -> Job:
+        if len(key) > MAX_KEY:
+            raise ConfigError(f"idempotency_key: expected up to {MAX_KEY} characters, found {quoted(key)}")
+        place = self.animators.find(request.size)
+        reserved = self._reserve(key)
+        folder = self.spool.start()
+        try:
+            line = request.write(folder, folder.name, place.path.absolute())
+            (folder / SHOT).write_bytes(to_line(line))
+            num_frames = self.checker.count_frames(folder / SHOT)
+            shot = read_shot(folder)
+            now = time.time()
+            record = Record(
+                id=folder.name,
+                size=place.name,
+                bundle=place.bundle.digest,
+                request=digest_of(
+                    {"size": place.name, **without_names(line), **shot.read_inputs().content()}
+                ),
+                num_frames=num_frames,
+                created=now,
+                deadline=0.0 if deadline_s is None else now + deadline_s,
+                idempotency_key=key,
+                trace=trace,
+                labels=labels,
+            )
+            work = work_of(shot, num_frames, place.bundle.manifest)
+            with self.jobs.lock:
+                if job := self._same(record):
+                    return job
+                self._check_open()
+                if deadline_s is not None:
+                    check_deadline(deadline_s, place.speed.least_seconds(work))
+                job = Job(record, self.spool.accept(folder, record), work, self)
+                self._add(job)
+        except AnimateError as error:
+            error.args = (public(error, folder),)
+            raise
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+            with self.jobs.lock:
+                self.reserved -= reserved
+        log(job, "queued")
+        return job
+
+    def _reserve(self, key: str) -> int:
+        """Reserve a place in the queue, or none if the key is known. Raises QueueFull or ServiceClosed."""
+        with self.jobs.lock:
+            if key and key in self.jobs.by_key:
+                return 0
+            self._check_open()
+            if self.schedule.num_waiting + self.reserved >= self.queue_size:
+                seconds = max(1.0, self.schedule.seconds_to_room())
+                raise QueueFull(
+                    f"queue: expected fewer than {self.queue_size} waiting jobs, found no place; "
+                    f"try again in {seconds:.0f} s",
+                    seconds,
+                )
+            self.reserved += 1
+            return 1
+
+    def _check_open(self) -> None:
+        if self.draining:
+            raise ServiceClosed("service: expected an open one, found it shutting down; try again later")
+
+    def _same(self, record: Record) -> Job | None:
+        """The job with this record's key, if there is one. Raises KeyReused if it is of another request."""
+        job = self.jobs.by_key.get(record.idempotency_key)
+        if job is not None and job.record.request != record.request:
+            raise KeyReused(
+                f"idempotency_key: expected a new key, found that of job {job.id}, which is another request; "
+                "use one key for one request"
+            )
+        return job
+
+    def _add(self, job: Job) -> None:
+        self.jobs.add(job)
+        if not job.status.has_ended:
+            self.schedule.put(job, lambda: self._seconds(job))
+            self._on_change()
+
+    def _recover(self) -> None:
+        """Take over the jobs in the spool."""
+        for record in self.spool.read():
+            job = Job(record, self.spool.folder(record.id), Work(0, record.num_frames), self)
+            try:
+                if record.state not in ENDED:
+                    place = self.animators.find(record.size)
+                    job.work = work_of(read_shot(job.folder), record.num_frames, place.bundle.manifest)
+                self._add(job)
+            except AnimateError as error:
+                self.jobs.add(job)
+                self.jobs.end(job, "failed", error)
+        self.jobs.expire()
+
+    def _seconds(self, job: Job) -> float | None:
+        """Expected seconds of a job that waits."""
+        return self.animators.places[job.record.size].speed.seconds(job.work)
+
+    def _on_change(self) -> None:
+        """Tell those who watch a queued job that its place may have changed."""
+        waiting = self.schedule.waiting_jobs()
+        self.metrics.set(QUEUED, len(waiting))
+        self.metrics.set(ACTIVE, self.schedule.num_running())
+        for job in waiting:
+            job.change()
+
+    def _keep_house(self) -> None:
+        """Load and warm up the bundles that fit, then remove what has expired from time to time."""
+        for place in self.animators.places.values():
+            if self.draining or not self.animators.fits(place):
+                break
+            try:
+                with self.animators.borrow(place.name) as animator:
+                    warm_up(animator, place.speed)
+            except AnimateError as error:
+                self.failure = error
+                LOG.error("bundle %s: %s", place.name, one_line(message_of(error)))
+        self.ready.set()
+        while not self.closed.wait(HOUSEKEEPING_S):
+            self.jobs.expire()
+
+    def _stop(self) -> None:
+        self.schedule.close()
+        self.closed.set()
+        self.workers.join()
+        self.housekeeping.join()
+        self.animators.close()
+        self.checker.close()
+        self.spool.close()
+        if self.temporary is not None:
+            shutil.rmtree(self.temporary, ignore_errors=True)
+
+
+def work_of(shot: Shot, num_frames: int, manifest: Manifest) -> Work:
+    """What there is to do for a clip."""
+    settings = shot.options.resolve(manifest)
+    windows = sum(1 for _ in settings.windows(KnownLength(num_frames)))
+    extracted = 0 if shot.driving is None or is_keypoint_source(shot.pose) else num_frames
+    return Work(windows * len(settings.steps), num_frames, extracted)
+
+
+def check_deadline(deadline_s: float, least: float) -> None:
+    if least > deadline_s:
+        raise DeadlineMissed(
+            f"deadline: expected at least {least:.1f} s, which the clip takes, found {deadline_s:g} s; "
+            "allow more time, or use fewer frames or steps"
+        )

@@ -1,0 +1,105 @@
+"""The workers of a service: threads that make one job after another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Thread
+
+from ...errors import AnimateError, BundleMismatch, Cancelled, InputError, OutOfMemory
+from ..shots.job_list import read_jobs
+from ..shots.resume import Paused
+from ..shots.shot import Shot, make
+from .animators import Animators
+from .jobs import Jobs
+from .run import Run
+from .schedule import Entry, Schedule
+from .spool import SHOT
+
+LOG = logging.getLogger("animate_rt")
+
+
+class Workers:
+    """As many threads as the schedule has active jobs. `on_change` is called when one begins or ends."""
+
+    def __init__(self, schedule: Schedule, jobs: Jobs, animators: Animators, on_change: Callable[[], None]):
+        self.schedule, self.jobs, self.animators, self.on_change = schedule, jobs, animators, on_change
+        self.suspended = False
+        self.threads = [
+            Thread(target=self._work, name=f"animate-rt job {number}", daemon=True)
+            for number in range(schedule.num_active)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def suspend(self) -> None:
+        """Stop all jobs as soon as they can be resumed."""
+        self.suspended = True
+        self.schedule.pause_all()
+
+    def join(self) -> None:
+        """Wait for the threads, once the schedule is closed."""
+        for thread in self.threads:
+            thread.join()
+
+    def _work(self) -> None:
+        while entry := self.schedule.take():
+            try:
+                self.on_change()
+                self._make(entry)
+            except Paused:
+                self.schedule.put_back(entry)
+            else:
+                self.schedule.end(entry)
+            self.on_change()
+
+    def _make(self, entry: Entry) -> None:
+        """Make a job and record how it ended. Raises Paused."""
+        job = entry.job
+        try:
+            if job.cancelled.is_set():
+                raise Cancelled(f"job {job.id}: cancelled on request")
+            if job.status.state == "queued":
+                self.jobs.begin(job)
+            self._render(entry)
+        except Cancelled:
+            self.jobs.end(job, "cancelled")
+        except AnimateError as error:
+            self.jobs.end(job, "failed", error)
+        except MemoryError:
+            too_large = OutOfMemory("expected more free memory; use a smaller size or fewer frames")
+            self.jobs.end(job, "failed", too_large)
+        except Paused:
+            job.change(stage="waiting")
+            raise
+        except Exception as error:
+            LOG.exception("job %s: failed", job.id)
+            self.jobs.end(job, "failed", AnimateError(f"internal error: {type(error).__name__}"))
+        else:
+            self.jobs.end(job, "completed")
+
+    def _render(self, entry: Entry) -> None:
+        job, place = entry.job, self.animators.places[entry.job.record.size]
+        run = Run(job, place.speed, self.schedule.num_running, lambda: self.suspended)
+        entry.seconds_left = run.seconds_left
+        try:
+            with self.animators.borrow(place.name) as animator:
+                run.enter("reference")
+                if animator.bundle.digest != job.record.bundle:
+                    raise BundleMismatch(
+                        f"job {job.id}: expected the bundle that {place.name} was when the job was accepted, "
+                        "found another one; submit the job again"
+                    )
+                make(read_shot(job.folder), animator, progress=run.on_progress, pause=entry.pause.is_set)
+        finally:
+            run.leave()
+
+
+def read_shot(folder: Path) -> Shot:
+    """The shot of a job's folder. Raises InputError."""
+    shots, errors = read_jobs(folder / SHOT, folder, folder.name)
+    if errors:
+        raise InputError(errors[0])
+    return replace(shots[0], contact_sheet=None)
