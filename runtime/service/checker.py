@@ -13,18 +13,19 @@ import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
 from threading import Lock
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...engines.bundle import read_bundle
 from ...errors import AnimateError, ConfigError, InputError
 from ...text import message_of, one_line
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, open_pose
-from ..poses.driving import is_keypoint_source
+from ..poses.driving import Driving, is_keypoint_source
 from ..poses.formats.reading import read_keypoints
 from ..shots.checks import check
 from ..shots.frame_range import open_frames
@@ -47,6 +48,13 @@ class Limits:
     check_s: float = 60.0
 
 
+class Examined(NamedTuple):
+    """The length of a clip."""
+
+    num_frames: int
+    frame_rate: Fraction
+
+
 class Checker:
     """Checks one job at a time. The process is started when it is first needed."""
 
@@ -55,8 +63,8 @@ class Checker:
         self.lock = Lock()
         self.process: subprocess.Popen[bytes] | None = None
 
-    def count_frames(self, job_list: Path) -> int:
-        """Check the shot of a job list of one line, and return the number of frames of its clip.
+    def examine(self, job_list: Path) -> Examined:
+        """Check the shot of a job list of one line, and tell the length of its clip.
 
         Raises ConfigError, InputError or another error that `make` would raise for these inputs.
         """
@@ -71,7 +79,7 @@ class Checker:
                     f"{MEMORY_BYTES >> 30} GB of memory, found some that cannot; use shorter or smaller ones"
                 )
         if "frames" in answer:
-            return int(answer["frames"])
+            return Examined(int(answer["frames"]), Fraction(answer["frame_rate"]))
         raise error_class(str(answer["code"]))(str(answer["message"]))
 
     def close(self) -> None:
@@ -120,37 +128,38 @@ def ask(process: subprocess.Popen[bytes], question: dict[str, Any], timeout: flo
         return None
 
 
-def count(job_list: Path, limit: int) -> int:
+def examine(job_list: Path, limit: int) -> Examined:
     """Check the only shot of a job list, and count its frames. Raises AnimateError."""
     shots, errors = read_jobs(job_list, job_list.parent, job_list.parent.name)
     if errors:
         raise ConfigError(errors[0].partition(": ")[2])
     (shot,) = shots
     check(shot, read_bundle(shot.bundle))
-    num_frames = count_frames(shot, limit)
-    if num_frames > limit:
+    found = examine_driven(shot, shot.driving, limit) if shot.driving else examine_drawn(shot, limit)
+    if found.num_frames > limit:
         raise InputError(f"poses: expected at most {limit} frames, found more; use a shorter clip")
-    if num_frames < 1:
+    if found.num_frames < 1:
         raise InputError("poses: expected at least one frame, found none; choose an earlier start")
-    return num_frames
+    return found
 
 
-def count_frames(shot: Shot, limit: int) -> int:
-    """The number of frames of a shot's clip, or more than `limit`."""
-    if shot.driving is None:
-        return sum(1 for _ in islice(open_frames(shot.pose, shot.frames, shot.pose_fps), limit + 1))
+def examine_drawn(shot: Shot, limit: int) -> Examined:
+    poses = open_frames(shot.pose, shot.frames, shot.pose_fps)
+    return Examined(sum(1 for _ in islice(poses, limit + 1)), shot.frame_rate(poses))
+
+
+def examine_driven(shot: Shot, driving: Driving, limit: int) -> Examined:
     if is_keypoint_source(shot.pose):
-        keypoints = read_keypoints(shot.pose, person=shot.driving.person)
-        number, own_rate = len(keypoints), keypoints.frame_rate
+        keypoints = read_keypoints(shot.pose, person=driving.person)
+        number, found_rate = len(keypoints), keypoints.frame_rate
     else:
         pictures = open_pose(shot.pose, None)
-        number, own_rate = sum(1 for _ in islice(pictures, limit + 1)), pictures.frame_rate
-        if number > limit:
-            return number
-    own_rate = own_rate or DEFAULT_FRAME_RATE
+        number, found_rate = sum(1 for _ in islice(pictures, limit + 1)), pictures.frame_rate
+    own_rate = found_rate or DEFAULT_FRAME_RATE
     part = shot.range().at(own_rate)
-    resampled = int(number * (part.frame_rate or own_rate) / own_rate)
-    return min(resampled, part.stop or resampled) - part.start
+    rate = part.frame_rate or own_rate
+    resampled = min(int(number * rate / own_rate), part.stop or limit + 1)
+    return Examined(number if number > limit else resampled - part.start, shot.fps or rate)
 
 
 def main() -> None:
@@ -163,7 +172,8 @@ def main() -> None:
         question = json.loads(line)
         answer: dict[str, Any]
         try:
-            answer = {"frames": count(Path(question["job_list"]), question["frames"])}
+            found = examine(Path(question["job_list"]), question["frames"])
+            answer = {"frames": found.num_frames, "frame_rate": str(found.frame_rate)}
         except AnimateError as error:
             answer = {"code": error.code, "message": one_line(message_of(error))}
         except MemoryError:

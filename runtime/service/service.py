@@ -43,6 +43,7 @@ from .animators import Animators, named
 from .checker import Checker, Limits
 from .job import Job
 from .jobs import Jobs, log, public
+from .live import LiveVideos
 from .metrics import ACTIVE, LOADED, QUEUED, REFUSED, Metrics, NoMetrics
 from .request import ClipRequest, to_line, without_names
 from .schedule import TURN_S, Schedule
@@ -104,6 +105,7 @@ class Service:
         self.spool = Spool(Path(spool or self.temporary or ".").absolute())
         self.jobs = Jobs(self.spool, self.metrics, keep_s, whole_number("keep_bytes", keep_bytes))
         self.checker = Checker(limits or Limits())
+        self.live = LiveVideos()
         self._recover()
         self.workers = Workers(self.schedule, self.jobs, self.animators, self._on_change)
         self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
@@ -220,7 +222,7 @@ class Service:
         try:
             line = request.write(folder, folder.name, place.path.absolute())
             (folder / SHOT).write_bytes(to_line(line))
-            num_frames = self.checker.count_frames(folder / SHOT)
+            num_frames, frame_rate = self.checker.examine(folder / SHOT)
             shot = read_shot(folder)
             now = time.time()
             record = Record(
@@ -231,6 +233,7 @@ class Service:
                     {"size": place.name, **without_names(line), **shot.read_inputs().content()}
                 ),
                 num_frames=num_frames,
+                frame_rate=str(frame_rate),
                 created=now,
                 deadline=0.0 if deadline_s is None else now + deadline_s,
                 idempotency_key=key,

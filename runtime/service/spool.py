@@ -46,6 +46,7 @@ class Record:
     bundle: str  # digest
     request: str  # digest of the inputs' contents and the options
     num_frames: int  # of the clip, as counted before it was accepted
+    frame_rate: str  # a fraction
     num_bytes: int = 0  # of the result
     created: float
     deadline: float = 0.0
