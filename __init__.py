@@ -6,8 +6,14 @@
         for frame in animator.animate("reference.png", "pose.mp4"):  # uint8 (H, W, 3)
             ...
 
+`Service` makes clips for many callers. It is imported when it is first used.
+
 To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AnimateError,
@@ -18,12 +24,16 @@ from .errors import (
     Cancelled,
     CheckpointError,
     ConfigError,
+    DeadlineMissed,
     DeviceError,
     InputError,
     InputMissing,
+    KeyReused,
     OutOfMemory,
     OutputError,
+    QueueFull,
     Rejected,
+    ServiceClosed,
 )
 from .runtime.animator import Animator
 from .runtime.clip.frames import Frames
@@ -31,6 +41,9 @@ from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
 from .runtime.media.writer import FrameWriter, open_writer
+
+if TYPE_CHECKING:
+    from .runtime.service import ClipRequest, Job, JobStatus, Service
 
 __all__ = [
     "AnimateError",
@@ -42,17 +55,34 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "ClipOptions",
+    "ClipRequest",
     "ConfigError",
+    "DeadlineMissed",
     "DeviceError",
     "FrameWriter",
     "Frames",
     "InputError",
     "InputMissing",
+    "Job",
+    "JobStatus",
+    "KeyReused",
     "OutOfMemory",
     "OutputError",
     "Progress",
+    "QueueFull",
     "Rejected",
+    "Service",
+    "ServiceClosed",
     "Snapshot",
     "SnapshotSink",
     "open_writer",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the service's names when they are first used: most programs need only the animator."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .runtime import service
+
+    return getattr(service, name)

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from ..media.picture import Frame
+from ..media.writer import picture_of, tag_colours
 from ..shots.kept_files import read_png
 from .job import Job
 
@@ -104,18 +105,15 @@ def copy_packets(path: Path, container: OutputContainer) -> None:
 
 
 def encode_frames(frames: Iterator[Frame], frame_rate: Fraction, container: OutputContainer) -> None:
-    import av
-
     stream = container.add_stream("libx264", frame_rate, FAST)
     stream.pix_fmt = "yuv420p"
     stream.thread_count = 1
+    tag_colours(stream)
     for index, frame in enumerate(frames):
         if index == 0:
             stream.height, stream.width, _ = frame.shape
             stream.codec_context.gop_size = max(1, round(frame_rate))
-        picture = av.VideoFrame.from_ndarray(frame)
-        picture.pts, picture.time_base = index, 1 / frame_rate
-        container.mux(stream.encode(picture))
+        container.mux(stream.encode(picture_of(frame, index, frame_rate)))
     container.mux(stream.encode())
 
 

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 from ...engines.files import open_regular
 from ...errors import ConfigError, InputError, InputMissing
 from ...text import escaped, quoted
-from ..clip.options import OptionKeywords
+from ..clip.options import OptionKeywords, options_of
 from ..media.folder import counts, listed
 from ..media.picture import Picture, read_picture
 from ..shots.job_list import PATHS, SOURCES, parse, with_driving
@@ -55,7 +55,9 @@ class ClipRequest:
         for key in {"bundle", "name", "format", "bits", "first_number", "models"} & given.keys():
             raise ConfigError(f"{key}: expected the keys of a request, found one that the service decides")
         self.keys = {key: plain(value) for key, value in given.items()}
-        with_driving(self.line("request", Path("bundle")))
+        line = self.line("request", Path("bundle"))
+        options_of(line)
+        with_driving(line)
 
     def line(self, name: str, bundle: Path) -> dict[str, Any]:
         """The job list's line, with the inputs at their original places. Raises ConfigError."""

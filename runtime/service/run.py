@@ -16,7 +16,7 @@ from ..clip.progress import Progress
 from ..shots.driven_poses import EXTRACT
 from ..shots.resume import Paused
 from .job import Job
-from .speed import Speed, Work
+from .speed import ENOUGH, Speed, Work
 
 STEP = 0.001  # of progress; smaller changes are not reported
 
@@ -29,7 +29,7 @@ class Run:
         self.job, self.speed, self.num_running, self.suspended = job, speed, num_running, suspended
         self.left = job.work
         self.stage, self.stage_began = "load", monotonic()
-        self.task_began: float | None = None
+        self.measured: tuple[float, int] | None = None  # when, and how many tasks were left
 
     def on_progress(self, progress: Progress) -> None:
         """Take a report of the clip. Raises Cancelled or DeadlineMissed."""
@@ -61,7 +61,7 @@ class Run:
         if stage != self.stage:
             self.leave()
             self.stage = stage
-            self.job.change(stage=stage)
+            self.job.change(stage=stage, seconds_left=self.seconds_left())
 
     def leave(self) -> None:
         """Count the seconds of the stage."""
@@ -70,11 +70,16 @@ class Run:
         self.stage_began = now
 
     def measure(self, tasks_left: int) -> None:
-        """Measure the run of the UNet that has ended. Clips that run side by side share the device."""
-        now, done = monotonic(), self.left.tasks - tasks_left
-        if self.task_began is not None and done > 0:
-            self.speed.measured(done, (now - self.task_began) / max(1, self.num_running()))
-        self.task_began = now
+        """Measure runs of the UNet. Clips that run side by side share the device."""
+        now = monotonic()
+        if self.measured is None:
+            self.measured = now, tasks_left
+        since, left = self.measured
+        tasks = left - tasks_left
+        # Reports may come in bursts, so only a number of runs tells how long one takes.
+        if tasks >= ENOUGH or (tasks > 0 and not tasks_left):
+            self.speed.take(tasks, (now - since) / max(1, self.num_running()))
+            self.measured = now, tasks_left
 
     def check_deadline(self) -> None:
         deadline = self.job.record.deadline

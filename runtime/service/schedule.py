@@ -50,7 +50,6 @@ class Schedule:
         """Wait for the next job, and mark it as active. None when the schedule is closed."""
         with self.changed:
             while not self.closed:
-                self._make_room()
                 if self.waiting and len(self.active) < self.num_active:
                     entry = self._order()[0]
                     self.waiting.remove(entry)
@@ -58,9 +57,14 @@ class Schedule:
                     entry.since = self.clock()
                     self.changed.notify_all()
                     return entry
-                # Nothing tells when a turn ends.
-                self.changed.wait(self.turn_s / 10 if self.waiting else None)
+                self.changed.wait()
             return None
+
+    def should_pause(self, entry: Entry) -> bool:
+        """Whether an active job should pause. Asked before every task: nothing else tells that turns end."""
+        with self.changed:
+            self._make_room()
+            return entry.pause.is_set()
 
     def put_back(self, entry: Entry) -> None:
         """A paused job waits again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WEIGHT = 0.3  # of a new measurement
+ENOUGH = 8  # tasks in a row that make a measurement
 EXTRACT_S = 0.06  # until measured: seconds of a frame of a driving video
 
 
@@ -17,13 +18,12 @@ class Speed:
     frame_s: float = 0.0  # decoding, encoding and storing a frame, as far as tasks do not hide it
     extract_s: float = EXTRACT_S
 
-    def measured(self, tasks: int, seconds: float) -> None:
+    def take(self, tasks: int, seconds: float) -> None:
         """Take the measurement of some tasks in a row."""
-        if tasks < 1:
-            return
         each = seconds / tasks
-        self.task_s = mixed(self.task_s, each)
-        self.fastest_task_s = min(each, self.fastest_task_s or each)
+        self.task_s = each if self.task_s is None else self.task_s + WEIGHT * (each - self.task_s)
+        if tasks >= ENOUGH:
+            self.fastest_task_s = min(each, self.fastest_task_s or each)
 
     def seconds(self, work: Work) -> float | None:
         """Expected seconds of work on a device of its own."""
@@ -43,7 +43,3 @@ class Work:
     tasks: int
     frames: int
     extracted: int = 0  # frames of a driving video
-
-
-def mixed(before: float | None, now: float) -> float:
-    return now if before is None else before + WEIGHT * (now - before)

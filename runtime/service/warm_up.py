@@ -32,4 +32,4 @@ def warm_up(animator: Animator, speed: Speed) -> None:
         for _ in frames:
             pass
     if len(ended) > 1:
-        speed.measured(len(ended) - 1, ended[-1] - ended[0])
+        speed.take(len(ended) - 1, ended[-1] - ended[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 
@@ -92,7 +93,10 @@ class Workers:
                         f"job {job.id}: expected the bundle that {place.name} was when the job was accepted, "
                         "found another one; submit the job again"
                     )
-                make(read_shot(job.folder), animator, progress=run.on_progress, pause=entry.pause.is_set)
+                shot = read_shot(job.folder)
+                make(
+                    shot, animator, progress=run.on_progress, pause=partial(self.schedule.should_pause, entry)
+                )
         finally:
             run.leave()
 
