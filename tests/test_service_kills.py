@@ -47,8 +47,8 @@ def kill_at_random(process: subprocess.Popen[str], delay: float) -> set[str]:
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    # A line that was not written whole names no job.
-    return {line.strip() for line in process.stdout if len(line.strip()) == 24}
+    with process.stdout as lines:  # a line that was not written whole names no job
+        return {line.strip() for line in lines if len(line.strip()) == 24}
 
 
 def states(spool: Path) -> dict[str, str]:

@@ -14,6 +14,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from selectors import EVENT_READ, DefaultSelector
@@ -21,15 +22,15 @@ from threading import Lock
 from time import monotonic
 from typing import Any, NamedTuple
 
-from ...engines.bundle import read_bundle
-from ...errors import AnimateError, ConfigError, InputError
+from ...engines.bundle import MANIFEST, Bundle, read_bundle
+from ...errors import AnimateError, InputError
 from ...text import message_of, one_line
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, open_pose
 from ..poses.driving import Driving, is_keypoint_source
 from ..poses.formats.reading import read_keypoints
 from ..shots.checks import check
 from ..shots.frame_range import open_frames
-from ..shots.job_list import read_jobs
+from ..shots.job_list import JobReader, parse
 from ..shots.shot import Shot
 from .job import error_class
 
@@ -130,17 +131,27 @@ def ask(process: subprocess.Popen[bytes], question: dict[str, Any], timeout: flo
 
 def examine(job_list: Path, limit: int) -> Examined:
     """Check the only shot of a job list, and count its frames. Raises AnimateError."""
-    shots, errors = read_jobs(job_list, job_list.parent, job_list.parent.name)
-    if errors:
-        raise ConfigError(errors[0].partition(": ")[2])
-    (shot,) = shots
-    check(shot, read_bundle(shot.bundle))
+    reader = JobReader(job_list.parent, job_list.parent, manifest_of)
+    reader.read(1, parse(job_list.read_bytes()))
+    shot = reader.shots[1]
+    check(shot, manifest_of(shot.bundle))
     found = examine_driven(shot, shot.driving, limit) if shot.driving else examine_drawn(shot, limit)
     if found.num_frames > limit:
         raise InputError(f"poses: expected at most {limit} frames, found more; use a shorter clip")
     if found.num_frames < 1:
         raise InputError("poses: expected at least one frame, found none; choose an earlier start")
     return found
+
+
+def manifest_of(path: Path) -> Bundle:
+    """A bundle whose files are not verified. It is read once, unless it is replaced."""
+    status = (path / MANIFEST).stat()
+    return read_once(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def read_once(path: Path, _inode: int, _modified_ns: int) -> Bundle:
+    return read_bundle(path)
 
 
 def examine_drawn(shot: Shot, limit: int) -> Examined:

@@ -137,8 +137,6 @@ def ordinary_suffix(path: Path) -> str:
 def copy_file(source: Path, target: Path) -> None:
     with open_regular(source) as original, target.open("xb") as copy:
         shutil.copyfileobj(original, copy, 1 << 20)
-        copy.flush()
-        os.fsync(copy.fileno())
 
 
 def without_names(line: dict[str, Any]) -> dict[str, Any]:

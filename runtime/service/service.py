@@ -24,7 +24,6 @@ from types import TracebackType
 from typing import Any, Self
 
 from ...engines.files import digest_of
-from ...engines.manifest import Manifest
 from ...errors import (
     AnimateError,
     ConfigError,
@@ -36,9 +35,6 @@ from ...errors import (
 )
 from ...text import message_of, one_line, quoted
 from ..clip.options import whole_number
-from ..clip.windows import KnownLength
-from ..poses.driving import is_keypoint_source
-from ..shots.shot import Shot
 from .animators import Animators, named
 from .checker import Checker, Limits
 from .job import Job
@@ -50,7 +46,7 @@ from .schedule import TURN_S, Schedule
 from .speed import Work
 from .spool import ENDED, SHOT, Record, Spool
 from .warm_up import warm_up
-from .workers import Workers, read_shot
+from .workers import Workers, read_shot, work_of
 
 LOG = logging.getLogger("animate_rt")
 DAY_S, KEPT_BYTES = 86_400.0, 10 << 30
@@ -223,7 +219,7 @@ class Service:
             line = request.write(folder, folder.name, place.path.absolute())
             (folder / SHOT).write_bytes(to_line(line))
             num_frames, frame_rate = self.checker.examine(folder / SHOT)
-            shot = read_shot(folder)
+            shot = read_shot(folder, place.bundle)
             now = time.time()
             record = Record(
                 id=folder.name,
@@ -240,7 +236,7 @@ class Service:
                 trace=trace,
                 labels=labels,
             )
-            work = work_of(shot, num_frames, place.bundle.manifest)
+            work = work_of(shot, num_frames, place.bundle)
             with self.jobs.lock:
                 if job := self._same(record):
                     return job
@@ -302,7 +298,7 @@ class Service:
             try:
                 if record.state not in ENDED:
                     place = self.animators.find(record.size)
-                    job.work = work_of(read_shot(job.folder), record.num_frames, place.bundle.manifest)
+                    job.work = work_of(read_shot(job.folder, place.bundle), record.num_frames, place.bundle)
                 self._add(job)
             except AnimateError as error:
                 self.jobs.add(job)
@@ -346,14 +342,6 @@ class Service:
         self.spool.close()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
-
-
-def work_of(shot: Shot, num_frames: int, manifest: Manifest) -> Work:
-    """What there is to do for a clip."""
-    settings = shot.options.resolve(manifest)
-    windows = sum(1 for _ in settings.windows(KnownLength(num_frames)))
-    extracted = 0 if shot.driving is None or is_keypoint_source(shot.pose) else num_frames
-    return Work(windows * len(settings.steps), num_frames, extracted)
 
 
 def check_deadline(deadline_s: float, least: float) -> None:

@@ -93,9 +93,10 @@ class Spool:
         target = self.jobs / record.id
         try:
             write(folder / RECORD, record)
-            sync_folder(folder)
+            for path in (*folder.rglob("*"), folder):
+                sync(path)
             folder.rename(target)
-            sync_folder(self.jobs)
+            sync(self.jobs)
         except OSError as error:
             raise unwritable(target, error) from error
         return target
@@ -107,7 +108,7 @@ class Spool:
         try:
             write(temporary, record)
             temporary.rename(folder / RECORD)
-            sync_folder(folder)
+            sync(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
 
@@ -178,9 +179,9 @@ def write(path: Path, record: Record) -> None:
         os.fsync(file.fileno())
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    number = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Make a file durable, or the names in a folder."""
+    number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
     finally:

@@ -20,7 +20,7 @@ def thumbnail(job: Job) -> Path:
     if path.exists():
         return path
     with av.open(job.path) as container:
-        picture: Image.Image = next(container.decode(video=0)).to_image()
+        picture = Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))
     picture.thumbnail((SIDE, SIDE))
     with atomic(path) as temporary:
         picture.save(temporary, "WEBP", quality=80)

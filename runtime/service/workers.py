@@ -9,14 +9,18 @@ from functools import partial
 from pathlib import Path
 from threading import Thread
 
-from ...errors import AnimateError, BundleMismatch, Cancelled, InputError, OutOfMemory
-from ..shots.job_list import read_jobs
+from ...engines.bundle import Bundle
+from ...errors import AnimateError, BundleMismatch, Cancelled, OutOfMemory
+from ..clip.windows import KnownLength
+from ..poses.driving import is_keypoint_source
+from ..shots.job_list import JobReader, parse
 from ..shots.resume import Paused
 from ..shots.shot import Shot, make
 from .animators import Animators
 from .jobs import Jobs
 from .run import Run
 from .schedule import Entry, Schedule
+from .speed import Work
 from .spool import SHOT
 
 LOG = logging.getLogger("animate_rt")
@@ -93,7 +97,7 @@ class Workers:
                         f"job {job.id}: expected the bundle that {place.name} was when the job was accepted, "
                         "found another one; submit the job again"
                     )
-                shot = read_shot(job.folder)
+                shot = read_shot(job.folder, animator.bundle)
                 make(
                     shot, animator, progress=run.on_progress, pause=partial(self.schedule.should_pause, entry)
                 )
@@ -101,9 +105,16 @@ class Workers:
             run.leave()
 
 
-def read_shot(folder: Path) -> Shot:
-    """The shot of a job's folder. Raises InputError."""
-    shots, errors = read_jobs(folder / SHOT, folder, folder.name)
-    if errors:
-        raise InputError(errors[0])
-    return replace(shots[0], contact_sheet=None)
+def read_shot(folder: Path, bundle: Bundle) -> Shot:
+    """The shot of a job's folder. Raises ConfigError or InputError."""
+    reader = JobReader(folder, folder, lambda _path: bundle)
+    reader.read(1, parse((folder / SHOT).read_bytes()))
+    return replace(reader.shots[1], contact_sheet=None)
+
+
+def work_of(shot: Shot, num_frames: int, bundle: Bundle) -> Work:
+    """What there is to do for a clip."""
+    settings = shot.options.resolve(bundle.manifest)
+    windows = sum(1 for _ in settings.windows(KnownLength(num_frames)))
+    extracted = 0 if shot.driving is None or is_keypoint_source(shot.pose) else num_frames
+    return Work(windows * len(settings.steps), num_frames, extracted)
