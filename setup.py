@@ -39,6 +39,7 @@ DEV = [
 ]
 
 WEIGHTS = ["weights/*/*.*", "weights/*/*/*.*", "weights/*/*/*/*.*"]  # of the demo
+PAGE = ["runtime/service/http/page/*.*"]  # of `animate-rt serve`
 RECORDED = [  # the smallest size of `animate-rt bench`
     "tests/data/small/inference.yaml",
     "tests/data/small/reference.png",
@@ -56,7 +57,7 @@ setup(
     script_name="setup.py",  # so that it is told apart from the package's modules, and left out
     package_dir={"animate_rt": "."},
     packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
-    package_data={"animate_rt": ["py.typed", *WEIGHTS, *RECORDED]},
+    package_data={"animate_rt": ["py.typed", *WEIGHTS, *PAGE, *RECORDED]},
     install_requires=["numpy>=2", "av>=15,<20", "pillow>=11"],
     extras_require={
         "cpu": CPU,
