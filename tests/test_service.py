@@ -167,6 +167,17 @@ def test_a_deadline_that_cannot_be_met_is_refused_or_ends_the_job(service: Servi
     assert job.status.error.code == "deadline_missed"
 
 
+def test_a_queued_job_ends_at_its_deadline(service: Service, small: Case) -> None:
+    long = [service.submit(request(small, steps=MANY_STEPS)) for _ in range(2)]
+    late = service.submit(request(small), deadline_s=2)
+    with pytest.raises(DeadlineMissed):
+        late.result(10)
+    assert late.record.began == 0
+    for job in long:
+        job.cancel()
+        assert job.wait(10).state == "cancelled"
+
+
 @pytest.mark.parametrize(
     ("keys", "error"),
     [

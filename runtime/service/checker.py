@@ -71,10 +71,9 @@ class Checker:
         """
         question = {"job_list": str(job_list), "frames": self.limits.frames}
         with self.lock:
-            process = self._started()
-            answer = ask(process, question, self.limits.check_s)
+            # The first process may have died before: it is the inputs' fault if the second one dies too.
+            answer = self._ask(question) or self._ask(question)
             if answer is None:
-                self._stop()
                 raise InputError(
                     f"inputs: expected files that can be read in {self.limits.check_s:g} s and "
                     f"{MEMORY_BYTES >> 30} GB of memory, found some that cannot; use shorter or smaller ones"
@@ -86,6 +85,13 @@ class Checker:
     def close(self) -> None:
         with self.lock:
             self._stop()
+
+    def _ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
+        """Ask the process, which is stopped if it does not answer in time."""
+        answer = ask(self._started(), question, self.limits.check_s)
+        if answer is None:
+            self._stop()
+        return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:

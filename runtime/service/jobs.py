@@ -13,7 +13,7 @@ from typing import Any
 from ...errors import AnimateError
 from .job import Job, JobError
 from .metrics import FRAMES, JOB_SECONDS, JOBS, QUEUE_SECONDS, STAGE_SECONDS, Metrics
-from .spool import Record, Spool, State
+from .spool import ENDED, Record, Spool, State
 
 LOG = logging.getLogger("animate_rt")
 
@@ -49,7 +49,7 @@ class Jobs:
         record = replace(job.record, state=state, ended=time.time())
         status: dict[str, Any] = {"stage": "", "seconds_left": None}
         if state == "completed":
-            record = replace(record, num_bytes=job.path.stat().st_size)
+            record = replace(record, num_bytes=size_of(job.path))
             status |= {"progress": 1.0, "frames_done": record.num_frames, "seconds_left": 0.0}
         if error is not None:
             record = replace(record, error_code=error.code, error_message=public(error, job.folder))
@@ -71,7 +71,7 @@ class Jobs:
     def expire(self) -> None:
         """Remove ended jobs that are too old, and the oldest while their results are too large together."""
         with self.lock:
-            ended = [job for job in self.by_id.values() if job.status.has_ended]
+            ended = [job for job in self.by_id.values() if job.record.state in ENDED]
             excess = sum(job.record.num_bytes for job in ended) - self.keep_bytes
             oldest = time.time() - self.keep_s
             for job in sorted(ended, key=lambda job: job.record.ended):
@@ -86,6 +86,14 @@ class Jobs:
             self.metrics.observe(STAGE_SECONDS, seconds, stage=stage)
         if record.state == "completed":
             self.metrics.add(FRAMES, record.num_frames)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 if somebody has removed it."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def log(job: Job, what: str) -> None:

@@ -9,6 +9,7 @@ fragments.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from fractions import Fraction
@@ -18,6 +19,7 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from ...text import message_of, one_line
 from ..media.picture import Frame
 from ..media.writer import picture_of, tag_colours
 from ..shots.kept_files import read_png
@@ -26,6 +28,7 @@ from .job import Job
 if TYPE_CHECKING:
     from av.container import OutputContainer
 
+LOG = logging.getLogger("animate_rt")
 POLL_S = 0.05
 CHUNK = 1 << 16
 FILE = "live.mp4"
@@ -75,6 +78,15 @@ class LiveVideos:
 
 def encode(job: Job, file: IO[bytes]) -> None:
     """Write the fragmented mp4 of a job, until it has ended."""
+    import av
+
+    try:
+        write_video(job, file)
+    except (OSError, av.FFmpegError) as error:  # the job was removed, or the disk is full
+        LOG.info("job %s: its live video ends: %s", job.id, one_line(message_of(error)))
+
+
+def write_video(job: Job, file: IO[bytes]) -> None:
     import av
 
     # PyAV seeks in files if it can, which a fragmented one does not need.

@@ -33,8 +33,7 @@ class Run:
 
     def on_progress(self, progress: Progress) -> None:
         """Take a report of the clip. Raises Cancelled or DeadlineMissed."""
-        if self.job.cancelled.is_set():
-            raise Cancelled(f"job {self.job.id}: cancelled on request")
+        check_wanted(self.job, self.speed.least_seconds(self.left))
         stage, done, total = progress
         work, left = self.job.work, self.left
         if stage == EXTRACT:
@@ -53,7 +52,6 @@ class Run:
         if not (left.tasks or left.frames):
             self.enter("encode")
         self.left = left
-        self.check_deadline()
         self.show(frames_done=work.frames - left.frames)
 
     def enter(self, stage: str) -> None:
@@ -81,11 +79,6 @@ class Run:
             self.speed.take(tasks, (now - since) / max(1, self.num_running()))
             self.measured = now, tasks_left
 
-    def check_deadline(self) -> None:
-        deadline = self.job.record.deadline
-        if deadline and time.time() + self.speed.least_seconds(self.left) > deadline:
-            raise DeadlineMissed(f"job {self.job.id}: cannot end before its deadline; it was ended early")
-
     def show(self, frames_done: int) -> None:
         done = 1 - weight(self.left, self.speed) / weight(self.job.work, self.speed)
         before = self.job.status
@@ -101,6 +94,17 @@ class Run:
         """Expected seconds until the clip is done, given how many share the device."""
         seconds = self.speed.seconds(self.left)
         return None if seconds is None else seconds * max(1, self.num_running())
+
+
+def check_wanted(job: Job, least_seconds: float = 0.0) -> None:
+    """Raise Cancelled, or DeadlineMissed if a job that takes at least so many seconds more cannot be in time."""
+    if job.cancelled.is_set():
+        raise Cancelled(f"job {job.id}: cancelled on request")
+    deadline = job.record.deadline
+    if deadline and time.time() + least_seconds > deadline:
+        raise DeadlineMissed(
+            f"job {job.id}: expected to end before its deadline, which it cannot; ended early"
+        )
 
 
 def weight(work: Work, speed: Speed) -> float:

@@ -16,41 +16,39 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
 from typing import Any, Self
 
-from ...engines.files import digest_of
 from ...errors import (
     AnimateError,
-    ConfigError,
+    Cancelled,
     DeadlineMissed,
-    KeyReused,
-    QueueFull,
+    InputError,
     Rejected,
-    ServiceClosed,
 )
-from ...text import message_of, one_line, quoted
+from ...text import message_of, one_line
 from ..clip.options import whole_number
 from .animators import Animators, named
 from .checker import Checker, Limits
+from .intake import Intake
 from .job import Job
-from .jobs import Jobs, log, public
+from .jobs import Jobs
 from .live import LiveVideos
 from .metrics import ACTIVE, LOADED, QUEUED, REFUSED, Metrics, NoMetrics
-from .request import ClipRequest, to_line, without_names
+from .request import ClipRequest
+from .run import check_wanted
 from .schedule import TURN_S, Schedule
 from .speed import Work
-from .spool import ENDED, SHOT, Record, Spool
+from .spool import ENDED, Record, Spool
 from .warm_up import warm_up
 from .workers import Workers, read_shot, work_of
 
 LOG = logging.getLogger("animate_rt")
 DAY_S, KEPT_BYTES = 86_400.0, 10 << 30
-HOUSEKEEPING_S = 30.0  # between two looks at what has expired
+HOUSEKEEPING_S = 1.0  # between two looks at what has expired
 MAX_KEY = 255  # characters of an idempotency key
 
 
@@ -86,13 +84,10 @@ class Service:
         limits: Limits | None = None,
         metrics: Metrics | None = None,
     ):
-        self.queue_size = whole_number("queue_size", queue_size, least=1)
         self.metrics = metrics or NoMetrics()
         self.process = os.getpid()
-        self.reserved = 0  # places in the queue for jobs that are being checked
-        self.draining = False
         self.ready, self.closed = Event(), Event()
-        self.failure: AnimateError | None = None  # why a bundle could not be loaded at the start
+        self.failure: Exception | None = None  # why a bundle could not be loaded at the start
         self.schedule = Schedule(whole_number("active_clips", active_clips, least=1), turn_s)
         self.animators = Animators(
             named(bundles), memory_budget, lambda count: self.metrics.set(LOADED, count)
@@ -102,6 +97,15 @@ class Service:
         self.jobs = Jobs(self.spool, self.metrics, keep_s, whole_number("keep_bytes", keep_bytes))
         self.checker = Checker(limits or Limits())
         self.live = LiveVideos()
+        self.intake = Intake(
+            self.spool,
+            self.jobs,
+            self.schedule,
+            self.animators,
+            self.checker,
+            whole_number("queue_size", queue_size, least=1),
+            self._take,
+        )
         self._recover()
         self.workers = Workers(self.schedule, self.jobs, self.animators, self._on_change)
         self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
@@ -127,7 +131,7 @@ class Service:
         """
         self.check_process()
         try:
-            return self._submit(request, idempotency_key, deadline_s, trace, dict(labels or {}))
+            return self.intake.accept(request, idempotency_key, deadline_s, trace, dict(labels or {}))
         except AnimateError as error:
             self.metrics.add(REFUSED, code=error.code)
             raise
@@ -135,6 +139,11 @@ class Service:
     async def submit_async(self, request: ClipRequest, **keywords: Any) -> Job:
         """Like `submit`, without blocking the event loop."""
         return await asyncio.to_thread(self.submit, request, **keywords)
+
+    @property
+    def draining(self) -> bool:
+        """Whether new jobs are refused because the service shuts down."""
+        return self.intake.closed
 
     def get(self, job_id: str) -> Job | None:
         """The job with this id; None if there is none, or not any more."""
@@ -161,13 +170,13 @@ class Service:
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new jobs and finish the old ones. False if that takes longer than so many seconds."""
         self.check_process()
-        self.draining = True
+        self.intake.closed = True
         return self.schedule.wait_until_idle(timeout)
 
     def close(self) -> None:
         """Cancel all jobs that have not ended, and unload the bundles."""
         self.check_process()
-        self.draining = True
+        self.intake.closed = True
         for job in self.list():
             self.cancel(job)
         self._stop()
@@ -175,7 +184,7 @@ class Service:
     def suspend(self) -> None:
         """Stop without cancelling: the next service on the same spool finishes the jobs."""
         self.check_process()
-        self.draining = True
+        self.intake.closed = True
         self.workers.suspend()
         self._stop()
 
@@ -207,102 +216,30 @@ class Service:
                 "start a service of its own in this process"
             )
 
-    def _submit(
-        self, request: ClipRequest, key: str, deadline_s: float | None, trace: str, labels: dict[str, str]
-    ) -> Job:
-        if len(key) > MAX_KEY:
-            raise ConfigError(f"idempotency_key: expected up to {MAX_KEY} characters, found {quoted(key)}")
-        place = self.animators.find(request.size)
-        reserved = self._reserve(key)
-        folder = self.spool.start()
-        try:
-            line = request.write(folder, folder.name, place.path.absolute())
-            (folder / SHOT).write_bytes(to_line(line))
-            num_frames, frame_rate = self.checker.examine(folder / SHOT)
-            shot = read_shot(folder, place.bundle)
-            now = time.time()
-            record = Record(
-                id=folder.name,
-                size=place.name,
-                bundle=place.bundle.digest,
-                request=digest_of(
-                    {"size": place.name, **without_names(line), **shot.read_inputs().content()}
-                ),
-                num_frames=num_frames,
-                frame_rate=str(frame_rate),
-                created=now,
-                deadline=0.0 if deadline_s is None else now + deadline_s,
-                idempotency_key=key,
-                trace=trace,
-                labels=labels,
-            )
-            work = work_of(shot, num_frames, place.bundle)
-            with self.jobs.lock:
-                if job := self._same(record):
-                    return job
-                self._check_open()
-                if deadline_s is not None:
-                    check_deadline(deadline_s, place.speed.least_seconds(work))
-                job = Job(record, self.spool.accept(folder, record), work, self)
-                self._add(job)
-        except AnimateError as error:
-            error.args = (public(error, folder),)
-            raise
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-            with self.jobs.lock:
-                self.reserved -= reserved
-        log(job, "queued")
-        return job
-
-    def _reserve(self, key: str) -> int:
-        """Reserve a place in the queue, or none if the key is known. Raises QueueFull or ServiceClosed."""
-        with self.jobs.lock:
-            if key and key in self.jobs.by_key:
-                return 0
-            self._check_open()
-            if self.schedule.num_waiting + self.reserved >= self.queue_size:
-                seconds = max(1.0, self.schedule.seconds_to_room())
-                raise QueueFull(
-                    f"queue: expected fewer than {self.queue_size} waiting jobs, found no place; "
-                    f"try again in {seconds:.0f} s",
-                    seconds,
-                )
-            self.reserved += 1
-            return 1
-
-    def _check_open(self) -> None:
-        if self.draining:
-            raise ServiceClosed("service: expected an open one, found it shutting down; try again later")
-
-    def _same(self, record: Record) -> Job | None:
-        """The job with this record's key, if there is one. Raises KeyReused if it is of another request."""
-        job = self.jobs.by_key.get(record.idempotency_key)
-        if job is not None and job.record.request != record.request:
-            raise KeyReused(
-                f"idempotency_key: expected a new key, found that of job {job.id}, which is another request; "
-                "use one key for one request"
-            )
-        return job
-
-    def _add(self, job: Job) -> None:
+    def _take(self, record: Record, folder: Path, work: Work) -> Job:
+        """Take a job over from the spool."""
+        job = Job(record, folder, work, self)
         self.jobs.add(job)
         if not job.status.has_ended:
             self.schedule.put(job, lambda: self._seconds(job))
             self._on_change()
+        return job
 
     def _recover(self) -> None:
-        """Take over the jobs in the spool."""
+        """Take over the jobs of an earlier service."""
         for record in self.spool.read():
-            job = Job(record, self.spool.folder(record.id), Work(0, record.num_frames), self)
+            folder, work = self.spool.folder(record.id), Work(0, record.num_frames)
             try:
                 if record.state not in ENDED:
-                    place = self.animators.find(record.size)
-                    job.work = work_of(read_shot(job.folder, place.bundle), record.num_frames, place.bundle)
-                self._add(job)
-            except AnimateError as error:
+                    bundle = self.animators.find(record.size).bundle
+                    work = work_of(read_shot(folder, bundle), record.num_frames, bundle)
+                self._take(record, folder, work)
+            except (AnimateError, OSError) as error:
+                job = Job(record, folder, work, self)
                 self.jobs.add(job)
-                self.jobs.end(job, "failed", error)
+                self.jobs.end(
+                    job, "failed", InputError(f"job {job.id}: cannot be resumed: {message_of(error)}")
+                )
         self.jobs.expire()
 
     def _seconds(self, job: Job) -> float | None:
@@ -325,12 +262,25 @@ class Service:
             try:
                 with self.animators.borrow(place.name) as animator:
                     warm_up(animator, place.speed)
-            except AnimateError as error:
+            except Exception as error:
                 self.failure = error
                 LOG.error("bundle %s: %s", place.name, one_line(message_of(error)))
         self.ready.set()
         while not self.closed.wait(HOUSEKEEPING_S):
+            self._end_late_jobs()
             self.jobs.expire()
+
+    def _end_late_jobs(self) -> None:
+        """End the queued jobs that cannot meet their deadline any more."""
+        for job in self.schedule.waiting_jobs():
+            least = self.animators.places[job.record.size].speed.least_seconds(job.work)
+            try:
+                check_wanted(job, 0.0 if job.status.state == "in_progress" else least)
+            except DeadlineMissed as error:
+                if self.schedule.remove(job):
+                    self.jobs.end(job, "failed", error)
+            except Cancelled:
+                pass  # it ends in another thread
 
     def _stop(self) -> None:
         self.schedule.close()
@@ -342,11 +292,3 @@ class Service:
         self.spool.close()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)
-
-
-def check_deadline(deadline_s: float, least: float) -> None:
-    if least > deadline_s:
-        raise DeadlineMissed(
-            f"deadline: expected at least {least:.1f} s, which the clip takes, found {deadline_s:g} s; "
-            "allow more time, or use fewer frames or steps"
-        )

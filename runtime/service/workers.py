@@ -18,7 +18,7 @@ from ..shots.resume import Paused
 from ..shots.shot import Shot, make
 from .animators import Animators
 from .jobs import Jobs
-from .run import Run
+from .run import Run, check_wanted
 from .schedule import Entry, Schedule
 from .speed import Work
 from .spool import SHOT
@@ -51,11 +51,16 @@ class Workers:
 
     def _work(self) -> None:
         while entry := self.schedule.take():
+            self.on_change()
             try:
-                self.on_change()
                 self._make(entry)
             except Paused:
                 self.schedule.put_back(entry)
+                if entry.job.cancelled.is_set() and self.schedule.remove(entry.job):
+                    self.jobs.end(entry.job, "cancelled")
+            except Exception:
+                LOG.exception("job %s: its end could not be recorded", entry.job.id)
+                self.schedule.end(entry)
             else:
                 self.schedule.end(entry)
             self.on_change()
@@ -64,11 +69,13 @@ class Workers:
         """Make a job and record how it ended. Raises Paused."""
         job = entry.job
         try:
-            if job.cancelled.is_set():
-                raise Cancelled(f"job {job.id}: cancelled on request")
+            check_wanted(job)
             if job.status.state == "queued":
                 self.jobs.begin(job)
             self._render(entry)
+        except Paused:
+            job.change(stage="waiting")
+            raise
         except Cancelled:
             self.jobs.end(job, "cancelled")
         except AnimateError as error:
@@ -76,9 +83,6 @@ class Workers:
         except MemoryError:
             too_large = OutOfMemory("expected more free memory; use a smaller size or fewer frames")
             self.jobs.end(job, "failed", too_large)
-        except Paused:
-            job.change(stage="waiting")
-            raise
         except Exception as error:
             LOG.exception("job %s: failed", job.id)
             self.jobs.end(job, "failed", AnimateError(f"internal error: {type(error).__name__}"))
