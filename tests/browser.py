@@ -40,11 +40,11 @@ def browser(folder: Path) -> Iterator[Page]:
         pytest.skip("Chromium is not installed: apt install chromium")
     commands, to_browser = os.pipe()
     from_browser, answers = os.pipe()
-    # The browser reads from file 3 and writes to file 4.
+    # The browser reads from file 3 and writes to file 4. Other shells know no files above 9.
     line = f'exec "$@" 3<&{commands} 4>&{answers}'
     environment = os.environ | {"HOME": str(folder), "DBUS_SESSION_BUS_ADDRESS": "none:"}
     process = subprocess.Popen(
-        ["sh", "-c", line, "sh", program, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
+        ["bash", "-c", line, "bash", program, *FLAGS, f"--user-data-dir={folder / 'profile'}", "about:blank"],
         pass_fds=(commands, answers),
         stderr=subprocess.DEVNULL,
         env=environment,
@@ -101,22 +101,21 @@ class Page:
             raise RuntimeError(f"{script}: {result['exceptionDetails']}")
         return result["result"].get("value")
 
-    def wait_for(self, script: str, seconds: float = WAIT_S) -> Any:
-        """Wait until an expression is true, and return its value."""
+    def wait_for(self, script: str, seconds: float = WAIT_S) -> None:
+        """Wait until an expression is true."""
         end = monotonic() + seconds
         # The page itself looks every few milliseconds, so that short moments are not missed.
         look = f"""new Promise((done) => {{
           const end = Date.now() + 500;
           (function look() {{
-            const found = ({script});
+            const found = Boolean({script});
             if (found || Date.now() > end) done(found);
             else setTimeout(look, 15);
           }})();
         }})"""
-        while not (found := self.evaluate(look)):
+        while not self.evaluate(look):
             if monotonic() > end:
                 raise AssertionError(f"not true within {seconds} s: {script}\n{self.text()}")
-        return found
 
     def open(self, address: str) -> None:
         self.call("Page.navigate", url=address)
@@ -157,6 +156,28 @@ class Page:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path) for path in paths])
+
+    def drop(self, selector: str, paths: Sequence[Path]) -> None:
+        """Drop files on an element."""
+        box = self.evaluate(
+            f"document.querySelector({json.dumps(selector)}).getBoundingClientRect().toJSON()"
+        )
+        data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=box["x"] + 20, y=box["y"] + 20, data=data)
+
+    def tab_to(self, name: str) -> None:
+        """Press the tabulator until the element with this id is focused; "" is the next one without an id."""
+        for _ in range(60):
+            self.press("Tab")
+            if self.evaluate("document.activeElement.id") == name:
+                return
+        raise AssertionError(f"the keyboard cannot reach {name}")
+
+    def offline(self, lost: bool) -> None:
+        """Cut the network, or bring it back."""
+        rates = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        self.call("Network.emulateNetworkConditions", offline=lost, **rates)
 
     def screen(self, width: int, height: int, dark: bool = False) -> None:
         """Set the size of the window, and whether the system is dark."""

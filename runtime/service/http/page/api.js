@@ -60,6 +60,15 @@ export async function json(path, options) {
   }
 }
 
+/** What the server does: "ready", "loading", "draining" or "failed". */
+export async function health() {
+  try {
+    return (await (await fetch(address("readyz"))).json()).status;
+  } catch {
+    throw lost();
+  }
+}
+
 /** Send a form and return the answer's JSON. `onProgress` receives the share that is sent, 0 to 1. */
 export async function upload(path, form, { headers = {}, onProgress, signal }) {
   for (;;) {
@@ -137,6 +146,8 @@ function address(path) {
 function authorization(token) {
   return token ? { Authorization: `Bearer ${token}` } : {};
 }
+
+export const hasToken = () => Boolean(storedToken());
 
 function storedToken() {
   return sessionStorage.getItem(TOKEN);

@@ -1,12 +1,17 @@
 // The page: keeps the form, the chosen clip and the lists up to date.
 
-import { askAgain, connection, events, Failure, json, onTokenNeeded, pause } from "./api.js";
+import { askAgain, connection, events, Failure, hasToken, health, json, onTokenNeeded, pause } from "./api.js";
 import { Clips } from "./clips.js";
 import { Form, showProblem } from "./form.js";
 import { Viewer } from "./viewer.js";
 import { activity, isActive, sizeName } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
+const HEALTH = {
+  loading: "The model is being loaded…",
+  draining: "The server is shutting down",
+  failed: "The model could not be loaded",
+};
 const BUSY_MS = 2000; // between two looks at the list while something is made
 const IDLE_MS = 15_000;
 const ANNOUNCED = 25; // percent between two announcements of progress
@@ -15,6 +20,7 @@ const clips = new Clips((id) => choose(id, true));
 const viewer = new Viewer(changed);
 const form = new Form(accepted, () => clips.secondsBusy ?? 0);
 let watching = new AbortController();
+let state = ""; // of the server
 let wake = () => {};
 let announced = ""; // the last progress that was announced
 
@@ -37,7 +43,7 @@ async function keepUpToDate() {
     try {
       if (!document.hidden) await refresh();
       failures = 0;
-      await sleep(clips.anyActive ? BUSY_MS : IDLE_MS);
+      await sleep(clips.anyActive || state !== "ready" ? BUSY_MS : IDLE_MS);
     } catch (error) {
       if (!(error instanceof Failure)) throw error;
       if (error.status === 401) $("give-token").hidden = false;
@@ -50,13 +56,18 @@ async function keepUpToDate() {
 
 async function refresh() {
   const wasActive = clips.anyActive;
+  const wasListed = clips.videos.has(viewer.id);
   await clips.refresh();
-  if (!form.models.length || wasActive) form.setModels((await json("v1/models")).data);
+  state = await health();
+  if (state !== "ready" || !form.models.length || wasActive) form.setModels((await json("v1/models")).data);
   form.showEstimate();
-  $("server").textContent = form.models.map((model) => sizeName(model.size)).join(", ");
+  const sizes = form.models.map((model) => sizeName(model.size)).join(", ");
+  $("server").textContent = state === "ready" ? sizes : (HEALTH[state] ?? state);
+  $("api").hidden = hasToken(); // a link cannot send it
   const video = clips.videos.get(viewer.id);
   if (video) viewer.update(video);
-  else if (!viewer.id) chooseFirst();
+  else if (wasListed) viewer.clear(); // removed by somebody else, or not kept any longer
+  if (!viewer.id) chooseFirst();
 }
 
 /** Choose the clip of the address, or what is being made, or the newest. */

@@ -1,12 +1,13 @@
 // The chosen clip: its frames as they come, its progress, and what can be done with it.
 
-import { Failure, json, mediaSource, release, request } from "./api.js";
+import { Failure, json, mediaSource, pause, release, request } from "./api.js";
 import { canPlayLive, playLive } from "./live_player.js";
 import { activity, facts, isActive, moment, timing } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 const STEPS = { load: "prepare", extract: "prepare", reference: "prepare", denoise: "denoise", encode: "encode" };
 const ORDER = ["queued", "prepare", "denoise", "encode"];
+const RETRIES = 3; // chooses the longer pause before another try
 const REMOVE_MS = 4000; // how long a second press removes the clip
 
 export class Viewer {
@@ -84,6 +85,8 @@ export class Viewer {
     player.controls = true;
     player.addEventListener("loadeddata", () => this.#showVideo(), { once: true, signal });
     await playLive(player, this.#path("/stream"), Number(this.video.seconds) || 0, signal);
+    await pause(RETRIES, signal);
+    if (!signal.aborted) this.live = false; // the stream ended before the clip: it is tried again
   }
 
   async #playResult() {
