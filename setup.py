@@ -18,6 +18,7 @@ CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
 HEIC = ["pillow-heif>=0.22"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.35", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
 BENCH = [*CPU, *EXPORT, *VERIFY, "matplotlib>=3.9"]
 DEV = [
     *BENCH,
@@ -26,6 +27,10 @@ DEV = [
     "tensorrt-rtx==1.7.*",
     *FARM,
     *HEIC,
+    *SERVE,
+    "openai>=3",
+    "httpx>=0.27",
+    "schemathesis>=4",
     "openjd-cli>=0.8",
     "hypothesis>=6",
     "pytest>=8",
@@ -67,6 +72,7 @@ setup(
         "verify": VERIFY,
         "farm": FARM,
         "heic": HEIC,
+        "serve": SERVE,
         "bench": BENCH,
         "dev": DEV,
     },
