@@ -7,10 +7,15 @@
             ...
 
 `open_poses` draws the skeletons of a video of a person, or of keypoints, which `read_keypoints` and
-`write_keypoints` keep in files.
+`write_keypoints` keep in files. `Service` makes clips for many callers; it is imported when it
+is first used.
 
 To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from .errors import (
     AnimateError,
@@ -21,12 +26,16 @@ from .errors import (
     Cancelled,
     CheckpointError,
     ConfigError,
+    DeadlineMissed,
     DeviceError,
     InputError,
     InputMissing,
+    KeyReused,
     OutOfMemory,
     OutputError,
+    QueueFull,
     Rejected,
+    ServiceClosed,
 )
 from .runtime.animator import Animator
 from .runtime.clip.frames import Frames
@@ -40,6 +49,9 @@ from .runtime.poses.formats.reading import read_keypoints
 from .runtime.poses.formats.writing import write_keypoints
 from .runtime.poses.keypoints import Keypoints
 
+if TYPE_CHECKING:
+    from .runtime.service import ClipRequest, Job, JobStatus, Service
+
 __all__ = [
     "AnimateError",
     "Animator",
@@ -50,18 +62,26 @@ __all__ = [
     "Cancelled",
     "CheckpointError",
     "ClipOptions",
+    "ClipRequest",
     "ConfigError",
+    "DeadlineMissed",
     "DeviceError",
     "FrameWriter",
     "Frames",
     "InputError",
     "InputMissing",
+    "Job",
+    "JobStatus",
+    "KeyReused",
     "Keypoints",
     "OutOfMemory",
     "OutputError",
     "PoseSequence",
     "Progress",
+    "QueueFull",
     "Rejected",
+    "Service",
+    "ServiceClosed",
     "Snapshot",
     "SnapshotSink",
     "open_poses",
@@ -69,3 +89,12 @@ __all__ = [
     "read_keypoints",
     "write_keypoints",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the service's names when they are first used: most programs need only the animator."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from .runtime import service
+
+    return getattr(service, name)

@@ -15,6 +15,7 @@ from .export import commands as export
 from .runtime.clip import commands as clip
 from .runtime.farm import commands as farm
 from .runtime.poses import commands as poses
+from .runtime.service.http import commands as service
 from .runtime.shots import commands as shots
 
 
@@ -32,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"animate-rt {metadata.version('animate-rt')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for area in (export, shots, poses, clip, engines, demo, farm, benchmarks):
+    for area in (export, shots, poses, clip, engines, demo, farm, service, benchmarks):
         area.add_commands(commands)
     return root
 

@@ -17,6 +17,10 @@
     |-- ShotsFailed        a farm has finished, and some of its shots have failed
     |-- Regressed          a benchmark result is slower than the previous one
     |-- Rejected           the work was not accepted; nothing was started
+    |   |-- QueueFull      a service has as many queued jobs as it takes: try again later
+    |   `-- ServiceClosed  a service that is shutting down
+    |-- DeadlineMissed     a job that cannot end before its deadline
+    |-- KeyReused          an idempotency key that belongs to another request
     `-- Cancelled          the work was stopped on request
 
 A message is one printable line: what was expected, what was found and what to do. `code` is a stable name for
@@ -158,6 +162,36 @@ class Rejected(AnimateError):
     code = "rejected"
     retryable = True
     exit_status = 75
+
+
+class QueueFull(Rejected):
+    """A service that has as many queued jobs as it takes. Try again after `retry_after_s` seconds."""
+
+    code = "queue_full"
+
+    def __init__(self, message: str = "", retry_after_s: float = 1.0):
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ServiceClosed(Rejected):
+    """A service that is shutting down and takes no more jobs."""
+
+    code = "service_closed"
+
+
+class DeadlineMissed(AnimateError):
+    """A job that cannot end before its deadline; it was refused, or ended early."""
+
+    code = "deadline_missed"
+    exit_status = 75
+
+
+class KeyReused(AnimateError):
+    """An idempotency key that was used for another request."""
+
+    code = "key_reused"
+    exit_status = 64
 
 
 class Cancelled(AnimateError):

@@ -18,6 +18,7 @@ CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
 HEIC = ["pillow-heif>=0.22"]
+SERVE = ["fastapi>=0.120", "uvicorn>=0.35", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
 BENCH = [*CPU, *EXPORT, *VERIFY, "matplotlib>=3.9"]
 DEV = [
     *BENCH,
@@ -26,6 +27,10 @@ DEV = [
     "tensorrt-rtx==1.7.*",
     *FARM,
     *HEIC,
+    *SERVE,
+    "openai>=3",
+    "httpx>=0.27",
+    "schemathesis>=4",
     "openjd-cli>=0.8",
     "hypothesis>=6",
     "pytest>=8",
@@ -39,6 +44,7 @@ DEV = [
 ]
 
 WEIGHTS = ["weights/*/*.*", "weights/*/*/*.*", "weights/*/*/*/*.*"]  # of the demo
+PAGE = ["runtime/service/http/page/*.*"]  # of `animate-rt serve`
 RECORDED = [  # the smallest size of `animate-rt bench`
     "tests/data/small/inference.yaml",
     "tests/data/small/reference.png",
@@ -56,7 +62,7 @@ setup(
     script_name="setup.py",  # so that it is told apart from the package's modules, and left out
     package_dir={"animate_rt": "."},
     packages=["animate_rt", *(f"animate_rt.{name}" for name in SUBPACKAGES)],
-    package_data={"animate_rt": ["py.typed", *WEIGHTS, *RECORDED]},
+    package_data={"animate_rt": ["py.typed", *WEIGHTS, *PAGE, *RECORDED]},
     install_requires=["numpy>=2", "av>=15,<20", "pillow>=11"],
     extras_require={
         "cpu": CPU,
@@ -66,6 +72,7 @@ setup(
         "verify": VERIFY,
         "farm": FARM,
         "heic": HEIC,
+        "serve": SERVE,
         "bench": BENCH,
         "dev": DEV,
     },

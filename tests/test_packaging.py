@@ -47,6 +47,9 @@ def test_every_module_is_in_the_wheel(names: set[str]) -> None:
 def test_data_of_the_commands_is_in_the_wheel(names: set[str]) -> None:
     assert "animate_rt/py.typed" in names
     files = [path for path in (ROOT / "weights").rglob("*") if path.is_file()]
+    page = [*(ROOT / "runtime" / "service" / "http" / "page").iterdir()]
+    assert {"index.html", "script.js", "style.css"} <= {path.name for path in page}
+    files += page
     recorded = ROOT / "tests" / "data" / "small"  # the smallest size of `animate-rt bench`
     files += [path for folder in ("checkpoint", "pose") for path in (recorded / folder).rglob("*.*")]
     files += [recorded / "inference.yaml", recorded / "reference.png"]

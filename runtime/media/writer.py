@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from .folder import contents, counts, listed, move
 from .frame_rate import frame_rate as parse_rate
 from .picture import Frame, save_png
 from .sound import Sound, no_sound
+
+if TYPE_CHECKING:
+    from av.video import VideoFrame, VideoStream
 
 QUEUE_FRAMES = 8  # how far rendering may run ahead of the encoder
 MAX_RATE = Fraction(1000)  # frames per second of an mp4; the minimum is its inverse
@@ -223,7 +226,6 @@ def _encode_mp4(
 ) -> None:
     import av
     from av.codec.context import ThreadType
-    from av.video.reformatter import ColorRange
 
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         stream = container.add_stream(
@@ -232,15 +234,29 @@ def _encode_mp4(
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.thread_count = ENCODER_THREADS
         stream.thread_type = ThreadType.FRAME  # slice threads would make the file larger
-        # Tags and conversion are separate and both needed: players would guess the colours, and guess wrong.
-        stream.colorspace = stream.color_primaries = stream.color_trc = BT709
-        stream.color_range = ColorRange.MPEG
+        tag_colours(stream)
         with sound.added_to(container) if sound else nullcontext(no_sound) as write_sound:
             for index, frame in enumerate(frames):
-                picture = av.VideoFrame.from_ndarray(frame).reformat(
-                    format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
-                )
-                picture.pts, picture.time_base = index, 1 / frame_rate
-                container.mux(stream.encode(picture))
+                container.mux(stream.encode(picture_of(frame, index, frame_rate)))
                 write_sound((index + 1) / frame_rate)
             container.mux(stream.encode())
+
+
+def tag_colours(stream: VideoStream) -> None:
+    """Say that a video has the colours of `picture_of`: players would guess them, and guess wrong."""
+    from av.video.reformatter import ColorRange
+
+    stream.colorspace = stream.color_primaries = stream.color_trc = BT709
+    stream.color_range = ColorRange.MPEG
+
+
+def picture_of(frame: Frame, index: int, frame_rate: Fraction) -> VideoFrame:
+    """A frame as encoders take it, with its time."""
+    import av
+    from av.video.reformatter import ColorRange
+
+    picture = av.VideoFrame.from_ndarray(frame).reformat(
+        format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
+    )
+    picture.pts, picture.time_base = index, 1 / frame_rate
+    return picture

@@ -40,6 +40,10 @@ SHARE = 0.02  # fraction of the time that snapshots may take
 SNAPSHOT, FRAMES, KEYPOINTS, IN_USE = "snapshot.npz", "frames", "keypoints.npz", "in use"
 
 
+class Paused(Exception):
+    """A clip was stopped after a snapshot, because `pause` asked for it."""
+
+
 class PartialClip:
     """The finished frames and the snapshot of one clip, on disk. Use in a `with`.
 
@@ -57,17 +61,19 @@ class PartialClip:
         frame_shape: tuple[int, ...] | None = None,
         is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
         check: Callable[[], None] = lambda: None,
+        pause: Callable[[], bool] = lambda: False,
     ):
         """`previews` are the paths of the contact sheet and the overlay, by name.
 
         `inputs` identifies the state of the input files: what was made with another state is not used.
 
         Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`. `check` is
-        called before a frame or snapshot is kept, and raises an error if it may be wrong.
+        called before a frame or snapshot is kept, and raises an error if it may be wrong. Once `pause`
+        returns True, the next snapshot is saved as soon as possible, and Paused is raised after it.
         """
         self.output, self.digest = output, digest
         self.target, self.previews = output.path, previews or {}
-        self.frame_shape, self.is_right, self.check = frame_shape, is_right, check
+        self.frame_shape, self.is_right, self.check, self.pause = frame_shape, is_right, check, pause
         state = digest_of({"request": digest, "inputs": inputs})
         self.path = self.target.with_name(f".{self.target.name}.{state[:16]}.partial")
         # Named as a leftover, so that the next run removes the one of a process that was killed.
@@ -134,7 +140,7 @@ class PartialClip:
                 yield frame
 
     def due(self) -> bool:
-        return (monotonic() - self.saved_s) * SHARE >= self.cost_s
+        return self.pause() or (monotonic() - self.saved_s) * SHARE >= self.cost_s
 
     def save(self, take: Callable[[], Snapshot]) -> None:
         begin = monotonic()
@@ -148,6 +154,8 @@ class PartialClip:
             raise unwritable(self.target, error) from error
         self.saved_s = monotonic()
         self.cost_s = self.saved_s - begin
+        if self.pause():
+            raise Paused
 
     @contextmanager
     def locked(self) -> Iterator[None]:

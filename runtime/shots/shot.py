@@ -187,8 +187,11 @@ def make(
     *,
     force: bool = False,
     progress: Callable[[Progress], None] = lambda _progress: None,
+    pause: Callable[[], bool] = lambda: False,
 ) -> ShotResult:
     """Make a shot with its bundle's animator. Resumes an earlier attempt, or starts anew with `force`.
+
+    Once `pause` returns True, Paused is raised after the next snapshot; another call resumes the shot.
 
     The result is recorded with the digest of the bundle that the animator has loaded, and of the inputs as
     they were when this began. If they have changed at the end, InputChanged is raised and nothing published.
@@ -206,7 +209,7 @@ def make(
             force = False
         elif is_done(shot, digest):  # by another process, meanwhile
             break
-        partial, poses = partial_clip(shot, animator, inputs, digest, progress)
+        partial, poses = partial_clip(shot, animator, inputs, digest, progress, pause)
         try:
             with partial:
                 return render(shot, animator, poses(), partial, inputs, progress)
@@ -232,7 +235,12 @@ def make(
 
 
 def partial_clip(
-    shot: Shot, animator: Animator, inputs: Inputs, digest: str, progress: Callable[[Progress], None]
+    shot: Shot,
+    animator: Animator,
+    inputs: Inputs,
+    digest: str,
+    progress: Callable[[Progress], None],
+    pause: Callable[[], bool],
 ) -> tuple[PartialClip, Callable[[], PoseSequence]]:
     """The partial clip of a shot, and a function that opens its poses once the clip's folder is there."""
     manifest = animator.bundle.manifest
@@ -274,6 +282,7 @@ def partial_clip(
         frame_shape=(bucket.height, bucket.width, 3),
         is_right=is_right,
         check=lambda: check_unchanged(animator.bundle),
+        pause=pause,
     )
     return partial, poses
 
