@@ -24,14 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from ..runtime.animator import Animator
 from ..runtime.media.video import open_video
 from ..runtime.media.writer import open_writer
+from ..runtime.poses.driving import open_poses
 from ..runtime.poses.extraction.extract import Report, extract, open_models
 from ..runtime.poses.extraction.models import Models
 from ..runtime.poses.keypoints import BODY, BODY_NAMES, LEFT_HIP, NECK, RIGHT_HIP
 from .instruments import host
 from .puppets.world.scene import Scene
 from .rendered_people import RenderedPerson
+from .sizes import SIZES, bundles_of
 
 SIZE = 512  # pixels of the pictures' sides
 NEAR = 0.2  # of the torso's length
@@ -61,7 +64,16 @@ def main() -> None:
     )
     parser.add_argument("--people", type=int, default=24, metavar="N", help="(default: %(default)s)")
     parser.add_argument("--frames", type=int, default=24, metavar="N", help="(default: %(default)s)")
+    parser.add_argument(
+        "--clip",
+        type=Path,
+        metavar="DIR",
+        help="measure only the share of extraction in a mid-size clip; its bundles are built in this folder",
+    )
     given = parser.parse_args()
+    if given.clip:
+        print(json.dumps({"share": share_of_clip(given.models, given.clip), "host": host.describe()}))
+        return
     models = open_models(given.models)
     result: dict[str, Any] = {"people": given.people, "frames": given.frames, "size": SIZE}
     for name, kind in (("rendered", RenderedPerson), ("puppets", Puppet)):
@@ -141,6 +153,36 @@ def speed(models: Models, frames: int) -> dict[str, Any]:
         "processor_seconds_per_frame": cpu / report.frames,
         "of_which_decoding": decoding[0] / report.frames,
         "cores": os.cpu_count(),
+    }
+
+
+def share_of_clip(models: Path | None, folder: Path) -> dict[str, Any]:
+    """Seconds from a driving video of 1280x720 to poses, and from these to the frames of a mid-size clip."""
+    bundle = bundles_of("mid", folder, lambda step: print(step, file=sys.stderr))[0]
+    workload = SIZES["mid"].workload
+    person = RenderedPerson(0, 720)
+    with tempfile.TemporaryDirectory() as temporary, Animator.load(bundle) as animator:
+        path = Path(temporary) / "walk.mp4"
+        with open_writer(path, 1280, 720, 25) as writer:
+            for picture in wide_pictures(workload.frames):
+                writer.write(picture)
+        measured = []
+        for _ in range(3):  # the first clip warms up
+            times = [(processor_seconds(), perf_counter())]
+            poses = open_poses(path, reference=person.frame(0), models=models)
+            times.append((processor_seconds(), perf_counter()))
+            for _frame in animator.animate(person.frame(0), poses, workload.options):
+                pass
+            times.append((processor_seconds(), perf_counter()))
+            measured.append(np.diff(times, axis=0))
+    (pose_cpu, pose_s), (clip_cpu, clip_s) = np.median(measured[1:], axis=0)
+    return {
+        "frames": workload.frames,
+        "steps": workload.options.steps,
+        "extraction_s": pose_s,
+        "clip_s": clip_s,
+        "share_of_time": pose_s / (pose_s + clip_s),
+        "share_of_processor_time": pose_cpu / (pose_cpu + clip_cpu),
     }
 
 

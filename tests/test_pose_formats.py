@@ -122,7 +122,7 @@ def test_mediapipe_holistic(caplog: pytest.LogCaptureFixture) -> None:
     expected = truth()
     expected[BODY.stop :, 2] = 1  # hands and face have no visibility
     same(found.frames, [expected, np.zeros_like(expected)])
-    assert "not in frames 1; nothing is drawn there" in caplog.text
+    assert "not in frames 2; nothing is drawn there" in caplog.text
 
 
 def test_mediapipe_tasks(tmp_path: Path) -> None:

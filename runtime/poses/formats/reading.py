@@ -91,10 +91,10 @@ def report(trail: Trail, name: str) -> None:
         )
 
 
-def ranges(numbers: list[int]) -> str:
-    """Ascending numbers for people: 3-5, 9. At most ten ranges."""
+def ranges(indices: list[int]) -> str:
+    """Frames for people, who count from 1: 3-5, 9 for the indices 2, 3, 4, 8. At most ten ranges."""
     found: list[list[int]] = []
-    for number in numbers:
+    for number in (index + 1 for index in indices):
         if found and number == found[-1][1] + 1:
             found[-1][1] = number
         else:
