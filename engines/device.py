@@ -84,13 +84,31 @@ class Buffer:
         )
 
 
+class Term(NamedTuple):
+    """A buffer of a sum, and its factor."""
+
+    buffer: Buffer
+    factor: float
+
+
+class Estimate(NamedTuple):
+    """Clean latents that an update estimates, for later ones."""
+
+    buffer: Buffer
+    a: float
+    b: float
+
+
 class Update(NamedTuple):
     """The sampler's update of some frames' latents after the prediction of a window, computed on the device.
 
         sum = prediction                   if `total` is None or `first`
         sum = total + prediction           otherwise
-        latents = a * latents + b * sum    if `last`
+        latents = a * latents + b * sum + the terms of `earlier`, in their order    if `last`
         total = sum                        otherwise
+
+    An `estimate` is `estimate.a * latents + estimate.b * sum`, of the latents before the update. It is only
+    computed if `last`; its buffer may be one that `earlier` reads.
 
     All buffers are float32 and have one shape (frames, 4, h, w). Every device rounds products before adding.
     """
@@ -102,6 +120,22 @@ class Update(NamedTuple):
     last: bool
     a: float
     b: float
+    earlier: tuple[Term, ...] = ()  # at most two estimates of earlier updates
+    estimate: Estimate | None = None
+
+    @property
+    def reads(self) -> list[Buffer]:
+        """The buffers whose content it uses."""
+        total = [self.total] if self.total and not self.first else []
+        last = [self.latents, *(term.buffer for term in self.earlier)] if self.last else []
+        return [self.prediction, *total, *last]
+
+    @property
+    def writes(self) -> list[Buffer]:
+        """The buffers that it changes. The total is undefined after the last window."""
+        total = [self.total] if self.total else []
+        last = [self.latents, *([self.estimate.buffer] if self.estimate else [])] if self.last else []
+        return [*total, *last]
 
 
 class Event(Protocol):

@@ -28,6 +28,7 @@ MAX_GUIDANCE_SCALE = 100  # far above useful values, and finite in every precisi
 Activation = Literal["quick_gelu", "gelu"]
 PoseStyle = Literal["dwpose", "musepose"]  # the public tool that draws skeletons
 Schedule = int | tuple[int, ...]  # a number of steps, or their timesteps
+Solver = Literal["ddim", "dpm++2m", "unipc"]  # how a step follows from predictions
 
 
 def require_levels(where: str, widths: tuple[int, ...]) -> None:
@@ -194,6 +195,7 @@ class SamplingConfig:
     steps: int = 25
     timesteps: tuple[int, ...] = ()  # empty: those of the noise schedule for that many steps
     guidance_scale: float = 3.5
+    solver: Solver = "ddim"  # manifests before it was added lack it
 
     def __post_init__(self) -> None:
         require_counts("sampling", MAX_TIMESTEPS, self.steps)

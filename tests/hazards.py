@@ -63,8 +63,10 @@ class NotingStream(CPUStream):
     def update(self, updates: Sequence[Update]) -> None:
         for u in updates:
             before = [u.total] if u.total and not u.first else []
-            reads = [u.prediction, *before, *([u.latents] if u.last else [])]
-            self.note("update", reads, [u.latents] if u.last else [u.total] if u.total else [])
+            changed = [u.latents, *(term.buffer for term in u.earlier)] if u.last else []
+            kept = [u.estimate.buffer] if u.estimate and u.last else []
+            written = [u.latents, *kept] if u.last else [u.total] if u.total else []
+            self.note("update", [u.prediction, *before, *changed], written)
         super().update(updates)
 
     def wait(self, event: Event, *, needs: bool) -> None:

@@ -110,6 +110,7 @@ IMPOSSIBLE: list[dict[str, Any]] = [
     *({"steps": steps} for steps in ((100_000, 1), range(10**20, 0, -1), range(50_000, -(10**12), -1))),
     *({"overlap": overlap} for overlap in (-1, 4096, 2.0)),
     *({"guidance_scale": scale} for scale in (0.5, 101, NAN)),
+    *({"solver": solver} for solver in ("euler", "DDIM", 3, ["ddim"])),
     {"order": "time-skewed"},
     {"order": "time-skewed", "windows": "uniform"},
     {"background": (0, 0, 256)},
@@ -132,13 +133,14 @@ def test_defaults_of_a_bundle(small_manifest: Any) -> None:
     sampling = small_manifest.model.sampling
     assert filled == ClipOptions(
         steps=sampling.schedule,
+        solver=sampling.solver,
         guidance_scale=sampling.guidance_scale,
         overlap=4,
         seed=3,
         order="step-major",
     )
     assert ClipOptions(seed=3).resolve(small_manifest) == filled.resolve(small_manifest)
-    given = ClipOptions(steps=(999, 3), guidance_scale=1, overlap=0, windows="open")
+    given = ClipOptions(steps=(999, 3), solver="unipc", guidance_scale=1, overlap=0, windows="open")
     assert given.with_defaults(small_manifest) == given
     for window, overlap in ((1, 0), (3, 2), (5, 4), (24, 4)):
         bucket = replace(small_manifest.bucket, window=window)

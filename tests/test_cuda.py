@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import shutil
-import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from animate_rt.engines.contract import DType
-from animate_rt.engines.cpu.device import apply
-from animate_rt.engines.cuda import device as cuda
 from animate_rt.engines.cuda.device import CUDADevice
-from animate_rt.engines.device import Buffer, Update
+from animate_rt.engines.device import Buffer
 from animate_rt.errors import DeviceError, OutOfMemory
 from numpy.typing import NDArray
 
@@ -24,7 +18,6 @@ from .standin import GPU, caught, installed
 
 Array = NDArray[Any]
 SHAPE = (3, 4, 5, 7)
-BOTH = pytest.mark.parametrize("first", [True, False]), pytest.mark.parametrize("last", [True, False])
 
 
 def filled(device: CUDADevice, array: Array) -> tuple[Buffer, Buffer]:
@@ -259,80 +252,3 @@ def test_errors_of_the_gpu_are_raised_by_waits_and_later_calls(caplog: pytest.Lo
             assert "\n" not in str(caught.value)
         device.close()
         assert "closed after an error" in caplog.text
-
-
-# The sampler's kernel
-
-
-def numbers(seed: int) -> tuple[list[Array], float, float]:
-    chance = np.random.default_rng(seed)
-    a, b = chance.standard_normal(2)
-    return [chance.standard_normal(SHAPE).astype(np.float32) for _ in range(3)], float(a), float(b)
-
-
-def on_the_cpu(arrays: list[Array], first: bool, last: bool, a: float, b: float) -> list[Array]:
-    buffers = [Buffer("float32", SHAPE, 0, array=array.copy()) for array in arrays]
-    latents, total, prediction = buffers
-    apply(Update(latents, total, prediction, first, last, a, b))
-    results = [buffer.array for buffer in (buffers[:1] if last else buffers)]
-    return [array for array in results if array is not None]
-
-
-@BOTH[0]
-@BOTH[1]
-def test_updates_equal_the_cpu(device: CUDADevice, first: bool, last: bool) -> None:
-    arrays, a, b = numbers(first + 2 * last)
-    hosts, there = zip(*(filled(device, array) for array in arrays), strict=True)
-    latents, total, prediction = there
-    stream = device.stream("sampler")
-    stream.copy(*zip(there, hosts, strict=True))
-    stream.update([Update(latents, total, prediction, first, last, a, b)])
-    backs = [device.host_buffer("float32", SHAPE) for _ in hosts]
-    stream.copy(*zip(backs, there, strict=True))
-    stream.record().synchronize()
-    expected = on_the_cpu(arrays, first, last, a, b)
-    for back, array in zip(backs, expected, strict=False):  # the total is undefined after the last window
-        assert back.array is not None
-        assert back.array.tobytes() == array.tobytes()
-
-
-def test_an_update_of_one_window_needs_no_total(device: CUDADevice) -> None:
-    arrays, a, b = numbers(0)
-    (host, latents), (other, prediction) = filled(device, arrays[0]), filled(device, arrays[2])
-    stream = device.stream("sampler")
-    stream.copy((latents, host), (prediction, other))
-    stream.update([])
-    stream.update([Update(latents.rows(1, 3), None, prediction.rows(1, 3), True, True, a, b)])
-    stream.copy((host, latents))
-    stream.record().synchronize()
-    expected = on_the_cpu(arrays, True, True, a, b)[0]
-    assert host.array is not None
-    assert np.array_equal(host.array[1:], expected[1:])
-    assert np.array_equal(host.array[0], arrays[0][0])
-    with pytest.raises(AssertionError):
-        stream.update([Update(latents, None, prediction, True, False, a, b)])
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler")
-def test_the_kernel_compiled_as_cpp_equals_the_cpu(tmp_path: Path) -> None:
-    """Compiled as C++, with one thread after another and some past the end: bit for bit the same."""
-    (tmp_path / "update.cpp").write_text(
-        "struct Index { unsigned x; };\nstatic Index threadIdx, blockIdx, blockDim;\n#define __global__\n"
-        + cuda.UPDATE
-        + 'extern "C" void run(float* l, float* t, const float* p, long long n, bool f, bool e, float a, '
-        "float b) {"
-        "blockDim.x = 32; for (blockIdx.x = 0; blockIdx.x * 32 < n + 64; blockIdx.x++)"
-        "for (threadIdx.x = 0; threadIdx.x < 32; threadIdx.x++) update(l, t, p, n, f, e, a, b); }"
-    )
-    library = tmp_path / "update.so"
-    options = ["-O2", "-march=native", "-ffp-contract=off", "-shared", "-fPIC"]
-    subprocess.run(["g++", *options, str(tmp_path / "update.cpp"), "-o", str(library)], check=True)
-    run = ctypes.CDLL(str(library)).run
-    pointer = ctypes.POINTER(ctypes.c_float)
-    run.argtypes = [pointer] * 3 + [ctypes.c_longlong] + [ctypes.c_bool] * 2 + [ctypes.c_float] * 2
-    for seed in range(20):
-        first, last = bool(seed & 1), bool(seed & 2)
-        arrays, a, b = numbers(seed)
-        expected = on_the_cpu(arrays, first, last, a, b)
-        run(*(array.ctypes.data_as(pointer) for array in arrays), arrays[0].size, first, last, a, b)
-        assert all(x.tobytes() == y.tobytes() for x, y in zip(arrays, expected, strict=False))

@@ -90,6 +90,8 @@ def test_clips_in_several_threads_and_both_unet_variants(
         {"guidance_scale": 1.0, "pictures": 2},
         {"windows": "open"},
         {"steps": 4, "guidance_interval": (0.25, 0.5)},
+        {"steps": 5, "solver": "dpm++2m"},
+        {"steps": 5, "solver": "unipc", "windows": "open"},
     ]
     with Animator.load(small_bundle) as animator:
         expected = [render(animator, small, **job) for job in jobs]

@@ -21,7 +21,7 @@ from animate_rt.engines.cpu import device as cpu
 from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.cuda.plan import build_plan, compute_capabilities
 from animate_rt.engines.cuda.tensorrt import logger, provider
-from animate_rt.engines.device import Buffer, Device, Update
+from animate_rt.engines.device import Buffer, Device, Estimate, Term, Update
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -144,19 +144,24 @@ def test_copies_of_whole_buffers_and_of_rows(device: CUDADevice) -> None:
 @pytest.mark.parametrize(("first", "last"), [(True, True), (True, False), (False, False), (False, True)])
 def test_the_sampler_equals_the_cpu_bit_for_bit(device: CUDADevice, first: bool, last: bool) -> None:
     chance, stream, shape = np.random.default_rng(0), device.stream("update"), (3, 4, 33, 17)
-    arrays = [chance.standard_normal(shape).astype(np.float32) for _ in range(3)]
+    arrays = [chance.standard_normal(shape).astype(np.float32) for _ in range(5)]
     host, buffers = [device.host_buffer("float32", shape) for _ in arrays], []
     for buffer, array in zip(host, arrays, strict=True):
         write(buffer, array)
         buffers.append(device.buffer("float32", shape))
-    numbers: dict[str, Any] = {"first": first, "last": last, "a": 0.987654321, "b": -0.123456789}
+    mirror = [Buffer("float32", shape, array.ctypes.data, array=array) for array in arrays]
+
+    def update(latents: Buffer, total: Buffer, prediction: Buffer, *estimates: Buffer) -> Update:
+        earlier = tuple(map(Term, estimates, (0.345678912, -1.2345678)))
+        estimate = Estimate(estimates[1], 0.234567891, -0.456789123)
+        return Update(latents, total, prediction, first, last, 0.987654321, -0.123456789, earlier, estimate)
+
     stream.copy(*zip(buffers, host, strict=True))
-    stream.update([Update(buffers[0], buffers[1], buffers[2], **numbers)])
+    stream.update([update(*buffers)])
     stream.copy(*zip(host, buffers, strict=True))
     stream.record().synchronize()
-    mirror = [Buffer("float32", shape, array.ctypes.data, array=array) for array in arrays]
-    cpu.apply(Update(mirror[0], mirror[1], mirror[2], **numbers))
-    compared = [0, 2] if last else [0, 1, 2]  # the sum is undefined after the last window
+    cpu.apply(update(*mirror))
+    compared = [0, 2, 3, 4] if last else range(5)  # the sum is undefined after the last window
     assert all(np.array_equal(read(host[i]), arrays[i]) for i in compared)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,12 +15,15 @@ from .arithmetic import ArithmeticEngine
 
 
 @pytest.mark.parametrize("num_frames", [3, 40, 61])
-@pytest.mark.parametrize(("windows", "order"), [("uniform", "step-major"), ("open", "time-skewed")])
+@pytest.mark.parametrize(
+    ("windows", "order", "solver"),
+    [("uniform", "step-major", "ddim"), ("open", "time-skewed", "ddim"), ("uniform", "step-major", "unipc")],
+)
 def test_the_plan_is_close_to_what_is_allocated(
-    small_bundle: Path, windows: str, order: str, num_frames: int
+    small_bundle: Path, windows: str, order: str, solver: Any, num_frames: int
 ) -> None:
     bundle = open_bundle(small_bundle)
-    options = ClipOptions(steps=4, overlap=2, windows=windows, order=order)
+    options = ClipOptions(steps=4, solver=solver, overlap=2, windows=windows, order=order)
     plan = plan_memory(bundle, options.resolve(bundle.manifest), num_frames)
     pose = list(np.zeros((num_frames, 96, 64, 3), np.uint8))
     with Animator(bundle, load=ArithmeticEngine) as animator:

@@ -28,6 +28,8 @@ SHAPES = [
     {"windows": "open", "order": "step-major"},
     {"windows": "open", "order": "time-skewed"},
     {"windows": "open", "order": "time-skewed", "guidance_scale": 1.0},
+    {"windows": "uniform", "steps": 5, "solver": "unipc"},
+    {"windows": "open", "order": "time-skewed", "steps": 5, "solver": "dpm++2m"},
 ]
 
 
@@ -39,8 +41,9 @@ def test_shots_stopped_again_and_again_give_the_same_files(
     monkeypatch.setattr(PartialClip, "due", lambda _kept: True)  # a snapshot after every task
     (tmp_path / "undisturbed").mkdir()
     (tmp_path / "stopped").mkdir()
-    assert make_until(example(inputs, tmp_path / "undisturbed" / name, steps=3, **options), 10**9)
-    shot = example(inputs, tmp_path / "stopped" / name, steps=3, **options)
+    options = {"steps": 3} | options
+    assert make_until(example(inputs, tmp_path / "undisturbed" / name, **options), 10**9)
+    shot = example(inputs, tmp_path / "stopped" / name, **options)
     num_stops = 0
     # Reading the poses takes 14 calls, and no snapshot is taken while frames finish out of order.
     while not make_until(shot, (16, 17, 30)[num_stops % 3]):

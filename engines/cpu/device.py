@@ -224,7 +224,15 @@ def apply(update: Update) -> None:
     if total is not None and not update.first:
         prediction = np.add(total, prediction, out=total)
     if update.last:
+        estimate = update.estimate
+        clean = estimate and np.float32(estimate.a) * latents + np.float32(estimate.b) * prediction
         latents *= np.float32(update.a)
         latents += np.float32(update.b) * prediction
+        for term in update.earlier:
+            assert term.buffer.array is not None
+            latents += np.float32(term.factor) * term.buffer.array
+        if estimate:
+            assert estimate.buffer.array is not None
+            estimate.buffer.array[...] = clean
     elif update.first and total is not None:
         total[...] = prediction

@@ -11,6 +11,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -28,11 +29,19 @@ BLOCK = 256  # threads
 # product.
 UPDATE = """
 extern "C" __global__ void update(float* latents, float* total, const float* prediction, long long count,
-                                  bool first, bool last, float a, float b) {
+                                  bool first, bool last, float a, float b,
+                                  const float* earlier, float factor, const float* earliest, float other,
+                                  float* estimate, float of_latents, float of_sum) {
     const long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= count) return;
     const float sum = first ? prediction[i] : total[i] + prediction[i];
-    if (last) latents[i] = a * latents[i] + b * sum;
+    if (last) {
+        float next = a * latents[i] + b * sum;
+        if (earlier) next = next + factor * earlier[i];
+        if (earliest) next = next + other * earliest[i];
+        if (estimate) estimate[i] = of_latents * latents[i] + of_sum * sum;  // may be earlier or earliest
+        latents[i] = next;
+    }
     else total[i] = sum;
 }
 """
@@ -213,6 +222,10 @@ class CUDAStream:
             assert latents.shape == prediction.shape
             assert total is not None or (update.first and update.last)
             assert total is None or (total.dtype, total.shape) == (latents.dtype, latents.shape)
+            estimate = update.estimate
+            assert all(buffer.shape == latents.shape for buffer in (*update.reads, *update.writes))
+            terms = [(term.buffer.address, np.float32(term.factor)) for term in update.earlier]
+            terms += [(0, np.float32(0))] * (2 - len(terms))
             count = prod(latents.shape)
             with cuda_errors(self.name):
                 launch(
@@ -227,6 +240,10 @@ class CUDAStream:
                     np.bool_(update.last),
                     np.float32(update.a),
                     np.float32(update.b),
+                    *chain(*terms),
+                    estimate.buffer.address if estimate else 0,
+                    np.float32(estimate.a if estimate else 0),
+                    np.float32(estimate.b if estimate else 0),
                 )
 
     def record(self) -> CUDAEvent:

@@ -2,17 +2,17 @@
 
 Each segment of frames has its own buffers on the device: latents, pose features and, where several windows
 cover it, the sum of their predictions. They are leased when its first window begins and given back after its
-last step, the latents after decoding.
+last step, the latents after decoding. A multistep solver's estimates are leased when it makes them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from itertools import cycle
+from dataclasses import dataclass, field, replace
+from itertools import chain, cycle
 
 from ...engines import contract
 from ...engines.contract import Contract, TensorSpec
-from ...engines.device import Buffer, Event, Update
+from ...engines.device import Buffer, Estimate, Event, Term, Update
 from ..streams.engine_stream import BoundEngine
 from ..streams.pool import Lease
 from ..streams.session import Session
@@ -23,7 +23,9 @@ from .lookahead import Lookahead
 from .noise import Noise
 from .order import Task
 from .reference import Reference
+from .sampler import Step
 from .snapshot import Snapshot
+from .solvers import num_estimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +35,13 @@ class SegmentBuffers:
     latents: Buffer  # float32 (frames, 4, h, w)
     pose_features: Buffer  # (frames, C0, h, w)
     total: Buffer | None = None  # sum of predictions in this step, if several windows cover the frames
+    # Clean latents that a multistep solver has estimated, as `latents`; the last first.
+    estimates: list[Buffer] = field(default_factory=list, init=False)
 
     @property
     def sampled(self) -> list[Buffer]:
         """The buffers that a step changes."""
-        return [self.latents, *([self.total] if self.total else [])]
+        return [self.latents, *([self.total] if self.total else []), *self.estimates]
 
 
 class Denoiser:
@@ -54,6 +58,7 @@ class Denoiser:
         self.unets = [unets[graph] for graph in graphs]  # for each step, one per denoising stream
         self.conditions = prepare_conditions(session, clip.settings, layout, reference, lease)
         self.layout, self.steps, self.prepare = layout, clip.settings.steps, session.prepare
+        self.num_estimates = num_estimates(self.steps, len(self.steps))  # of each segment
         self.scheduler, self.lease = session.scheduler, lease
         self.resumed = dict(clip.snapshots.start.segments)  # saved segments, until they are on the device
         self.places: dict[int, list[Place]] = {}  # by window, for windows in progress
@@ -85,7 +90,9 @@ class Denoiser:
         self.layout.forget(task.window)
         done = [(s, self.buffers.pop(s)) for s in segments if s.windows[-1] == task.window]
         for _, buffers in done:
-            self.lease.give(buffers.pose_features, *([buffers.total] if buffers.total else []))
+            _latents, *others = buffers.sampled
+            self.lease.give(buffers.pose_features, *others)
+            buffers.estimates.clear()
         return done
 
     def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
@@ -100,6 +107,8 @@ class Denoiser:
         specs = segment_specs(segment, self.unets[0][0].contract)
         buffers = self.buffers[segment] = SegmentBuffers(*self.lease.take_all(specs))
         begin = self.resumed.pop(segment.frames.start, None) or [noise(segment.frames)]
+        num_estimates = max(0, len(begin) - len(buffers.sampled))
+        buffers.estimates.extend(self.lease.take_all([specs[0]] * num_estimates))
         # Noise comes without a sum: the first window of a step starts one.
         for buffer, content in zip(buffers.sampled, begin, strict=False):
             self.prepare.copy_in(buffer, content)
@@ -134,25 +143,38 @@ class Denoiser:
     def _update(self, unet: BoundEngine, task: Task) -> Event:
         step, prediction = self.steps[task.step], unet["prediction"]
         updates: list[Update] = []
-        reads, writes = [prediction], []
         for segment, rows in self.places[task.window]:
             buffers, windows = self.buffers[segment], segment.windows
             first, last = task.window == windows[0], task.window == windows[-1]
             part = prediction.rows(rows.start, rows.stop)
             a, b = step.latents, step.prediction / len(windows)
-            updates.append(Update(buffers.latents, buffers.total, part, first=first, last=last, a=a, b=b))
+            update = Update(buffers.latents, buffers.total, part, first=first, last=last, a=a, b=b)
             # The other windows still gather these latents: only the last window's task writes them.
-            writes += [buffers.latents] if last else []
-            writes += [buffers.total] if buffers.total else []
-            reads += [buffers.latents] if last else []
-            reads += [buffers.total] if buffers.total and not first else []
+            updates.append(self._multistep(update, buffers, step, len(windows)) if last else update)
         return self.scheduler.issue(
-            "update", unet.stream, lambda: unet.stream.update(updates), reads=reads, writes=writes
+            "update",
+            unet.stream,
+            lambda: unet.stream.update(updates),
+            reads=chain.from_iterable(update.reads for update in updates),
+            writes=chain.from_iterable(update.writes for update in updates),
         )
+
+    def _multistep(self, update: Update, buffers: SegmentBuffers, step: Step, num_windows: int) -> Update:
+        """Add to an update the estimates that it reads, and the one that it makes."""
+        estimates = buffers.estimates
+        earlier = tuple(map(Term, estimates, step.earlier))
+        if step.clean is None:
+            return update._replace(earlier=earlier)
+        # The oldest estimate makes room, if this update is the last that reads it.
+        full = len(estimates) == self.num_estimates
+        buffer = estimates.pop() if full else self.lease.take("float32", update.latents.shape)
+        estimates.insert(0, buffer)
+        estimate = Estimate(buffer, step.clean[0], step.clean[1] / num_windows)
+        return update._replace(earlier=earlier, estimate=estimate)
 
 
 def segment_specs(segment: Segment, unet: Contract) -> list[TensorSpec]:
-    """Return the specs of a segment's buffers, in the order of the fields of SegmentBuffers."""
+    """Return the specs of a segment's buffers, in the order of SegmentBuffers' fields, without estimates."""
     rows = {spec.name: spec for spec in unet.inputs}
     latents, pose_features = (
         replace(rows[name], shape=(len(segment.frames), *rows[name].shape[1:]))

@@ -13,6 +13,7 @@ from ...text import quoted
 from .denoise import segment_specs
 from .layout import Layout, Segment
 from .options import ClipOptions, ClipSettings
+from .solvers import num_estimates
 from .windows import KnownLength
 
 MAX_FRAMES = 20_000  # the plan is made window by window
@@ -31,7 +32,7 @@ class MemoryPlan:
     activations: int | None  # one block for each stream
     inputs_and_outputs: int  # buffers of the engines
     reference: int  # one entry of the reference cache
-    clip: int  # peak of latents, sums of predictions and pose features, plus the time rows
+    clip: int  # peak of latents, sums of predictions, estimates and pose features, plus the time rows
     peak_frames: int  # frames that have these buffers at the peak
 
     @property
@@ -115,6 +116,7 @@ def free_memory(bundle: Bundle) -> str:
 def peak(bundle: Bundle, settings: ClipSettings, num_frames: int) -> tuple[int, int]:
     """Return the peak memory of a clip's segments in bytes, and the number of frames that they have."""
     layout, num_steps = Layout(settings.windows(KnownLength(num_frames))), len(settings.steps)
+    estimates = num_estimates(settings.steps, num_steps)
     unet = bundle.manifest.graphs[contract.DENOISING_UNET]
     active: dict[Segment, int] = {}  # bytes
     most = now = (0, 0)
@@ -122,7 +124,8 @@ def peak(bundle: Bundle, settings: ClipSettings, num_frames: int) -> tuple[int, 
         segments = [segment for segment, _ in layout.places(window)]
         for segment in segments:
             if segment not in active:
-                active[segment] = sum(spec.num_bytes for spec in segment_specs(segment, unet))
+                specs = segment_specs(segment, unet)
+                active[segment] = sum(spec.num_bytes for spec in specs) + estimates * specs[0].num_bytes
                 now = now[0] + active[segment], now[1] + len(segment.frames)
                 most = max(most, now)
         if step == num_steps - 1:

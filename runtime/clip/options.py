@@ -17,12 +17,13 @@ from typing import Any, TypedDict
 
 from ...engines import contract
 from ...engines.manifest import Manifest
-from ...engines.model import MAX_FRAMES, MAX_GUIDANCE_SCALE, MAX_TIMESTEPS, Schedule
+from ...engines.model import MAX_FRAMES, MAX_GUIDANCE_SCALE, MAX_TIMESTEPS, Schedule, Solver
 from ...errors import ConfigError
 from ...text import quoted
 from ..media.colour import RGB, parse_colour
 from .order import ORDERS, Order
-from .sampler import Step, ddim
+from .sampler import Step
+from .solvers import SOLVERS
 from .windows import DEFAULT_OVERLAP, POLICIES, Length, Policy, Window
 
 WHOLE_SCHEDULE = (0.0, 1.0)
@@ -42,9 +43,10 @@ def parse_schedule(text: str) -> Schedule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipOptions:
-    """Options of one clip. None means the default, which the bundle sets for steps and guidance_scale.
+    """Options of one clip. None means the default; the bundle sets it for steps, solver and guidance_scale.
 
     steps: the number of denoising steps, or their timesteps in descending order, as few-step weights need.
+    solver: "ddim"; "dpm++2m" or "unipc", which need fewer steps.
     guidance_scale: 1 (no guidance) to 100. At 1 the unconditional half is not computed.
     guidance_interval: two fractions of the schedule. Only the steps between them are guided.
     seed: seed of the noise, at least 0. A frame's noise depends only on the seed and the frame's index.
@@ -68,6 +70,14 @@ class ClipOptions:
             "metavar": "N|T,T,...",
             "help": "number of denoising steps, or the timesteps of few-step weights, like 999,749,499,249 "
             "(default: set by the bundle, usually 25)",
+        },
+    )
+    solver: Solver | None = field(
+        default=None,
+        metadata={
+            "choices": SOLVERS,
+            "help": "ddim is the public code's; dpm++2m and unipc need fewer steps, and give other frames "
+            "(default: set by the bundle, usually ddim)",
         },
     )
     guidance_scale: float | None = field(
@@ -125,6 +135,7 @@ class ClipOptions:
     def __post_init__(self) -> None:
         checked: dict[str, Any] = {
             "steps": None if self.steps is None else checked_schedule(self.steps),
+            "solver": None if self.solver is None else one_of("solver", self.solver, SOLVERS),
             "guidance_scale": None if self.guidance_scale is None else checked_scale(self.guidance_scale),
             "guidance_interval": checked_interval(self.guidance_interval),
             "seed": whole_number("seed", self.seed),
@@ -141,10 +152,11 @@ class ClipOptions:
             raise ConfigError(f"order time-skewed: expected open windows, found {self.windows}")
 
     def with_defaults(self, manifest: Manifest) -> ClipOptions:
-        """Return the options with what the bundle decides filled in: steps, guidance_scale and overlap."""
+        """Return the options with the bundle's steps, solver, guidance_scale and overlap filled in."""
         sampling, window = manifest.model.sampling, manifest.bucket.window
         defaults: dict[str, Any] = {
             "steps": sampling.schedule,
+            "solver": sampling.solver,
             "guidance_scale": sampling.guidance_scale,
             "overlap": min(DEFAULT_OVERLAP, window - 1),
         }
@@ -156,6 +168,7 @@ class ClipOptions:
         filled, window = self.with_defaults(manifest), manifest.bucket.window
         schedule, scale, overlap = filled.steps, filled.guidance_scale, filled.overlap
         assert schedule is not None
+        assert filled.solver is not None
         assert scale is not None
         assert overlap is not None
         if overlap >= window:
@@ -163,7 +176,7 @@ class ClipOptions:
                 f"overlap: expected 0 to {window - 1} frames, less than the bundle's window of {window}, "
                 f"found {overlap}"
             )
-        steps = ddim(manifest.model.noise, schedule)
+        steps = SOLVERS[filled.solver](manifest.model.noise, schedule)
         order = self.order or ("time-skewed" if self.windows == "open" else "step-major")
         return ClipSettings(
             steps=steps,
@@ -182,6 +195,7 @@ class OptionKeywords(TypedDict, total=False):
     """The fields of ClipOptions as keyword arguments, for type checkers. A test compares both."""
 
     steps: Schedule | None
+    solver: Solver | None
     guidance_scale: float | None
     guidance_interval: tuple[float, float]
     seed: int

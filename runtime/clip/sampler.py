@@ -1,4 +1,4 @@
-"""The DDIM sampler: each step of a schedule is reduced to two factors (SPEC.md 4.3).
+"""The DDIM solver: each step of a schedule is reduced to two factors (SPEC.md 4.3).
 
     latents' = step.latents * latents + step.prediction * prediction
 
@@ -24,6 +24,8 @@ class Step(NamedTuple):
     timestep: int
     latents: float
     prediction: float
+    earlier: tuple[float, ...] = ()  # of the clean latents that earlier steps estimated, the last one first
+    clean: tuple[float, float] | None = None  # of latents and prediction, if a later step needs the estimate
 
 
 def ddim(noise: NoiseConfig, schedule: Schedule) -> list[Step]:

@@ -19,8 +19,8 @@ class Snapshot:
 
     num_tasks: int = 0
     first_frame: int = 0  # all earlier frames were finished and saved
-    # Unfinished segments, by first frame: latents, float32 (frames, 4, h, w), and the sum of predictions if
-    # several windows cover the segment.
+    # Unfinished segments, by first frame: latents, float32 (frames, 4, h, w), the sum of predictions if
+    # several windows cover the segment, and the estimates that a multistep solver has kept, the last first.
     segments: dict[int, list[Array]] = field(default_factory=dict)
 
 

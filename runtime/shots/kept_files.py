@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections import Counter
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ...engines.files import open_regular
 from ..clip.layout import Layout, Segment
 from ..clip.options import ClipSettings
 from ..clip.snapshot import Snapshot
+from ..clip.solvers import num_estimates
 from ..clip.windows import KnownLength
 from ..media.picture import Frame
 
@@ -24,9 +26,9 @@ RGB = 2  # colour type of a PNG
 def write_snapshot(path: Path, snapshot: Snapshot, digest: str) -> None:
     """Write a snapshot of the clip with that digest; not atomically. Raises OSError."""
     arrays: dict[str, Any] = {
-        f"{kind}_{first}": array
-        for first, kinds in snapshot.segments.items()
-        for kind, array in zip(("latents", "total"), kinds, strict=False)
+        f"{place}_{first}": array
+        for first, buffers in snapshot.segments.items()
+        for place, array in enumerate(buffers)
     }
     position = np.array([snapshot.num_tasks, snapshot.first_frame])
     with path.open("wb") as file:
@@ -48,7 +50,7 @@ def read_snapshot(path: Path, digest: str) -> Snapshot:
         if str(arrays.pop("clip")) != digest or position.shape != (2,) or position.dtype.kind != "i":
             return Snapshot()
         segments: dict[int, list[Array]] = {}
-        for name in sorted(arrays):  # "latents" before "total"
+        for name in sorted(arrays):  # by their place in the segment
             segments.setdefault(int(name.partition("_")[2]), []).append(arrays[name])
     except Exception:  # missing or damaged; a damaged archive can raise any error
         return Snapshot()
@@ -65,13 +67,16 @@ def is_of_clip(
     """
     layout, last_step = Layout(settings.windows(KnownLength(num_frames))), len(settings.steps) - 1
     begun: dict[int, Segment] = {}  # by first frame
+    taken: Counter[int] = Counter()  # finished steps by first frame
     finished: dict[int, int] = {}  # stops by first frame, of those not decoded yet
     num_tasks = next_frame = 0
     for window, step in islice(settings.order(layout, last_step + 1), max(snapshot.num_tasks, 0)):
         num_tasks += 1
-        begun |= {segment.frames.start: segment for segment, _ in layout.places(window)}
+        places = layout.places(window)
+        begun |= {segment.frames.start: segment for segment, _ in places}
+        taken.update(segment.frames.start for segment, _ in places if segment.windows[-1] == window)
         if step == last_step:
-            for segment, _ in layout.places(window):
+            for segment, _ in places:
                 if segment.windows[-1] == window:
                     del begun[segment.frames.start]
                     finished[segment.frames.start] = segment.frames.stop
@@ -79,7 +84,8 @@ def is_of_clip(
         while next_frame in finished:
             next_frame = finished.pop(next_frame)
     expected = {
-        first: [(len(segment.frames), *latent_shape)] * (2 if len(segment.windows) > 1 else 1)
+        first: [(len(segment.frames), *latent_shape)]
+        * ((2 if len(segment.windows) > 1 else 1) + num_estimates(settings.steps, taken[first]))
         for first, segment in begun.items()
     }
     found = {first: [array.shape for array in segment] for first, segment in snapshot.segments.items()}

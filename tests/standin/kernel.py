@@ -71,6 +71,8 @@ class Kernel:
         writes = {"prediction": False}
         if last:
             writes["latents"] = True
+            writes |= {name: False for name in ("earlier", "earliest") if values[name]}
+            writes |= {"estimate": True} if values["estimate"] else {}
         if not (first and last):
             writes["total"] = not last
         accesses = []
@@ -83,14 +85,23 @@ class Kernel:
         def floats(name: str) -> Any:
             return self.gpu.memory.view(values[name], 4 * count, f"the kernel's {name}").view(np.float32)
 
-        a, b = np.float32(values["a"]), np.float32(values["b"])
+        def number(name: str) -> np.float32:
+            return np.float32(values[name])
+
+        a, b = number("a"), number("b")
         value = floats("prediction") if values["first"] else floats("total") + floats("prediction")
         if not values["last"]:
             floats("total")[:] = value
         elif self.fma:  # the compiler's default: multiply and add are fused
             floats("latents")[:] = (np.float64(a) * floats("latents") + b * value).astype(np.float32)
         else:
-            floats("latents")[:] = a * floats("latents") + b * value
+            latents = floats("latents").copy()
+            floats("latents")[:] = a * latents + b * value
+            for name, factor in (("earlier", "factor"), ("earliest", "other")):
+                if values[name]:
+                    floats("latents")[:] += number(factor) * floats(name)
+            if values["estimate"]:
+                floats("estimate")[:] = number("of_latents") * latents + number("of_sum") * value
 
 
 def launch(stream: Any, config: LaunchConfig, kernel: Kernel, *arguments: Any) -> None:
