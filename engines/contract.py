@@ -25,9 +25,13 @@ TIME_EMBEDDING = "time_embedding"
 DENOISING_UNET = "denoising_unet"
 DENOISING_UNET_CONDITIONAL = "denoising_unet_conditional"
 VAE_DECODER = "vae_decoder"
+# For feature caching: both variants of the whole UNet that also return deep features, and those of the last
+# layer, which read them.
+CACHING = {unet: f"{unet}_caching" for unet in (DENOISING_UNET, DENOISING_UNET_CONDITIONAL)}
+SHALLOW = {unet: f"{unet}_shallow" for unet in CACHING}
 
 PREPARE = (IMAGE_ENCODER, VAE_ENCODER, REFERENCE_NET, POSE_GUIDER, TIME_EMBEDDING)  # run before denoising
-UNETS = (DENOISING_UNET, DENOISING_UNET_CONDITIONAL)
+UNETS = (*CACHING, *CACHING.values(), *SHALLOW.values())  # each is loaded when a clip first needs it
 
 DType = Literal["float32", "float16", "uint8", "int32"]
 MAX_SIDE = 1 << 14  # pixels
@@ -105,12 +109,14 @@ def shared_activations(memory: dict[str, Memory], graphs: Sequence[str]) -> int:
     return max((memory[graph].activations for graph in graphs if graph in memory), default=0)
 
 
-def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str, Contract]:
+def contracts(
+    model: ModelConfig, bucket: ShapeBucket, dtype: DType, *, feature_cache: bool = False
+) -> dict[str, Contract]:
     """Contract of every graph, by name, in the order in which a clip uses them.
 
-    `dtype` is the type of image embeddings, time rows, pose features and the reference's tensors. Latents,
-    predictions, timesteps and the guidance scale are always float32. Raises ConfigError if the model cannot
-    run at this size.
+    With `feature_cache` there are those of CACHING and SHALLOW. `dtype` is the type of image embeddings, time
+    rows, pose features, deep features and the reference's tensors. Latents, predictions, timesteps and scales
+    are always float32. Raises ConfigError if the model cannot run at this size.
     """
     bucket.check(model)
     unet, frames = model.unet, bucket.window
@@ -140,14 +146,36 @@ def contracts(model: ModelConfig, bucket: ShapeBucket, dtype: DType) -> dict[str
     guidance_scale = TensorSpec("guidance_scale", "float32", (1,))
     prediction = (latents("prediction", frames),)
     side = encoder.image_size
+
+    def with_cache(graph: str, halves: int, given: tuple[TensorSpec, ...]) -> dict[str, Contract]:
+        """The graphs of one variant. With guidance features have two halves, the unconditional one first."""
+        features, before = (
+            TensorSpec(name, dtype, (halves * frames, unet.widths[0], h, w))
+            for name in ("deep_features", "deep_features_before")
+        )
+        read = {spec.name for spec in reference[-3 if unet.attention[0] else len(reference) :]}
+        shallow = tuple(spec for spec in given if spec.name in read or spec not in reference)
+        extrapolation = TensorSpec("extrapolation", "float32", (1,))
+        return {
+            CACHING[graph]: Contract(given, (*prediction, features)),
+            SHALLOW[graph]: Contract((features, before, extrapolation, *shallow), prediction),
+        }
+
+    guided = (*conditional, guidance_scale)
+    cached = (
+        with_cache(DENOISING_UNET, 2, guided) | with_cache(DENOISING_UNET_CONDITIONAL, 1, conditional)
+        if feature_cache
+        else {}
+    )
     return {
         IMAGE_ENCODER: Contract((image("image", side, side),), (embeds,)),
         VAE_ENCODER: Contract((image("image", height, width),), (latents("latents", 1),)),
         REFERENCE_NET: Contract((latents("latents", 1), embeds), reference),
         POSE_GUIDER: Contract((image("frame", height, width),), (pose_features(1),)),
         TIME_EMBEDDING: Contract((TensorSpec("timestep", "float32", (1,)),), (time_row,)),
-        DENOISING_UNET: Contract((*conditional, guidance_scale), prediction),
+        DENOISING_UNET: Contract(guided, prediction),
         DENOISING_UNET_CONDITIONAL: Contract(conditional, prediction),
+        **cached,
         VAE_DECODER: Contract((latents("latents", 1),), (image("frame", height, width),)),
     }
 

@@ -78,9 +78,11 @@ class Manifest(Contents):
 
     model: ModelConfig
     bucket: ShapeBucket
+    feature_cache: bool = False  # whether it has the graphs for it; manifests before it was added lack it
 
     def contracts(self) -> dict[str, Contract]:
-        return contracts(self.model, self.bucket, PRECISIONS[self.precision].graph_dtype)
+        dtype = PRECISIONS[self.precision].graph_dtype
+        return contracts(self.model, self.bucket, dtype, feature_cache=self.feature_cache)
 
     @property
     def rebuild_command(self) -> str:
@@ -88,6 +90,7 @@ class Manifest(Contents):
         return (
             f"animate-rt build CHECKPOINT BUNDLE --width {bucket.width} --height {bucket.height} "
             f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
+            f"{' --feature-cache' if self.feature_cache else ''}"
         )
 
 

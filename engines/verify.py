@@ -27,7 +27,7 @@ from .runner import Runner
 
 MESSAGE = 400  # characters of ONNX Runtime's message in ours
 SEED = 0
-TIMESTEP, GUIDANCE_SCALE = 500.0, 3.5
+TIMESTEP, GUIDANCE_SCALE, EXTRAPOLATION = 500.0, 3.5, 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +68,7 @@ def verify(bundle: Bundle, progress: Callable[[str], None] = lambda _graph: None
     known: dict[str, Array] = {
         "timestep": np.array([TIMESTEP], np.float32),
         "guidance_scale": np.array([GUIDANCE_SCALE], np.float32),
+        "extrapolation": np.array([EXTRAPOLATION], np.float32),
         "num_frames": np.array([max(1, bundle.manifest.bucket.window - 1)], np.int32),  # one frame is padding
     }
     comparisons = []
@@ -125,6 +126,8 @@ def example(spec: TensorSpec, known: dict[str, Array], generator: np.random.Gene
     """An input like those of a clip. `known` holds the scalars and the outputs of earlier graphs."""
     if spec.name == "latents":
         return generator.standard_normal(spec.shape, np.float32)
+    if spec.name == "deep_features_before":  # of another step
+        return known["deep_features"][::-1].copy()
     if spec.dtype == "uint8":
         return generator.integers(0, 256, spec.shape, np.uint8)
     if spec.name == "pose_features":  # computed for one frame, repeated for the whole window

@@ -32,6 +32,7 @@ def build_bundle(
     backend: Backend = "openvino",
     precision: Precision | None = None,
     inference_config: str | os.PathLike[str] | None = None,
+    feature_cache: bool = False,
     plans: PlanOptions | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> None:
@@ -40,7 +41,8 @@ def build_bundle(
     width and height are in pixels, window in frames. `precision` defaults to the backend's entry in
     DEFAULT_PRECISION. `base` is a checkpoint directory for files that the first one lacks; few-step weights
     are often only a denoising UNet. `inference_config` is a public inference.yaml; sections that it lacks
-    come from the checkpoint's own file, then from its base's, then from the public v2 settings. `plans` is
+    come from the checkpoint's own file, then from its base's, then from the public v2 settings.
+    `feature_cache` adds the graphs that clips with a `cache_interval` run. `plans` is
     only for backend tensorrt. `progress` is called at the start of each step ("export denoising_unet") and
     repeatedly while a plan is compiled ("compile denoising_unet: timing tactics 1/3"); an exception from it
     stops the build. An existing bundle at that path is replaced at the end.
@@ -73,9 +75,15 @@ def build_bundle(
             checkpoint, inference_config, getattr(torch, dtype), base=base, bucket=bucket
         )
         model, weights = loaded.config, dict(loaded.weights)
-        graphs = contracts(model, bucket, dtype)
+        graphs = contracts(model, bucket, dtype, feature_cache=feature_cache)
         (folder / "graphs").mkdir()
-        export_graphs(loaded, bucket, folder / "graphs", lambda graph: progress(f"export {graph}"))
+        export_graphs(
+            loaded,
+            bucket,
+            folder / "graphs",
+            lambda graph: progress(f"export {graph}"),
+            feature_cache=feature_cache,
+        )
         del loaded  # the compiler needs the memory
         memory: dict[str, Memory | None] = {}
         if backend == "tensorrt":
@@ -87,6 +95,7 @@ def build_bundle(
         manifest = Manifest(
             model=model,
             bucket=bucket,
+            feature_cache=feature_cache,
             backend=backend,
             backend_version=backend_version,
             compute_capabilities=capabilities,

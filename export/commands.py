@@ -54,6 +54,11 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="inference.yaml (default: the checkpoint's own, else the public v2 settings)",
     )
+    command.add_argument(
+        "--feature-cache",
+        action="store_true",
+        help="add the graphs that animate --cache-interval runs; TensorRT then compiles twice as many UNets",
+    )
     add_plan_options(command)
 
     command = add_command(
@@ -116,6 +121,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
         precision=options.precision,
         base=options.base,
         inference_config=options.inference_config,
+        feature_cache=options.feature_cache,
         plans=plan_options(options),
         progress=console.step,
     )

@@ -28,6 +28,8 @@ def graph_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
         contract.TIME_EMBEDDING: TimeEmbeddingGraph(unet),
         contract.DENOISING_UNET: DenoisingUNetGraph(unet),
         contract.DENOISING_UNET_CONDITIONAL: ConditionalUNetGraph(unet),
+        **{graph: CachingUNetGraph(unet) for graph in contract.CACHING.values()},
+        **{graph: ShallowUNetGraph(unet) for graph in contract.SHALLOW.values()},
         contract.VAE_DECODER: VAEDecoderGraph(checkpoint.vae),
     }
 
@@ -98,6 +100,51 @@ class DenoisingUNetGraph(Graph):
         *reference, guidance_scale = reference_and_scale
         blocks = by_block(tuple(reference))
         return self.network(latents, num_frames, time_row, pose_features, blocks, guidance_scale)
+
+
+class CachingUNetGraph(Graph):
+    """Both variants; the one with guidance is given a scale after the reference."""
+
+    def forward(
+        self,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        *reference_and_scale: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        found: tuple[Tensor, Tensor] = self.network.with_deep_features(
+            latents, num_frames, time_row, pose_features, *reference_and_guidance(reference_and_scale)
+        )
+        return found
+
+
+class ShallowUNetGraph(Graph):
+    """Both variants of the last layer, which reads the deep features of the last two whole runs."""
+
+    def forward(
+        self,
+        deep_features: Tensor,
+        deep_features_before: Tensor,
+        extrapolation: Tensor,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        *reference_and_scale: Tensor,
+    ) -> Tensor:
+        change = deep_features - deep_features_before
+        deep = deep_features + extrapolation.to(change.dtype) * change
+        prediction: Tensor = self.network.from_deep_features(
+            deep, latents, num_frames, time_row, pose_features, *reference_and_guidance(reference_and_scale)
+        )
+        return prediction
+
+
+def reference_and_guidance(tensors: tuple[Tensor, ...]) -> tuple[list[Reference], Tensor | None]:
+    """The reference, three tensors for each block, and the guidance scale if there is one more."""
+    reference, scale = tensors[: len(tensors) // 3 * 3], tensors[len(tensors) // 3 * 3 :]
+    return by_block(reference), scale[0] if scale else None
 
 
 class VAEDecoderGraph(Graph):

@@ -17,7 +17,7 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from ..engines.contract import Contract, ShapeBucket, TensorSpec, contracts
+from ..engines.contract import Contract, DType, ShapeBucket, TensorSpec, contracts
 from ..errors import BuildError, OutOfMemory
 from ..text import message_of, quoted
 from .checkpoints.checkpoint import Checkpoint
@@ -34,14 +34,18 @@ def export_graphs(
     bucket: ShapeBucket,
     folder: Path,
     progress: Callable[[str], None] = lambda _graph: None,
+    *,
+    feature_cache: bool = False,
 ) -> None:
     """Write `<graph>.onnx` for every graph and `weights.bin` into an existing folder.
 
-    The graphs compute in the checkpoint's dtype. `progress` is called with each graph's name before it is
-    exported. Raises BuildError if torch cannot export a graph, OutOfMemory if there is no room for it.
+    With `feature_cache` there are those for feature caching. The graphs compute in the checkpoint's dtype.
+    `progress` is called with each graph's name before it is exported. Raises BuildError if torch cannot
+    export a graph, OutOfMemory if there is no room for it.
     """
     dtype = checkpoint.denoising_unet.conv_in.weight.dtype
-    expected = contracts(checkpoint.config, bucket, "float16" if dtype == torch.float16 else "float32")
+    graph_dtype: DType = "float16" if dtype == torch.float16 else "float32"
+    expected = contracts(checkpoint.config, bucket, graph_dtype, feature_cache=feature_cache)
     modules = graph_modules(checkpoint)
     with (folder / WEIGHTS).open("wb") as file:
         weights = WeightFile(file)

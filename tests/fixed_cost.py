@@ -69,7 +69,7 @@ MODEL = ModelConfig(
 )
 
 
-def hollow_bundle(folder: Path) -> Path:
+def hollow_bundle(folder: Path, *, feature_cache: bool = False) -> Path:
     """A bundle whose files are empty, sealed and verified like any other."""
     (folder / "graphs").mkdir(parents=True)
     bucket = ShapeBucket(width=WIDTH, height=HEIGHT, window=WINDOW)
@@ -81,7 +81,8 @@ def hollow_bundle(folder: Path) -> Path:
         compute_capabilities=(),
         precision="fp32",
         weights={},
-        graphs=contracts(MODEL, bucket, "float32"),
+        graphs=contracts(MODEL, bucket, "float32", feature_cache=feature_cache),
+        feature_cache=feature_cache,
     )
     for name in manifest.used_files:
         (folder / name).touch()
@@ -89,9 +90,15 @@ def hollow_bundle(folder: Path) -> Path:
     return folder
 
 
-def write_inputs(folder: Path, num_poses: int, references: Iterable[str] = ("reference.png",)) -> Path:
+def write_inputs(
+    folder: Path,
+    num_poses: int,
+    references: Iterable[str] = ("reference.png",),
+    *,
+    feature_cache: bool = False,
+) -> Path:
     """Write bundle/, pose/ with `num_poses` random pictures, and random references."""
-    hollow_bundle(folder / "bundle")
+    hollow_bundle(folder / "bundle", feature_cache=feature_cache)
     (folder / "pose").mkdir()
     chance = np.random.default_rng(0)
     for name in (*(f"pose/{i:03}.png" for i in range(num_poses)), *references):

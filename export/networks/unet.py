@@ -11,7 +11,7 @@ first. The halves are equal until the first spatial attention, so only one is co
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -32,6 +32,9 @@ class Layer(NamedTuple):
     resnet: ResnetBlock
     attention: SpatialTransformer | None
     motion: MotionModule | None
+
+
+Run = Callable[[Tensor, Layer], Tensor]
 
 
 class UNet(nn.Module):
@@ -60,8 +63,12 @@ class UNet(nn.Module):
                 block.upsamplers = nn.ModuleList([Upsample(width)])
             self.up_blocks.append(block)
 
-    def walk(self, x: Tensor, run: Callable[[Tensor, Layer], Tensor]) -> Tensor:
+    def walk(self, x: Tensor, run: Run) -> Tensor:
         """Run the down blocks, the middle block and the up blocks; `run` runs one layer."""
+        return self.last_layer(self.before_last_layer(x, run), x, run)
+
+    def before_last_layer(self, x: Tensor, run: Run) -> Tensor:
+        """Run all layers but the last. Returns the deep features, which the last one reads besides `x`."""
         skips = [x]
         for block in self.down_blocks:
             for layer in block.layers():
@@ -73,11 +80,17 @@ class UNet(nn.Module):
         for layer in self.mid_block.layers():
             x = run(x, layer)
         for block in self.up_blocks:
-            for layer in block.layers():
+            layers = list(block.layers())
+            for layer in layers[:-1] if block is self.up_blocks[-1] else layers:
                 x = run(torch.cat([x, with_rows_of(x, skips.pop())], dim=1), layer)
             for upsample in getattr(block, "upsamplers", ()):
                 x = upsample(x, tuple(skips[-1].shape[2:]))
         return x
+
+    def last_layer(self, deep: Tensor, x: Tensor, run: Run) -> Tensor:
+        """Run the last layer on deep features and on what `walk` begins with."""
+        *_, layer = self.up_blocks[-1].layers()
+        return run(torch.cat([deep, with_rows_of(deep, x)], dim=1), layer)
 
     def layers(self) -> Iterator[Layer]:
         """All layers in the order in which they run."""
@@ -141,23 +154,70 @@ class DenoisingUNet(UNet):
         other frame attends to; time_row (1, sum of resnet widths) from the method `time_row`; pose_features
         (F, C0, h, w); guidance_scale (1,) float32, or None for the conditional prediction alone.
         """
-        dtype, frames = pose_features.dtype, latents.shape[0]
+        shifts = time_row.split(self.resnet_widths, dim=1)
+        run = self.runner(num_frames, latents.shape[0], shifts, reference, guidance_scale is not None)
+        return self.prediction(self.walk(self.begin(latents, pose_features), run), guidance_scale)
+
+    def with_deep_features(
+        self,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        reference: list[Reference],
+        guidance_scale: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `forward`, and the deep features (F or 2F, C0, h, w)."""
+        shifts = time_row.split(self.resnet_widths, dim=1)
+        run = self.runner(num_frames, latents.shape[0], shifts, reference, guidance_scale is not None)
+        begin = self.begin(latents, pose_features)
+        deep = self.before_last_layer(begin, run)
+        return self.prediction(self.last_layer(deep, begin, run), guidance_scale), deep
+
+    def from_deep_features(
+        self,
+        deep: Tensor,
+        latents: Tensor,
+        num_frames: Tensor,
+        time_row: Tensor,
+        pose_features: Tensor,
+        reference: list[Reference],
+        guidance_scale: Tensor | None = None,
+    ) -> Tensor:
+        """As `forward`, with only the last layer. `reference` is that layer's, if it has an attention."""
+        shifts = time_row.split(self.resnet_widths, dim=1)[-1:]
+        run = self.runner(num_frames, latents.shape[0], shifts, reference, guidance_scale is not None)
+        x = self.last_layer(deep, self.begin(latents, pose_features), run)
+        return self.prediction(x, guidance_scale)
+
+    def begin(self, latents: Tensor, pose_features: Tensor) -> Tensor:
+        return self.conv_in(latents.to(pose_features.dtype)) + pose_features
+
+    def runner(
+        self,
+        num_frames: Tensor,
+        frames: int,
+        shifts: Sequence[Tensor],
+        reference: Sequence[Reference],
+        guided: bool,
+    ) -> Run:
+        """Return what runs layers, given the time shifts and references of those that it will run."""
         device = num_frames.device
         padding = torch.arange(frames, dtype=torch.int32, device=device) >= num_frames
-        mask = torch.zeros(frames, device=device).masked_fill(padding, HIDDEN).to(dtype)
-        shifts = iter(time_row.split(self.resnet_widths, dim=1))
-        references = iter(reference)
-        guided = guidance_scale is not None
+        mask = torch.zeros(frames, device=device).masked_fill(padding, HIDDEN).to(shifts[0].dtype)
+        remaining, references = iter(shifts), iter(reference)
 
         def run(x: Tensor, layer: Layer) -> Tensor:
-            x = layer.resnet(x, next(shifts))
+            x = layer.resnet(x, next(remaining))
             if layer.attention is not None:
                 x = layer.attention(x, *read_reference(layer.attention, next(references), frames, guided))
             if layer.motion is not None:
                 x = layer.motion(x, mask)
             return x
 
-        x = self.walk(self.conv_in(latents.to(dtype)) + pose_features, run)
+        return run
+
+    def prediction(self, x: Tensor, guidance_scale: Tensor | None) -> Tensor:
         prediction = self.conv_out(F.silu(self.conv_norm_out(x))).float()
         if guidance_scale is None:
             return prediction

@@ -9,7 +9,9 @@ from ...console import Commands, Console, add_command
 from ...engines.bundle import open_bundle
 from ...engines.inspect import report
 from .memory_plan import memory_report
-from .options import add_options
+from .options import ClipOptions, add_options
+
+OPTIONS = ("steps", "solver", "cache_interval")  # those that decide the memory, besides windows and order
 
 
 def add_commands(commands: Commands) -> None:
@@ -18,9 +20,10 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--frames", type=int, default=240, metavar="N", help="number of frames (default: %(default)s)"
     )
-    add_options(command, "steps")
+    add_options(command, *OPTIONS)
 
 
 def inspect(options: argparse.Namespace, _console: Console) -> None:
     bundle = open_bundle(options.bundle)
-    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, options.steps)}")
+    chosen = ClipOptions(**{name: getattr(options, name) for name in OPTIONS})
+    print(f"{report(bundle)}\n\n{memory_report(bundle, options.frames, chosen)}")

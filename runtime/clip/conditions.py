@@ -19,8 +19,14 @@ from .sampler import Step
 @dataclass(frozen=True, slots=True)
 class Conditions:
     reference: Reference
-    time_rows: Buffer  # (steps, sum of the resnets' widths)
+    # With one row per step: time_row (steps, sum of the resnets' widths) and, with feature caching,
+    # extrapolation float32 (steps,).
+    tables: dict[str, Buffer]
     scalars: dict[str, Buffer]  # guidance_scale float32 (1,); num_frames int32 (1,), without padding
+
+    def of_step(self, step: int) -> dict[str, Buffer]:
+        """What the UNet reads in a step besides frames and reference, by the name of its input."""
+        return {name: table.rows(step, step + 1) for name, table in self.tables.items()} | self.scalars
 
 
 def prepare_conditions(
@@ -31,7 +37,11 @@ def prepare_conditions(
         "num_frames": np.array([len(layout.windows[next(iter(layout))])], np.int32),
         "guidance_scale": np.array([settings.guidance_scale], np.float32),
     }
-    conditions = Conditions(reference, time_rows(session, settings.steps, lease), {})
+    conditions = Conditions(reference, {"time_row": time_rows(session, settings.steps, lease)}, {})
+    if settings.cached:
+        extrapolations = np.array([step.extrapolation or 0 for step in settings.cached], np.float32)
+        conditions.tables["extrapolation"] = lease.take("float32", extrapolations.shape)
+        session.prepare.copy_in(conditions.tables["extrapolation"], extrapolations)
     for name, scalar in scalars.items():
         conditions.scalars[name] = lease.take("int32" if scalar.dtype == np.int32 else "float32", (1,))
         session.prepare.copy_in(conditions.scalars[name], scalar)

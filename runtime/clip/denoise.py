@@ -11,11 +11,12 @@ from dataclasses import dataclass, field, replace
 from itertools import chain, cycle
 
 from ...engines import contract
-from ...engines.contract import Contract, TensorSpec
+from ...engines.contract import Contract, DType, TensorSpec
 from ...engines.device import Buffer, Estimate, Event, Term, Update
 from ..streams.engine_stream import BoundEngine
 from ..streams.pool import Lease
 from ..streams.session import Session
+from .caching import NUM_KEPT
 from .clip import Clip
 from .conditions import prepare_conditions
 from .layout import Layout, Place, Segment
@@ -26,6 +27,8 @@ from .reference import Reference
 from .sampler import Step
 from .snapshot import Snapshot
 from .solvers import num_estimates
+
+DTYPES: dict[str, DType] = {"float32": "float32", "float16": "float16"}  # of features
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,9 @@ class Denoiser:
         self.resumed = dict(clip.snapshots.start.segments)  # saved segments, until they are on the device
         self.places: dict[int, list[Place]] = {}  # by window, for windows in progress
         self.buffers: dict[Segment, SegmentBuffers] = {}  # of segments in progress
+        self.cached = clip.settings.cached
+        self.resumed_features = dict(clip.snapshots.start.features)
+        self.features: dict[int, list[Buffer]] = {}  # deep features by window, of its last whole runs
 
     def begin(self, window: int, poses: Lookahead, noise: Noise) -> None:
         """Initialize the segments of a window that are not on the device yet."""
@@ -72,6 +78,10 @@ class Denoiser:
             for segment, _ in self.places[window]:
                 if segment not in self.buffers:
                     self._begin(segment, poses, noise)
+            for content in self.resumed_features.pop(window, []):
+                buffer = self.lease.take(DTYPES[content.dtype.name], content.shape)
+                self.prepare.copy_in(buffer, content)
+                self.features.setdefault(window, []).append(buffer)
 
     def issue(self, task: Task) -> Event:
         """Issue one task: gather inputs, run the UNet, update latents. Returns the event of its end."""
@@ -79,7 +89,8 @@ class Denoiser:
             unets = self.unets[task.step]
             unet = unets[task.window % len(unets)]
             self._gather(unet, task)
-            unet.run(bound=self.conditions.reference)
+            inputs, outputs = self._features(unet, task) if self.cached else ({}, {})
+            unet.run(inputs, outputs, bound=self.conditions.reference)
             return self._update(unet, task)
 
     def take_finished(self, task: Task) -> list[tuple[Segment, SegmentBuffers]]:
@@ -93,6 +104,7 @@ class Denoiser:
             _latents, *others = buffers.sampled
             self.lease.give(buffers.pose_features, *others)
             buffers.estimates.clear()
+        self.lease.give(*self.features.pop(task.window, []))
         return done
 
     def snapshot(self, num_tasks: int, first_frame: int) -> Snapshot:
@@ -101,7 +113,11 @@ class Denoiser:
             segment.frames.start: [self.prepare.copy_out(buffer) for buffer in buffers.sampled]
             for segment, buffers in self.buffers.items()
         }
-        return Snapshot(num_tasks, first_frame, self.resumed | begun)
+        features = {
+            window: [self.prepare.copy_out(buffer) for buffer in buffers]
+            for window, buffers in self.features.items()
+        }
+        return Snapshot(num_tasks, first_frame, self.resumed | begun, self.resumed_features | features)
 
     def _begin(self, segment: Segment, poses: Lookahead, noise: Noise) -> None:
         specs = segment_specs(segment, self.unets[0][0].contract)
@@ -123,9 +139,8 @@ class Denoiser:
         A window shorter than the engine's is padded with its own frames. Padding does not affect the real
         frames unless it holds NaN or infinity, as old content of the buffers might.
         """
-        conditions, places = self.conditions, self.places[task.window]
-        pairs = [(unet["time_row"], conditions.time_rows.rows(task.step, task.step + 1))]
-        pairs += [(unet[name], buffer) for name, buffer in conditions.scalars.items() if name in unet.specs]
+        conditions, places = self.conditions.of_step(task.step), self.places[task.window]
+        pairs = [(unet[name], buffer) for name, buffer in conditions.items() if name in unet.specs]
         size, row = unet.specs["latents"].shape[0], 0
         for segment, _ in cycle(places):
             buffers, count = self.buffers[segment], min(len(segment.frames), size - row)
@@ -139,6 +154,22 @@ class Denoiser:
         self.scheduler.issue(
             "gather", unet.stream, lambda: unet.stream.copy(*pairs), reads=sources, writes=targets
         )
+
+    def _features(self, unet: BoundEngine, task: Task) -> tuple[dict[str, Buffer], dict[str, Buffer]]:
+        """Return the cached features that a task reads, and where it leaves others, by tensor of the UNet."""
+        kept, features = self.cached[task.step].kept, self.features.setdefault(task.window, [])
+        if kept is not None:
+            if len(features) == NUM_KEPT:
+                self.lease.give(features.pop())
+            features.insert(0, self.lease.take(kept.dtype, kept.shape))
+            return {}, {kept.name: features[0]}
+        if self.cached[task.step].extrapolation is None:
+            return {}, {}
+        # Without extrapolation the ones before have no effect, but they must be finite.
+        last, before = features[0], features[-1] if self.cached[task.step].extrapolation else features[0]
+        count = unet.specs["deep_features"].shape[0]  # the conditional half comes last
+        read = {"deep_features": last, "deep_features_before": before}
+        return {name: each.rows(each.shape[0] - count, each.shape[0]) for name, each in read.items()}, {}
 
     def _update(self, unet: BoundEngine, task: Task) -> Event:
         step, prediction = self.steps[task.step], unet["prediction"]

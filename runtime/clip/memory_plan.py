@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...engines import contract
 from ...engines.backends import open_device
 from ...engines.bundle import Bundle
-from ...engines.model import Schedule
 from ...errors import ConfigError, DeviceError
 from ...text import quoted
+from .caching import kept_features
 from .denoise import segment_specs
 from .layout import Layout, Segment
 from .options import ClipOptions, ClipSettings
@@ -19,9 +19,8 @@ from .windows import KnownLength
 MAX_FRAMES = 20_000  # the plan is made window by window
 STREAM_GRAPHS = (
     contract.PREPARE,
-    (contract.DENOISING_UNET,),
     (contract.VAE_DECODER,),
-)  # by stream; the engines of one stream share one block of activations
+)  # by stream, without the UNet; the engines of one stream share one block of activations
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,8 @@ class MemoryPlan:
     activations: int | None  # one block for each stream
     inputs_and_outputs: int  # buffers of the engines
     reference: int  # one entry of the reference cache
-    clip: int  # peak of latents, sums of predictions, estimates and pose features, plus the time rows
+    # Peak of latents, sums of predictions, estimates, pose features and cached features, plus the time rows.
+    clip: int
     peak_frames: int  # frames that have these buffers at the peak
 
     @property
@@ -46,9 +46,12 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
     """Plan one clip on one denoising stream."""
     manifest = bundle.manifest
     graphs, memory = manifest.graphs, manifest.memory
+    unet = contract.DENOISING_UNET
+    unets = (contract.CACHING[unet], contract.SHALLOW[unet]) if settings.cached else (unet,)
+    streams = (*STREAM_GRAPHS, unets)
     io_specs = (
         spec
-        for stream in STREAM_GRAPHS
+        for stream in streams
         for graph in stream
         for spec in (*graphs[graph].inputs, *graphs[graph].outputs)
     )
@@ -56,10 +59,8 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
     clip, peak_frames = peak(bundle, settings, num_frames)
     time_rows = len(settings.steps) * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
-        weights=sum(memory[graph].weights for stream in STREAM_GRAPHS for graph in stream)
-        if memory
-        else None,
-        activations=sum(contract.shared_activations(memory, stream) for stream in STREAM_GRAPHS)
+        weights=sum(memory[graph].weights for stream in streams for graph in stream) if memory else None,
+        activations=sum(contract.shared_activations(memory, stream) for stream in streams)
         if memory
         else None,
         inputs_and_outputs=sum(spec.num_bytes for spec in io_specs if spec.name not in reference),
@@ -69,14 +70,14 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
     )
 
 
-def memory_report(bundle: Bundle, num_frames: int, steps: Schedule | None) -> str:
+def memory_report(bundle: Bundle, num_frames: int, options: ClipOptions) -> str:
     """Return a table of one clip's memory in both orders, and the device's free memory."""
     if not 1 <= num_frames <= MAX_FRAMES:
         raise ConfigError(
             f"frames: expected at least 1 frame and at most {MAX_FRAMES}, found {quoted(num_frames)}"
         )
     settings = {
-        f"{windows}, {order}": ClipOptions(steps=steps, windows=windows, order=order).resolve(bundle.manifest)
+        f"{windows}, {order}": replace(options, windows=windows, order=order).resolve(bundle.manifest)
         for windows, order in (("uniform", "step-major"), ("open", "time-skewed"))
     }
     plans = [plan_memory(bundle, each, num_frames) for each in settings.values()]
@@ -120,6 +121,10 @@ def peak(bundle: Bundle, settings: ClipSettings, num_frames: int) -> tuple[int, 
     unet = bundle.manifest.graphs[contract.DENOISING_UNET]
     active: dict[Segment, int] = {}  # bytes
     most = now = (0, 0)
+    features = [  # bytes that a window keeps, by the number of steps it has taken
+        sum(spec.num_bytes for spec in kept_features(settings.cached, taken))
+        for taken in range(num_steps + 1)
+    ]
     for window, step in settings.order(layout, num_steps):
         segments = [segment for segment, _ in layout.places(window)]
         for segment in segments:
@@ -128,7 +133,10 @@ def peak(bundle: Bundle, settings: ClipSettings, num_frames: int) -> tuple[int, 
                 active[segment] = sum(spec.num_bytes for spec in specs) + estimates * specs[0].num_bytes
                 now = now[0] + active[segment], now[1] + len(segment.frames)
                 most = max(most, now)
+        now = now[0] + features[step + 1] - features[step], now[1]
+        most = max(most, now)
         if step == num_steps - 1:
+            now = now[0] - features[-1], now[1]
             for segment in segments:
                 if segment.windows[-1] == window:
                     now = now[0] - active.pop(segment), now[1] - len(segment.frames)

@@ -21,6 +21,7 @@ from ...engines.model import MAX_FRAMES, MAX_GUIDANCE_SCALE, MAX_TIMESTEPS, Sche
 from ...errors import ConfigError
 from ...text import quoted
 from ..media.colour import RGB, parse_colour
+from .caching import CachedStep, cached_steps
 from .order import ORDERS, Order
 from .sampler import Step
 from .solvers import SOLVERS
@@ -49,6 +50,8 @@ class ClipOptions:
     solver: "ddim"; "dpm++2m" or "unipc", which need fewer steps.
     guidance_scale: 1 (no guidance) to 100. At 1 the unconditional half is not computed.
     guidance_interval: two fractions of the schedule. Only the steps between them are guided.
+    cache_interval: 1, or in one of how many steps the whole UNet runs; others run only its last layer.
+        Lossy. Needs 15 steps and a bundle built with feature_cache.
     seed: seed of the noise, at least 0. A frame's noise depends only on the seed and the frame's index.
     windows: "uniform" is the public scheduler, which wraps around to the first frames; "open" does not wrap.
     overlap: number of frames that neighbouring windows share, less than the bundle's window; default 4, or
@@ -97,6 +100,15 @@ class ClipOptions:
             "help": "guide only the steps between these two fractions of the schedule (default: 0 1)",
         },
     )
+    cache_interval: int = field(
+        default=1,
+        metadata={
+            "type": int,
+            "metavar": "K",
+            "help": "run the whole UNet only in one of K steps, and its last layer in the others: faster and "
+            "lossy; for 15 steps and more, and bundles built with --feature-cache (default: %(default)s)",
+        },
+    )
     seed: int = field(default=42, metadata={"type": int, "help": "seed of the noise (default: %(default)s)"})
     windows: str = field(
         default="uniform",
@@ -138,6 +150,9 @@ class ClipOptions:
             "solver": None if self.solver is None else one_of("solver", self.solver, SOLVERS),
             "guidance_scale": None if self.guidance_scale is None else checked_scale(self.guidance_scale),
             "guidance_interval": checked_interval(self.guidance_interval),
+            "cache_interval": whole_number(
+                "cache_interval", self.cache_interval, least=1, most=MAX_TIMESTEPS
+            ),
             "seed": whole_number("seed", self.seed),
             "windows": one_of("windows", self.windows, POLICIES),
             "overlap": None
@@ -178,9 +193,12 @@ class ClipOptions:
             )
         steps = SOLVERS[filled.solver](manifest.model.noise, schedule)
         order = self.order or ("time-skewed" if self.windows == "open" else "step-major")
+        graphs = unet_graphs(len(steps), scale, self.guidance_interval)
+        cached = cached_steps(graphs, self.cache_interval, manifest) if self.cache_interval > 1 else []
         return ClipSettings(
             steps=steps,
-            unet_graphs=unet_graphs(len(steps), scale, self.guidance_interval),
+            unet_graphs=[step.graph for step in cached] or graphs,
+            cached=cached,
             guidance_scale=scale,
             seed=self.seed,
             policy=POLICIES[self.windows],
@@ -198,6 +216,7 @@ class OptionKeywords(TypedDict, total=False):
     solver: Solver | None
     guidance_scale: float | None
     guidance_interval: tuple[float, float]
+    cache_interval: int
     seed: int
     windows: str
     overlap: int | None
@@ -210,7 +229,8 @@ class ClipSettings:
     """Clip options with the defaults of one bundle filled in."""
 
     steps: list[Step]
-    unet_graphs: list[str]  # the variant of the denoising UNet that each step runs
+    unet_graphs: list[str]  # the graph of the denoising UNet that each step runs
+    cached: list[CachedStep]  # empty without feature caching
     guidance_scale: float
     seed: int
     policy: Policy

@@ -22,6 +22,8 @@ class Snapshot:
     # Unfinished segments, by first frame: latents, float32 (frames, 4, h, w), the sum of predictions if
     # several windows cover the segment, and the estimates that a multistep solver has kept, the last first.
     segments: dict[int, list[Array]] = field(default_factory=dict)
+    # Cached deep features by window in progress, the last first.
+    features: dict[int, list[Array]] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ import numpy as np
 
 from ...engines.device import Array
 from ...engines.files import open_regular
+from ..clip.caching import kept_features
 from ..clip.layout import Layout, Segment
 from ..clip.options import ClipSettings
 from ..clip.snapshot import Snapshot
@@ -21,13 +22,15 @@ from ..media.picture import Frame
 
 PNG_START = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 RGB = 2  # colour type of a PNG
+FEATURES = "features"  # begins the names of cached features in a snapshot
 
 
 def write_snapshot(path: Path, snapshot: Snapshot, digest: str) -> None:
     """Write a snapshot of the clip with that digest; not atomically. Raises OSError."""
     arrays: dict[str, Any] = {
-        f"{place}_{first}": array
-        for first, buffers in snapshot.segments.items()
+        f"{kind}{place}_{number}": array
+        for kind, parts in (("", snapshot.segments), (FEATURES, snapshot.features))
+        for number, buffers in parts.items()
         for place, array in enumerate(buffers)
     }
     position = np.array([snapshot.num_tasks, snapshot.first_frame])
@@ -50,12 +53,14 @@ def read_snapshot(path: Path, digest: str) -> Snapshot:
         if str(arrays.pop("clip")) != digest or position.shape != (2,) or position.dtype.kind != "i":
             return Snapshot()
         segments: dict[int, list[Array]] = {}
-        for name in sorted(arrays):  # by their place in the segment
-            segments.setdefault(int(name.partition("_")[2]), []).append(arrays[name])
+        features: dict[int, list[Array]] = {}
+        for name in sorted(arrays):  # by their place in the segment or window
+            part = features if name.startswith(FEATURES) else segments
+            part.setdefault(int(name.partition("_")[2]), []).append(arrays[name])
     except Exception:  # missing or damaged; a damaged archive can raise any error
         return Snapshot()
     num_tasks, first_frame = map(int, position)
-    return Snapshot(num_tasks, first_frame, segments)
+    return Snapshot(num_tasks, first_frame, segments, features)
 
 
 def is_of_clip(
@@ -68,6 +73,7 @@ def is_of_clip(
     layout, last_step = Layout(settings.windows(KnownLength(num_frames))), len(settings.steps) - 1
     begun: dict[int, Segment] = {}  # by first frame
     taken: Counter[int] = Counter()  # finished steps by first frame
+    windows: dict[int, int] = {}  # finished steps by window in progress
     finished: dict[int, int] = {}  # stops by first frame, of those not decoded yet
     num_tasks = next_frame = 0
     for window, step in islice(settings.order(layout, last_step + 1), max(snapshot.num_tasks, 0)):
@@ -75,7 +81,9 @@ def is_of_clip(
         places = layout.places(window)
         begun |= {segment.frames.start: segment for segment, _ in places}
         taken.update(segment.frames.start for segment, _ in places if segment.windows[-1] == window)
+        windows[window] = step + 1
         if step == last_step:
+            del windows[window]
             for segment, _ in places:
                 if segment.windows[-1] == window:
                     del begun[segment.frames.start]
@@ -89,15 +97,22 @@ def is_of_clip(
         for first, segment in begun.items()
     }
     found = {first: [array.shape for array in segment] for first, segment in snapshot.segments.items()}
+    expected_features = {
+        window: [(spec.dtype, spec.shape) for spec in kept_features(settings.cached, steps)]
+        for window, steps in windows.items()
+    }
+    found_features = {
+        window: [(array.dtype.name, array.shape) for array in arrays]
+        for window, arrays in snapshot.features.items()
+    }
+    arrays = [*chain(*snapshot.segments.values())]
     return (
         (num_tasks, next_frame, expected) == (snapshot.num_tasks, snapshot.first_frame, found)
+        and {window: kept for window, kept in expected_features.items() if kept} == found_features
         and not finished
-        and all(map(is_finite, chain(*snapshot.segments.values())))
+        and all(array.dtype == np.float32 for array in arrays)
+        and all(np.isfinite(array).all() for array in (*arrays, *chain(*snapshot.features.values())))
     )
-
-
-def is_finite(array: Array) -> bool:
-    return array.dtype == np.float32 and bool(np.isfinite(array).all())
 
 
 def is_intact_png(path: Path, shape: tuple[int, ...] | None, bits: int) -> bool:
