@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ....engines.bundle import open_bundle
-from ....engines.contract import DENOISING_UNET, DENOISING_UNET_CONDITIONAL
+from ....engines.contract import CACHING, DENOISING_UNET, DENOISING_UNET_CONDITIONAL
 from ....runtime.animator import Animator
+from ...instruments.accuracy import psnr
 from ...reporting.result import JSON, Result, describe_engines
 from ..training.model import FEW_STEP_WEIGHTS, SAMPLING, SIZE, WEIGHTS
 from ..training.stage import Figures
@@ -34,6 +35,7 @@ FEW = (8, 6, 5, 4, 3, 2, 1)
 SCALES = (2.0, 1.0, 1.5, 2.5, 3.5, 5.0)
 INTERVALS = ((0.0, 1.0), (0.0, 0.5), (0.5, 1.0), (0.0, 0.25), (0.25, 0.75))
 OVERLAPS = (0, 2, 4, 8)
+WARM_UP = {"steps": 2, "cache_interval": 1}
 
 
 Options = Mapping[str, Any]  # keyword arguments of `Animator.animate`
@@ -50,6 +52,7 @@ class Group(NamedTuple):
 
     title: str
     settings: list[Setting]
+    compared: bool = False  # whether rows state how close their frames are to those of the first
 
 
 def groups(folder: Path) -> Iterator[Group]:
@@ -93,23 +96,28 @@ def measured(group: Group, truths: list[Truth]) -> list[JSON]:
     """A row per setting, averaged over scenes. Settings alternate scene by scene, so that changes in the
     machine's speed affect all of them; a first clip of two steps, which loads engines, is not measured."""
     figures: list[list[Figures]] = [[] for _ in group.settings]
+    errors: list[list[float]] = [[] for _ in group.settings]  # mean squares, from the first setting's frames
     seconds, evaluations = np.zeros((2, len(group.settings)))
+    first = truths[0].frames
     for turn, truth in enumerate([truths[0], *truths]):
         for i, setting in enumerate(group.settings):
             before, start = unet_evaluations(setting.animator), perf_counter()
-            options = setting.options if turn else {**setting.options, "steps": 2}
+            options = setting.options if turn else {**setting.options, **WARM_UP}
             clip = setting.animator.animate(truth.reference, truth.poses, **options)
             made = np.stack(list(clip))
             if turn:
                 seconds[i] += perf_counter() - start
                 evaluations[i] += unet_evaluations(setting.animator) - before
                 figures[i].append(truth.figures(made))
+                first = made if i == 0 else first
+                errors[i].append(float(((made.astype(np.float32) - first) ** 2).mean()))
             done = f"{group.title}: {setting.name}, scene {turn} of {len(truths)}"
             print(f"\r{done:<78}", end="", file=sys.stderr, flush=True)
     return [
         {
             "name": setting.name,
             **mean_figures(figures[i]),
+            **({"first_db": psnr(float(np.mean(errors[i])))} if group.compared and i else {}),
             "unet_evaluations": evaluations[i] / len(truths),
             "time_ratio": seconds[i] / seconds[0],
         }
@@ -122,9 +130,10 @@ def precision_of(animator: Animator) -> str:
 
 
 def unet_evaluations(animator: Animator) -> int:
-    """Windows that the UNet has denoised so far; those with guidance count twice."""
+    """Windows that the whole UNet has denoised so far; those with guidance count twice."""
     runs = {graph: engine.runs for graph, engine in animator.session.engines.items()}
-    return 2 * runs.get(DENOISING_UNET, 0) + runs.get(DENOISING_UNET_CONDITIONAL, 0)
+    guided, plain = ((unet, CACHING[unet]) for unet in (DENOISING_UNET, DENOISING_UNET_CONDITIONAL))
+    return sum(2 * runs.get(graph, 0) for graph in guided) + sum(runs.get(graph, 0) for graph in plain)
 
 
 def main() -> None:

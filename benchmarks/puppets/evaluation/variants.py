@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -29,10 +30,11 @@ from ..training.model import SIZE
 BUCKET = ShapeBucket(width=SIZE, height=SIZE, window=FRAMES)
 
 
-def build(checkpoint: Path, bundle: Path, base: Path | None = None) -> Path:
+def build(checkpoint: Path, bundle: Path, base: Path | None = None, *, feature_cache: bool = False) -> Path:
     """Build a float32 bundle for the CPU, unless it exists and was built from these weights."""
     if not bundle.is_dir() or not is_built_from(bundle, checkpoint, base):
-        build_bundle(checkpoint, bundle, width=SIZE, height=SIZE, window=FRAMES, base=base)
+        size: dict[str, Any] = {"width": SIZE, "height": SIZE, "window": FRAMES}
+        build_bundle(checkpoint, bundle, **size, base=base, feature_cache=feature_cache)
     return bundle
 
 
