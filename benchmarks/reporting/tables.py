@@ -187,7 +187,7 @@ def puppets_table(title: str, rows: list[JSON]) -> Table:
     head = ["", "PSNR dB", "character dB", "SSIM", "clothes", "limbs", "flicker"]
     costs = "time_ratio" in rows[0]
     if costs:
-        head += ["UNet evaluations", "time"]
+        head += ["UNet evaluations", "CPU time" if "cpu_time_ratio" in rows[0] else "time"]
     if compared := any("first_db" in row for row in rows):
         head.append("PSNR to the first, dB")
     lines = []
@@ -195,7 +195,10 @@ def puppets_table(title: str, rows: list[JSON]) -> Table:
         cells = [row["name"], f"{row['psnr_db']:.2f}", f"{row['character_db']:.2f}", f"{row['ssim']:.3f}"]
         cells += [f"{row['clothes']:.2f}", f"{100 * row['limbs']:.0f} %", f"{row['flicker']:.2f}"]
         if costs:
-            cells += [number(row["unet_evaluations"], 6), f"{row['time_ratio']:.2f}"]
+            cells += [
+                number(row["unet_evaluations"], 6),
+                f"{row.get('cpu_time_ratio', row['time_ratio']):.2f}",
+            ]
         if compared:
             likeness = row.get("first_db")  # none of the first row itself, and of equal frames
             cells.append("" if likeness is None else f"{likeness:.1f}")

@@ -19,7 +19,7 @@ from .tradeoffs import FRAMES, SCENES, Group, Options, Setting, measured
 from .truth import held_out
 from .variants import build, in_fastest_precision
 
-STEPS = {"ddim": (50, 25, 15, 12, 10), "dpm++2m": (25, 15, 12, 10, 8), "unipc": (25, 15, 12, 10, 8)}
+STEPS = {"ddim": (50, 25, 15, 12, 10), "dpm++2m": (15, 12, 10, 8), "unipc": (15, 12, 10, 8)}
 INTERVALS = (2, 3, 5)
 
 

@@ -14,7 +14,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -97,16 +97,17 @@ def measured(group: Group, truths: list[Truth]) -> list[JSON]:
     machine's speed affect all of them; a first clip of two steps, which loads engines, is not measured."""
     figures: list[list[Figures]] = [[] for _ in group.settings]
     errors: list[list[float]] = [[] for _ in group.settings]  # mean squares, from the first setting's frames
-    seconds, evaluations = np.zeros((2, len(group.settings)))
+    seconds, cpu_seconds, evaluations = np.zeros((3, len(group.settings)))
     first = truths[0].frames
     for turn, truth in enumerate([truths[0], *truths]):
         for i, setting in enumerate(group.settings):
-            before, start = unet_evaluations(setting.animator), perf_counter()
+            before, start, cpu_start = unet_evaluations(setting.animator), perf_counter(), process_time()
             options = setting.options if turn else {**setting.options, **WARM_UP}
             clip = setting.animator.animate(truth.reference, truth.poses, **options)
             made = np.stack(list(clip))
             if turn:
                 seconds[i] += perf_counter() - start
+                cpu_seconds[i] += process_time() - cpu_start
                 evaluations[i] += unet_evaluations(setting.animator) - before
                 figures[i].append(truth.figures(made))
                 first = made if i == 0 else first
@@ -120,6 +121,7 @@ def measured(group: Group, truths: list[Truth]) -> list[JSON]:
             **({"first_db": psnr(float(np.mean(errors[i])))} if group.compared and i else {}),
             "unet_evaluations": evaluations[i] / len(truths),
             "time_ratio": seconds[i] / seconds[0],
+            "cpu_time_ratio": cpu_seconds[i] / cpu_seconds[0],
         }
         for i, setting in enumerate(group.settings)
     ]
