@@ -47,7 +47,7 @@ class ClipOptions:
     """Options of one clip. None means the default; the bundle sets it for steps, solver and guidance_scale.
 
     steps: the number of denoising steps, or their timesteps in descending order, as few-step weights need.
-    solver: "ddim"; "dpm++2m" or "unipc", which need fewer steps.
+    solver: "ddim", or one of the multistep solvers "dpm++2m" and "unipc".
     guidance_scale: 1 (no guidance) to 100. At 1 the unconditional half is not computed.
     guidance_interval: two fractions of the schedule. Only the steps between them are guided.
     cache_interval: 1, or in one of how many steps the whole UNet runs; others run only its last layer.
@@ -79,7 +79,7 @@ class ClipOptions:
         default=None,
         metadata={
             "choices": SOLVERS,
-            "help": "ddim is the public code's; dpm++2m and unipc need fewer steps, and give other frames "
+            "help": "ddim is the public code's; dpm++2m and unipc are multistep solvers with other frames "
             "(default: set by the bundle, usually ddim)",
         },
     )

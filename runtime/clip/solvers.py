@@ -1,4 +1,4 @@
-"""The solvers by name: DDIM, and two multistep ones, which reach the same frames in fewer steps.
+"""The solvers by name: DDIM, and two multistep ones, whose steps are of second order.
 
 A multistep solver also uses the clean latents that earlier steps have estimated. Each step is reduced to
 factors, which are computed in float64 on the host:
