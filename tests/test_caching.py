@@ -133,6 +133,8 @@ def test_orders_streams_and_delays_do_not_change_a_bit(
         assert not hazards(device.calls)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_frames_of_the_real_engines(small: Any, small_bundle: Path, tmp_path: Path) -> None:
     """In all orders and on the stand-in for a GPU; those of an interval of one are those of other bundles."""
     build_bundle(small.checkpoint, tmp_path / "bundle", **small.build_options, feature_cache=True)
