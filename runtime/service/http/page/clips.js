@@ -7,9 +7,10 @@ const $ = (id) => document.getElementById(id);
 const PAGE = 24; // clips of one request
 
 export class Clips {
-  /** `onChoose` receives the id of a clip that the user chose. */
-  constructor(onChoose) {
+  /** `onChoose` receives the id of a clip that the user chose. `pictures` are addresses by a clip's id. */
+  constructor(onChoose, pictures) {
     this.onChoose = onChoose;
+    this.pictures = pictures;
     this.videos = new Map();
     this.rows = new Map();
     this.thumbnails = new Map();
@@ -101,6 +102,7 @@ export class Clips {
   #row(id) {
     const row = $("row").content.firstElementChild.cloneNode(true);
     row.querySelector("button").addEventListener("click", () => this.onChoose(id));
+    if (this.pictures.has(id)) Object.assign(row.querySelector("img"), { src: this.pictures.get(id), hidden: false });
     mark(row, id === this.chosen);
     this.rows.set(id, row);
     return row;

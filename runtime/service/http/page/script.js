@@ -16,8 +16,9 @@ const BUSY_MS = 2000; // between two looks at the list while something is made
 const IDLE_MS = 15_000;
 const ANNOUNCED = 25; // percent between two announcements of progress
 
-const clips = new Clips((id) => choose(id, true));
-const viewer = new Viewer(changed);
+const pictures = new Map(); // addresses of the characters of the clips that were asked for here, by the clip's id
+const clips = new Clips((id) => choose(id, true), pictures);
+const viewer = new Viewer(changed, pictures);
 const form = new Form(accepted, () => clips.secondsBusy ?? 0);
 let watching = new AbortController();
 let state = ""; // of the server
@@ -128,7 +129,7 @@ function announce(video) {
 }
 
 function accepted(video, picture) {
-  viewer.pictures.set(video.id, picture);
+  pictures.set(video.id, picture);
   clips.update(video);
   choose(video.id);
   $("viewer").scrollIntoView({ block: "nearest" });

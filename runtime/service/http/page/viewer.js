@@ -8,14 +8,15 @@ const $ = (id) => document.getElementById(id);
 const STEPS = { load: "prepare", extract: "prepare", reference: "prepare", denoise: "denoise", encode: "encode" };
 const ORDER = ["queued", "prepare", "denoise", "encode"];
 const RETRIES = 3; // chooses the longer pause before another try
+const TRIES = 10; // to load a finished clip
 const REMOVE_MS = 4000; // how long a second press removes the clip
 
 export class Viewer {
-  /** `onChange` receives a video that changed, and null for one that was removed. */
-  constructor(onChange) {
+  /** `onChange` receives a video that changed, and null for one that was removed. `pictures` as in Clips. */
+  constructor(onChange, pictures) {
     this.onChange = onChange;
+    this.pictures = pictures;
     this.video = null;
-    this.pictures = new Map(); // of the clips that were asked for here, by id
     this.scope = new AbortController(); // of what belongs to the chosen clip
     this.source = null;
     this.live = false; // the stream is played
@@ -89,23 +90,31 @@ export class Viewer {
     if (!signal.aborted) this.live = false; // the stream ended before the clip: it is tried again
   }
 
-  async #playResult() {
+  async #playResult(failures = 0) {
     const id = this.id;
     const player = $("video");
     const at = player.hidden ? 0 : player.currentTime;
     this.scope.abort();
     this.scope = new AbortController();
+    const { signal } = this.scope;
+    const tryAgain = async () => {
+      await pause(failures, signal);
+      if (!signal.aborted && failures < TRIES) this.#playResult(failures + 1);
+    };
     try {
-      const source = await mediaSource(this.#path("/content"), this.scope.signal);
+      const source = await mediaSource(this.#path("/content"), signal);
       if (id !== this.id) return release(source);
       this.source = source;
-      player.addEventListener("loadeddata", () => this.#showVideo(), { once: true, signal: this.scope.signal });
+      player.addEventListener("loadeddata", () => this.#showVideo(), { once: true, signal });
+      player.addEventListener("error", tryAgain, { once: true, signal }); // the connection may be lost
       Object.assign(player, { src: source, loop: true, controls: true, currentTime: at });
       if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player.play().catch(() => {});
       $("download").href = source;
       $("download").download = `${id}.mp4`;
     } catch (error) {
-      if (error instanceof Failure && id === this.id) this.#fail(error.message);
+      if (!(error instanceof Failure) || id !== this.id) return;
+      if (error.status) this.#fail(error.message);
+      else tryAgain();
     }
   }
 
