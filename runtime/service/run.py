@@ -97,7 +97,7 @@ class Run:
 
 
 def check_wanted(job: Job, least_seconds: float = 0.0) -> None:
-    """Raise Cancelled, or DeadlineMissed if a job that takes at least so many seconds more cannot be in time."""
+    """Raise Cancelled, or DeadlineMissed if a job that takes at least so many seconds more would be late."""
     if job.cancelled.is_set():
         raise Cancelled(f"job {job.id}: cancelled on request")
     deadline = job.record.deadline
