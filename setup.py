@@ -18,7 +18,13 @@ CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
 HEIC = ["pillow-heif>=0.22"]
-SERVE = ["fastapi>=0.120", "uvicorn>=0.35", "python-multipart>=0.0.20", "prometheus-client>=0.20"]
+SERVE = [
+    "fastapi>=0.120",
+    "fastapi-offline>=1.7",
+    "uvicorn>=0.35",
+    "python-multipart>=0.0.20",
+    "prometheus-client>=0.20",
+]
 BENCH = [*CPU, *EXPORT, *VERIFY, "matplotlib>=3.9"]
 DEV = [
     *BENCH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,16 @@ def test_a_wrong_token_is_refused(with_tokens: Served, authorization: str | None
             assert (error["code"], error["type"]) == ("unauthorized", "authentication_error")
             assert answer.headers["www-authenticate"] == "Bearer"
         assert [client.get(path).status_code for path in OPEN] == [200, 200, 200]
+
+
+def test_the_page_of_the_api_loads_nothing_from_other_hosts(without_tokens: Served) -> None:
+    with without_tokens.client() as client:
+        page = client.get("/docs").text
+        loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
+        assert len(loaded) >= 2
+        for path in loaded:
+            assert path.startswith("/")
+            assert client.get(path).status_code == 200
 
 
 @pytest.mark.parametrize("token", [TOKEN, OTHER])

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, Response
+from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel
 
 from ...clip.options import ClipOptions
@@ -74,7 +75,7 @@ def create_app(
 ) -> FastAPI:
     """The application of a service. Set `closing` when the server stops: streams end then."""
     limits = limits or UploadLimits()
-    app = FastAPI(
+    app = FastAPIOffline(  # its page of the API loads nothing from other hosts
         title="animate-rt",
         version=metadata.version("animate-rt"),
         description="A character's picture and something that drives it in, a video out.",

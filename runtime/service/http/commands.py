@@ -70,7 +70,7 @@ def add_commands(commands: Commands) -> None:
 
 
 def serve(options: argparse.Namespace, console: Console) -> None:
-    need_packages("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    need_packages("serve", "fastapi", "fastapi_offline", "uvicorn", "python_multipart", "prometheus_client")
     from ..checker import Limits
     from ..service import Service
     from .app import create_app
