@@ -133,9 +133,10 @@ class Update(NamedTuple):
     @property
     def writes(self) -> list[Buffer]:
         """The buffers that it changes. The total is undefined after the last window."""
+        latents = [self.latents] if self.last else []
         total = [self.total] if self.total else []
-        last = [self.latents, *([self.estimate.buffer] if self.estimate else [])] if self.last else []
-        return [*total, *last]
+        estimate = [self.estimate.buffer] if self.last and self.estimate else []
+        return [*latents, *total, *estimate]
 
 
 class Event(Protocol):

@@ -168,6 +168,8 @@ def test_a_workload_states_its_size_and_options(tmp_path: Path) -> None:
         "frames": 10,
         "fps": 24,
         "steps": 4,
+        "solver": None,
+        "cache_interval": 1,
         "guidance_scale": 3.5,
         "guidance_interval": [0.0, 1.0],
         "overlap": 4,

@@ -56,7 +56,7 @@ def forgeries(path: Path) -> list[dict[str, Any]]:
     with np.load(path) as archive:
         arrays = {name: archive[name] for name in archive.files}
     tasks, first_frame = arrays["position"]
-    latents = next(name for name in arrays if name.startswith("latents"))
+    latents = next(name for name in arrays if name.startswith("0_"))
     shape, first = arrays[latents].shape, latents.partition("_")[2]
     positions = [(10**6, 0), (-5, 0), (tasks, first_frame + 10**6), (tasks, -1), (tasks + 1, first_frame)]
     positions += [(tasks - 1, first_frame), (2**62, 2**62), (0, 0)]
@@ -75,10 +75,10 @@ def forgeries(path: Path) -> list[dict[str, Any]]:
         {latents: arrays[latents].astype(np.int8)},
         {latents: np.full(shape, np.nan, np.float32)},
         {latents: None},
-        {f"total_{first}": None, f"latents_{first}": None},
-        {f"total_{first}": np.zeros((1, 1), np.float32)},
-        {"latents_99": arrays[latents]},
-        {"latents_-1": arrays[latents]},
+        {f"1_{first}": None, f"0_{first}": None},
+        {f"1_{first}": np.zeros((1, 1), np.float32)},
+        {"0_99": arrays[latents]},
+        {"0_-1": arrays[latents]},
         {"else": arrays[latents]},
         {"clip": np.array("0" * 64)},
         {"clip": None},
