@@ -8,6 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from animate_rt import write_keypoints
+from animate_rt.runtime.farm.farm import Farm
+from animate_rt.runtime.farm.worker import Worker
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.shot import make
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
@@ -19,6 +22,7 @@ from .ray_cluster import run
 from .square_networks import picture
 from .square_networks import pose_bundle as squares
 from .test_driving_videos import video
+from .test_farm_deaths import Killer, results
 
 if not find_spec("ray"):
     pytest.skip("needs the extra farm", allow_module_level=True)
@@ -32,8 +36,6 @@ ray, inputs = ray_cluster.ray, ray_cluster.inputs
 @pytest.mark.usefixtures("ray")
 def test_driven_shots_are_made_by_workers_with_the_same_bytes(inputs: Path, tmp_path: Path) -> None:
     """Also when a worker runs out of memory after it has extracted the poses."""
-    from animate_rt import write_keypoints
-
     video(inputs / "dance.mp4", [picture((100 + 6 * i, 200, 24)) for i in range(10)])
     write_keypoints(inputs / "walk.npz", person("walk", heading=90, frames=10, speed=40))
     models = squares(tmp_path)
@@ -55,3 +57,26 @@ def test_driven_shots_are_made_by_workers_with_the_same_bytes(inputs: Path, tmp_
         with fixed_cost.open_animator(shot.bundle) as animator:
             assert make(alone, animator).num_frames == 10
         assert alone.output.path.read_bytes() == shot.output.path.read_bytes()
+
+
+@pytest.mark.usefixtures("ray")
+def test_a_worker_that_is_killed_changes_no_byte(inputs: Path, tmp_path: Path) -> None:
+    """One job list with a video and a folder of keypoints, made by two workers of which one is killed."""
+    video(inputs / "run.mp4", [picture((100 + 6 * i, 200, 24)) for i in range(16)])
+    write_keypoints(inputs / "steps", person("walk", heading=90, frames=16, speed=40))
+    models = squares(tmp_path)
+    given = {"pose": None, "align": "none", "steps": 8}
+    jobs = [
+        job("video", driving="run.mp4", models=str(models), **given),
+        job("keypoints", keypoints="steps", **given),
+    ]
+    undisturbed = Worker(fixed_cost.open_animator)  # in this process
+    for shot in shots(inputs, tmp_path / "undisturbed", jobs):
+        assert not undisturbed.make(shot).error
+    opened = partial(fixed_cost.open_animator, cost_s=0.15)
+    farm = Farm(shots(inputs, tmp_path / "killed", jobs), open_animator=opened, num_workers=2)
+    with Killer(farm, every_s=2.0, most=1) as killer:
+        report = farm.run()
+    assert (killer.kills, report.document()["worker_deaths"]) == (1, 1)
+    assert report.states == {"done": 2}
+    assert results(tmp_path / "killed") == results(tmp_path / "undisturbed")
