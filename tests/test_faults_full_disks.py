@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -29,6 +30,8 @@ def in_a_child(prepare: Callable[[], object], call: Callable[[], int]) -> tuple[
     """The status of a call in a fork of this process, after `prepare`, and what it prints."""
     read, write = os.pipe()
     if not (process := os.fork()):
+        # What other tests have left may wait, when it is collected, for threads that a fork does not have.
+        gc.disable()
         try:
             prepare()
             with redirect_stderr(io.StringIO()) as errors, redirect_stdout(errors):
