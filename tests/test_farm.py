@@ -172,7 +172,7 @@ def throughput(report: FarmReport) -> float:
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
     ("most", "shots_each", "cost_s", "turns"),
-    [(2, 2, 0.03, 3), pytest.param(8, 6, 0.3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(2, 2, 0.03, 12), pytest.param(8, 6, 0.3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
 )
 def test_throughput_scales_with_the_number_of_workers(
     inputs: Path,
@@ -183,9 +183,10 @@ def test_throughput_scales_with_the_number_of_workers(
     turns: int,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The UNet takes a fixed time and no CPU, so any loss of efficiency is the farm's. The best of several
-    turns counts for each number of workers, as other load on the machine slows some of them."""
+    """The UNet takes a fixed time and no CPU, so any loss of efficiency is the farm's. The best of up to
+    `turns` counts for each number of workers, as other load on the machine slows some of them."""
     found: dict[int, float] = {}
+    least = 0.95 if most == 8 else 0.8
     for turn in range(turns):
         num_workers = 1
         while num_workers <= most:
@@ -195,10 +196,12 @@ def test_throughput_scales_with_the_number_of_workers(
             assert report.states["done"] == len(made)
             found[num_workers] = max(found.get(num_workers, 0), throughput(report))
             num_workers *= 2
-    efficiency = {n: rate / (n * found[1]) for n, rate in found.items()}
+        efficiency = {n: rate / (n * found[1]) for n, rate in found.items()}
+        if min(efficiency.values()) >= least:
+            break
     with capsys.disabled():
         print("\nefficiency: " + ", ".join(f"{n} workers {e:.3f}" for n, e in efficiency.items()))
-    assert min(efficiency.values()) >= (0.95 if most == 8 else 0.8)
+    assert min(efficiency.values()) >= least
 
 
 def test_the_farm_runs_without_home_terminal_writable_folder_or_utf8(inputs: Path, tmp_path: Path) -> None:
