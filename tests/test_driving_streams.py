@@ -22,6 +22,9 @@ from .people import person
 from .test_driving_portraits import film
 
 inputs = shot_command.inputs
+# Bytes, of freed memory that is kept for later. All frames of the long video would take 184 MB, and their
+# skeletons ten times as much.
+MOST_GROWTH = 40e6
 SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
@@ -83,7 +86,7 @@ def test_the_clip_begins_before_the_video_was_read(
         print(f"\n{count} frames of a video: {found}")
     assert found.frames == read == count
     assert found.read_before <= 24
-    assert found.growth < 20e6
+    assert found.growth < MOST_GROWTH
 
 
 @pytest.mark.parametrize("count", [200, pytest.param(2000, marks=SLOW)])
@@ -106,4 +109,4 @@ def test_a_folder_of_keypoint_files(
         print(f"\n{count} keypoint files: {found}")
     assert found.frames == drawn == count
     assert found.read_before <= 24
-    assert found.growth < 20e6
+    assert found.growth < MOST_GROWTH

@@ -142,6 +142,48 @@ def test_missing_points_stay_missing_and_scores_stay(seed, frames, mode):
     assert not result.points[driver.scores == 0].any()
 
 
+HIDDEN = {  # which points are hidden, and what is then the anchor
+    "legs": (LEG_POINTS, "neck"),
+    "legs and hips": ((*LEG_POINTS, 8, 11), "neck"),
+    "all but head and shoulders": ((*LEG_POINTS, 8, 11, *ARM_POINTS), "neck"),
+    "head": ((1, *HEAD_POINTS), "feet"),
+    "head and feet": ((1, *HEAD_POINTS, 10, 13), "hips"),
+}
+
+
+@many
+@given(PLANAR, st.sampled_from(sorted(HIDDEN)), st.booleans(), st.floats(60, 900), MODES)
+def test_what_is_hidden_does_not_change_the_rest(motion, hidden, of_driver, stature, mode):
+    """The same person in another size and at another place, as far as the person can be seen."""
+    points, anchor = HIDDEN[hidden]
+    him = {"stature": stature, "feet": (300, 700), "size": (768, 1024)}
+    driver, truth = planar(motion, frames=6), planar(motion, frames=6, **him)
+    reference = frame(truth)
+    if of_driver:
+        driver, truth = without(driver, points), without(truth, points)
+    else:
+        reference = without(reference, points)
+    fitted = fit(driver, reference, mode)
+    assert fitted.anchor == anchor
+    assert_close(fitted.apply(driver), truth, 1e-8)
+
+
+@many
+@given(st.floats(110, 250), st.floats(60, 900), MODES)
+def test_a_person_turned_away_by_any_angle_is_as_large_as_the_reference(heading, stature, mode):
+    """Bones that point away from the camera look shorter; that decides neither the size nor the feet."""
+    driver = person("wave", heading=heading, frames=6)
+    fitted = fit(driver, person(**FRONT | {"stature": stature}, frames=1), mode)
+    assert fitted.scale == pytest.approx(stature / 300, rel=0.2)
+    result = fitted.apply(driver)
+    across = [keypoints.points[:, 2, 0] - keypoints.points[:, 5, 0] for keypoints in (driver, result)]
+    np.testing.assert_array_equal(*np.sign(across))  # right and left are not exchanged
+    feet = result.points[0, (10, 13)]
+    np.testing.assert_allclose([feet[:, 0].mean(), feet[:, 1].max()], FRONT["feet"])
+    for bone, ratio in fitted.ratios.items():
+        assert LIMITS[0] * (1 - 1e-9) <= ratio / fitted.scale <= LIMITS[1] * (1 + 1e-9), bone
+
+
 @many
 @given(PLANAR, st.integers(0, 11), st.integers(0), st.booleans())
 def test_one_bad_frame_does_not_harm_the_others(motion, bad, seed, missing):
