@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import InputError
+from ...text import quoted
 
 Pose: TypeAlias = NDArray[np.float64]  # one frame, (NUM_POINTS, 3)
 
@@ -46,10 +47,10 @@ class Keypoints:
 
     frames: float64 (frames, NUM_POINTS, 3), not writable.
     width, height: size in pixels of the pictures that x and y refer to.
-    frame_rate: frames per second, or None if the source has none.
+    frame_rate: frames per second, an int or Fraction, or None if the source has none.
 
-    Raises InputError for arrays of another shape, for numbers that are not finite, and for scores outside 0
-    to 1.
+    Raises InputError for arrays of another shape, for numbers that are not finite, for scores outside 0 to 1,
+    and for a size or frame rate of another kind or of 0 or less.
     """
 
     frames: NDArray[np.float64]
@@ -58,7 +59,21 @@ class Keypoints:
     frame_rate: Fraction | None = None
 
     def __post_init__(self) -> None:
-        frames = np.array(self.frames, np.float64)
+        for name in ("width", "height"):
+            side = getattr(self, name)
+            if not isinstance(side, int) or side < 1:
+                raise InputError(f"keypoints: expected a {name} of at least 1 pixel, found {quoted(side)}")
+        rate = self.frame_rate
+        if rate is not None and not (isinstance(rate, int | Fraction) and rate > 0):
+            raise InputError(
+                f"keypoints: expected a frame rate like Fraction(30000, 1001) or None, found {quoted(rate)}"
+            )
+        try:
+            frames = np.array(self.frames, np.float64)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"keypoints: expected an array (frames, {NUM_POINTS}, 3) of numbers, found something else"
+            ) from error
         if frames.ndim != 3 or frames.shape[1:] != (NUM_POINTS, 3):
             raise InputError(f"keypoints: expected an array (frames, {NUM_POINTS}, 3), found {frames.shape}")
         if not np.isfinite(frames).all():

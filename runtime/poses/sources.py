@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import islice
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..media.animated_picture import FORMATS, STILL_FORMATS, is_still
+from ..media.folder import listed
 from ..media.frame_range import FrameRange
 from ..media.picture_file import looks_like
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence, open_pose
@@ -37,7 +39,8 @@ def is_keypoint_source(source: Any) -> bool:
         return isinstance(source, Keypoints)
     path = Path(os.fsdecode(source))
     if path.is_dir():
-        return any(entry.suffix.lower() == ".json" for entry in path.iterdir())
+        with suppress(OSError):  # whoever reads the folder says why it cannot be read
+            return any(entry.suffix.lower() == ".json" for entry in listed(path))
     return path.suffix.lower() in KEYPOINT_SUFFIXES
 
 
