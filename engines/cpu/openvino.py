@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from threading import Lock
+from threading import Event, Lock
 from typing import Any, cast
 from weakref import WeakSet
 
-from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory
+from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory, Rejected
 from ...text import escaped, message_of, one_line, quoted
 from ..bundle import SealedBundle
 from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
@@ -40,6 +40,8 @@ PASSES: dict[str, Callable[[Any], Any]] = {
     KEYS_FIRST: attention_keys_first,
 }
 IMPORTING = Lock()
+USED = Event()  # set when OpenVINO may have threads in this process
+FORKED = Event()  # set in a fork of such a process, which lacks those threads
 COMPILED: WeakSet[Any] = WeakSet()  # models that exist in this process
 MESSAGE = 400  # characters of OpenVINO's message in ours
 INSTALL = "pip install 'animate-rt[cpu]'"
@@ -81,7 +83,7 @@ def load_model_file(path: Path) -> OpenVINOEngine:
     Its contract is read from the file. Raises DeviceError or OutOfMemory.
     """
     with compiling(escaped(path.name), "close other programs", "use another version of openvino"):
-        core = import_openvino().Core()
+        core = new_core()
         compiled = compile_model(core, core.read_model(path), "fp32", ())
         return OpenVINOEngine(compiled, Contract(specs_of(compiled.inputs), specs_of(compiled.outputs)))
 
@@ -191,22 +193,39 @@ def reason(error: Exception) -> str:
     return one_line(message_of(error), MESSAGE)
 
 
-def keep_models() -> None:
+def after_fork() -> None:
     """Keep the compiled models of the parent process until a forked child ends.
 
     Freeing one waits for OpenVINO's threads, which do not exist in the child.
     """
+    if USED.is_set():
+        FORKED.set()
     for compiled in COMPILED:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=keep_models)
+    os.register_at_fork(after_in_child=after_fork)
+
+
+def new_core() -> Any:
+    """Return an openvino.Core.
+
+    Raises Rejected in a fork of a process that has used OpenVINO. Compiling there may wait for ever, for
+    threads and locks of the parent process.
+    """
+    if FORKED.is_set():
+        raise Rejected(
+            "openvino: expected a new process, found a fork of one that has used OpenVINO; "
+            "start processes with multiprocessing's method spawn, or fork them before a bundle is loaded"
+        )
+    USED.set()
+    return import_openvino().Core()
 
 
 def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
     """Compile an ONNX file for the CPU."""
-    core = import_openvino().Core()
+    core = new_core()
     return compile_model(core, core.read_model(path), precision, passes)
 
 

@@ -213,7 +213,7 @@ class Service:
         if os.getpid() != self.process:
             raise Rejected(
                 "service: expected the process that started it, found a fork of that process; "
-                "start a service of its own in this process"
+                "start processes with multiprocessing's method spawn, and a service in each"
             )
 
     def _take(self, record: Record, folder: Path, work: Work) -> Job:

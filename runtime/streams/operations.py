@@ -75,7 +75,7 @@ class StreamScheduler:
         if os.getpid() != self.process:
             raise Rejected(
                 "animator: expected the process that loaded it, found a fork of that process; "
-                "load the bundle again in this process"
+                "start processes with multiprocessing's method spawn, and load the bundle in each"
             )
 
     def issue(
