@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,9 +49,14 @@ def check_frames(video: bytes, path: Path) -> None:
         assert errors[index] <= min(errors) + 0.5
 
 
-def test_it_begins_before_the_clip_is_finished(service: Service, small: Case) -> None:
+def test_it_begins_before_the_clip_is_finished(service: Service, small: Case, tmp_path: Path) -> None:
+    """A clip of many windows, so that most of it is left to do after the first frames."""
+    poses = sorted(small.pose.glob("*.png"))
+    for number in range(120):
+        shutil.copy(poses[number % len(poses)], tmp_path / f"{number:03}.png")
+
     async def main() -> None:
-        job = await service.submit_async(request(small, steps=30, windows="open"))
+        job = await service.submit_async(request(small, pose=tmp_path, windows="open"))
         states: list[str] = []
         content, late = await asyncio.gather(watch(service, job, states), watch(service, job))
         assert states[0] == "in_progress"
