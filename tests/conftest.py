@@ -24,7 +24,6 @@ from .sharing import alone, compiled_once, shared_folder
 from .standin import GPU, installed
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "reference"  # exists beside some checkouts
 
 
 @dataclass(frozen=True)
@@ -104,11 +103,15 @@ def small() -> Case:
 
 
 @pytest.fixture(scope="session")
-def sdlike() -> Case:
-    """Two layers per block as in SD 1.5, one window."""
-    if not (SHARED / "sdlike").is_dir():
-        pytest.skip("the recorded case sdlike is not beside this checkout")
-    return load_case(SHARED / "sdlike")
+def sdlike(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Two layers per block as in SD 1.5, one window. Its weights are drawn again."""
+    from .drawn_weights import with_weights
+
+    folder = shared_folder(tmp_path_factory) / "sdlike"
+    with alone(folder):
+        if not folder.is_dir():
+            with_weights(DATA / "sdlike", folder)
+    return load_case(folder)
 
 
 @pytest.fixture(scope="session")
