@@ -133,6 +133,7 @@ def test_eager_pytorch_and_ours_side_by_side(small_bundle: Path, monkeypatch: py
     """Each in its own process, in turns. Their frames differ only by rounding to 8 bits."""
     from animate_rt.benchmarks import peers
 
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # PyTorch on as many threads as users have
     everyone = peers.public_peers
     monkeypatch.setattr(peers, "public_peers", lambda *given: everyone(*given)[:1])
     result = bench_peers(NETWORKS, [small_bundle], WORK, 2, 250, print)

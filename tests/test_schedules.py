@@ -123,6 +123,7 @@ def test_a_missing_wait_is_found(arithmetic: Callable[..., Animator], windows: s
     assert not hazards(log)
 
 
+@pytest.mark.filterwarnings("ignore:.*encountered in:RuntimeWarning")  # of sums that were never written
 @pytest.mark.parametrize("mistake", ["no wait", "readers forgotten", "a write not declared"])
 def test_a_scheduling_mistake_is_found_in_the_calls(
     arithmetic: Callable[..., Animator], monkeypatch: pytest.MonkeyPatch, mistake: str
