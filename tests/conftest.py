@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from animate_rt import Animator
-from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.bundle import Bundle, open_bundle
+from animate_rt.engines.contract import ShapeBucket
 from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.runner import Runner
@@ -19,12 +20,12 @@ from numpy.typing import NDArray
 
 from .arithmetic import ArithmeticEngine
 from .fetched import ASTRONAUT, fetched
+from .fixed_cost import hollow_bundle
 from .program import Program
-from .sharing import alone, compiled_once, shared_folder
+from .sharing import alone, compiled_once, one_thread_each, shared_folder
 from .standin import GPU, installed
 
 DATA = Path(__file__).parent / "data"
-SHARED = Path(__file__).parents[2] / "shared" / "reference"  # exists beside some checkouts
 
 
 @dataclass(frozen=True)
@@ -104,11 +105,15 @@ def small() -> Case:
 
 
 @pytest.fixture(scope="session")
-def sdlike() -> Case:
-    """Two layers per block as in SD 1.5, one window."""
-    if not (SHARED / "sdlike").is_dir():
-        pytest.skip("the recorded case sdlike is not beside this checkout")
-    return load_case(SHARED / "sdlike")
+def sdlike(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Two layers per block as in SD 1.5, one window. Its weights are drawn again."""
+    from .drawn_weights import with_weights
+
+    folder = shared_folder(tmp_path_factory) / "sdlike"
+    with alone(folder):
+        if not folder.is_dir():
+            with_weights(DATA / "sdlike", folder)
+    return load_case(folder)
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +142,10 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
     if case.path not in checkpoints:
         checkpoints[case.path] = load_checkpoint(case.checkpoint, case.inference_config)
     return checkpoints[case.path]
+
+
+def pytest_configure() -> None:
+    one_thread_each()
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -176,11 +185,17 @@ def small_bundle(small: Case, bundles: Any) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def weightless(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A bundle of the size of `small` without weights."""
+    size = ShapeBucket(width=64, height=96, window=6)
+    return open_bundle(hollow_bundle(tmp_path_factory.mktemp("weightless") / "bundle", size))
+
+
 @pytest.fixture
-def arithmetic(small_bundle: Path) -> Callable[..., Animator]:
+def arithmetic(weightless: Bundle) -> Callable[..., Animator]:
     """`arithmetic(**options)`: an animator with the engines of arithmetic.py."""
-    bundle = open_bundle(small_bundle)
-    return lambda **options: Animator(bundle, **{"load": ArithmeticEngine} | options)
+    return lambda **options: Animator(weightless, **{"load": ArithmeticEngine} | options)
 
 
 @pytest.fixture(scope="session")

@@ -36,6 +36,7 @@ from PIL import Image
 from .arithmetic import ArithmeticContext, ArithmeticEngine
 
 WIDTH, HEIGHT, WINDOW = 64, 64, 4
+BUCKET = ShapeBucket(width=WIDTH, height=HEIGHT, window=WINDOW)
 SUICIDAL_SEED = 666  # a shot with this seed kills its process
 TIRED_SEED = 667  # a shot with this seed runs out of memory, the first time
 MODEL = ModelConfig(
@@ -69,10 +70,9 @@ MODEL = ModelConfig(
 )
 
 
-def hollow_bundle(folder: Path, *, feature_cache: bool = False) -> Path:
+def hollow_bundle(folder: Path, bucket: ShapeBucket = BUCKET, *, feature_cache: bool = False) -> Path:
     """A bundle whose files are empty, sealed and verified like any other."""
     (folder / "graphs").mkdir(parents=True)
-    bucket = ShapeBucket(width=WIDTH, height=HEIGHT, window=WINDOW)
     manifest = Manifest(
         model=MODEL,
         bucket=bucket,

@@ -233,7 +233,7 @@ def test_errors_of_the_gpu_are_raised_by_waits_and_later_calls(caplog: pytest.Lo
         device = CUDADevice(timing=False)
         stream = device.stream("denoise")
         event = stream.record()
-        for call in ("Event.sync", "Event.query", "Device.sync", "Stream.record", "Stream.wait"):
+        for call in ("Event.sync", "Event._query", "Device.sync", "Stream.record", "Stream.wait"):
             gpu.faults[call] = RuntimeError("CUDA_ERROR_ILLEGAL_ADDRESS: While executing\na kernel")
         from cuda.bindings.driver import CUresult
 

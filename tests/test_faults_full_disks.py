@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import traceback
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
@@ -37,6 +38,8 @@ def in_a_child(prepare: Callable[[], object], call: Callable[[], int]) -> tuple[
             with redirect_stderr(io.StringIO()) as errors, redirect_stdout(errors):
                 status = call()
             os.write(write, json.dumps([status, errors.getvalue()]).encode())
+        except BaseException:
+            os.write(write, json.dumps([-1, traceback.format_exc()]).encode())
         finally:
             os._exit(0)
     os.close(write)

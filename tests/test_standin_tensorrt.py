@@ -27,7 +27,7 @@ class Engine:
         self.runtime = trt.Runtime(Log())
         self.engine = self.runtime.deserialize_cuda_engine(content)
         names = [self.engine.get_tensor_name(i) for i in range(self.engine.num_io_tensors)]
-        self.buffers = {name: program.memory(self.engine.num_bytes(name)) for name in names}
+        self.buffers = {name: program.memory(self.engine._num_bytes(name)) for name in names}
 
     def context(self, block: int | None = None) -> Any:
         context = self.engine.create_execution_context(
@@ -70,7 +70,7 @@ def test_runs_that_share_activation_memory_must_be_ordered(engine: Engine) -> No
     block = program.memory(engine.engine.device_memory_size_v2)
     one, two = program.device.create_stream(), program.device.create_stream()
     contexts = [engine.context(block), engine.context(block)]
-    result = program.memory(engine.engine.num_bytes("pose_features"))
+    result = program.memory(engine.engine._num_bytes("pose_features"))
     contexts[1].set_tensor_address("pose_features", result)
     contexts[0].execute_async_v3(int(one.handle))
     with caught(program.gpu, "no order between an execution .* and an execution"):

@@ -23,11 +23,11 @@ from typing import Any
 import pytest
 from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
 
-from . import cuda_core, cuda_driver, tensorrt
+from . import builder, cuda_core, cuda_driver, tensorrt
 from .memory import StandInError
 from .streams import GPU, INSTALLED
 
-__all__ = ["GPU", "StandInError", "caught", "installed", "tensorrt_bundle"]
+__all__ = ["GPU", "StandInError", "caught", "installed", "packages", "tensorrt_bundle"]
 
 
 @contextmanager
@@ -36,12 +36,13 @@ def installed(seed: int = 0, **options: Any) -> Iterator[GPU]:
     gpu = GPU(seed, **options)
     core, driver = module("cuda.core", cuda_core), module("cuda.bindings.driver", cuda_driver)
     bindings = module("cuda.bindings", driver=driver)
+    building = {name: getattr(builder, name) for name in builder.__all__}
     modules: dict[str, Any] = {
         "cuda": module("cuda", core=core, bindings=bindings),
         "cuda.core": core,
         "cuda.bindings": bindings,
         "cuda.bindings.driver": driver,
-        "tensorrt": module("tensorrt", tensorrt),
+        "tensorrt": module("tensorrt", tensorrt, **building),
     }
     real = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in modules}
     sys.modules.update(modules)
@@ -61,10 +62,25 @@ def module(name: str, source: ModuleType | None = None, **names: Any) -> ModuleT
     made = ModuleType(name)
     made.__path__ = []  # makes it a package, without further submodules
     made.__spec__ = ModuleSpec(name, None, is_package=True)
-    vars(made).update({key: value for key, value in vars(source).items() if key[0] != "_"} if source else {})
+    vars(made).update({key: vars(source)[key] for key in source.__all__} if source else {})
     vars(made).update(names)
     made.__version__ = getattr(source, "__version__", "0")  # type: ignore[attr-defined]
     return made
+
+
+def packages(folder: Path) -> Path:
+    """A folder with packages `tensorrt` and `cuda.core` that are the stand-in, for child processes."""
+    here = "animate_rt.tests.standin"
+    for name, sources in {"tensorrt": ("tensorrt", "builder"), "cuda/core": ("cuda_core",)}.items():
+        (folder / name).mkdir(parents=True)
+        lines = [
+            f"from {here}.streams import GPU, INSTALLED",
+            f"from {here}.tensorrt import __version__",
+            *(f"from {here}.{source} import *" for source in sources),
+            "INSTALLED or INSTALLED.append(GPU())",
+        ]
+        (folder / name / "__init__.py").write_text("\n".join(lines))
+    return folder
 
 
 @contextmanager

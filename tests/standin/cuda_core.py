@@ -6,17 +6,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .kernel import LaunchConfig, Program, ProgramOptions, launch
+from .kernel import Kernel, LaunchConfig, ObjectCode, Program, ProgramOptions, launch
 from .memory import Access, Allocation
 from .streams import GPU, INSTALLED, Mark, Queue, Task, api, when_gone
 
 __all__ = [
+    "Buffer",
     "Device",
+    "DeviceMemoryResource",
+    "Event",
     "EventOptions",
+    "Kernel",
     "LaunchConfig",
     "LegacyPinnedMemoryResource",
+    "ObjectCode",
     "Program",
     "ProgramOptions",
+    "Stream",
     "launch",
 ]
 
@@ -58,6 +64,11 @@ class Device:
     @property
     def arch(self) -> str:
         return self.gpu.capability[2:]
+
+    @property
+    def compute_capability(self) -> tuple[int, int]:
+        number = int(self.arch)
+        return number // 10, number % 10
 
     @property
     def memory_resource(self) -> DeviceMemoryResource:
@@ -183,8 +194,8 @@ class Stream:
         return Event(self.gpu, options, task, self.gpu.enqueue(self.queue, task))
 
     @api()
-    def wait(self, event: Event) -> None:
-        self.gpu.enqueue(self.queue, Task("a wait", after=event.mark))
+    def wait(self, event_or_stream: Event) -> None:
+        self.gpu.enqueue(self.queue, Task("a wait", after=event_or_stream.mark))
 
 
 class Event:
@@ -202,10 +213,10 @@ class Event:
 
     @property
     def is_done(self) -> bool:
-        return bool(self.query())
+        return bool(self._query())
 
     @api(anywhere=True, unsafe=True)
-    def query(self) -> bool:
+    def _query(self) -> bool:
         """True may come late if nobody has waited for the event. True counts as having waited for it."""
         mark, gpu = self.mark, self.gpu
         known = mark.position <= gpu.host.get(mark.queue.index, 0)

@@ -11,6 +11,20 @@ from .cuda_core import POOL, Handle
 from .memory import Access
 from .streams import GPU, INSTALLED, Mark, Task
 
+__all__ = [
+    "CUresult",
+    "CUstreamCaptureMode",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+    "cuGraphInstantiate",
+    "cuGraphLaunch",
+    "cuMemGetInfo",
+    "cuMemPoolTrimTo",
+    "cuMemcpyAsync",
+    "cuStreamBeginCapture",
+    "cuStreamEndCapture",
+]
+
 CUresult = IntEnum(
     "CUresult",
     {

@@ -40,9 +40,14 @@ class Program:
         self.options = options
 
     @api(unsafe=True)
-    def compile(self, target_type: str) -> Program:
+    def compile(self, target_type: str) -> ObjectCode:
         assert target_type == "cubin"
-        return self
+        return ObjectCode(self)
+
+
+class ObjectCode:
+    def __init__(self, program: Program):
+        self.gpu, self.code, self.options = program.gpu, program.code, program.options
 
     def get_kernel(self, name: str) -> Kernel:
         signature = re.search(rf'extern "C" __global__ void {name}\(([^)]*)\)', self.code)
@@ -59,7 +64,7 @@ class Kernel:
     fma: bool
 
     @api()
-    def launch(self, stream: Any, config: LaunchConfig, arguments: dict[str, Any]) -> None:
+    def _launch(self, stream: Any, config: LaunchConfig, arguments: dict[str, Any]) -> None:
         for name, value in arguments.items():
             kind = self.parameters[name]
             if not isinstance(value, int if kind.endswith("*") else SCALARS[kind]):
@@ -79,9 +84,9 @@ class Kernel:
         for name, write in writes.items():
             self.gpu.memory.find(values[name], 4 * count, f"the kernel's {name}", "device")
             accesses.append(Access(values[name], values[name] + 4 * count, write))
-        self.gpu.enqueue(stream.queue, Task("an update", lambda: self.update(count, values), accesses))
+        self.gpu.enqueue(stream.queue, Task("an update", lambda: self._update(count, values), accesses))
 
-    def update(self, count: int, values: dict[str, Any]) -> None:
+    def _update(self, count: int, values: dict[str, Any]) -> None:
         def floats(name: str) -> Any:
             return self.gpu.memory.view(values[name], 4 * count, f"the kernel's {name}").view(np.float32)
 
@@ -105,4 +110,4 @@ class Kernel:
 
 
 def launch(stream: Any, config: LaunchConfig, kernel: Kernel, *arguments: Any) -> None:
-    kernel.launch(stream, config, dict(zip(kernel.parameters, arguments, strict=True)))
+    kernel._launch(stream, config, dict(zip(kernel.parameters, arguments, strict=True)))

@@ -275,8 +275,8 @@ def api(*, anywhere: bool = False, unsafe: bool = False) -> Callable[[Any], Any]
                 self.gpu.enter(name, anywhere=anywhere, unsafe=unsafe)
                 if name not in self.gpu.faults:
                     return function(self, *args, **kwargs)
-                if hasattr(self, "fail"):  # TensorRT calls do not raise
-                    return self.fail(self.gpu.faults[name])
+                if hasattr(self, "_fail"):  # TensorRT calls do not raise
+                    return self._fail(self.gpu.faults[name])
                 raise self.gpu.faults[name]
 
         return call

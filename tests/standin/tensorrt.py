@@ -17,6 +17,19 @@ import numpy as np
 from .memory import ALIGNMENT, POISON, Access
 from .streams import GPU, INSTALLED, Task, api, when_gone
 
+__all__ = [
+    "DataType",
+    "ErrorCodeTRT",
+    "ExecutionContextAllocationStrategy",
+    "ICudaEngine",
+    "IErrorRecorder",
+    "IExecutionContext",
+    "ILogger",
+    "IProgressMonitor",
+    "Runtime",
+    "TensorIOMode",
+    "TensorLocation",
+]
 __version__ = "11.1.0.106"
 MAGIC = b"stand-in plan\n"
 NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "UINT8": np.uint8}
@@ -45,18 +58,27 @@ def plan(graph: Path, capability: str, **tensors: Any) -> bytes:
 class Base:
     """Base of TensorRT's interfaces: Python subclasses have to call its `__init__`."""
 
-    initialized = False
+    _initialized = False
 
     def __init__(self) -> None:
-        self.initialized = True
+        self._initialized = True
 
 
 class ILogger(Base):
     Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
 
+    def log(self, severity: Any, msg: str) -> None:
+        raise NotImplementedError
+
 
 class IErrorRecorder(Base):
-    pass
+    """Subclasses define these, for TensorRT to call."""
+
+    report_error = num_errors = get_error_code = get_error_desc = has_overflowed = clear = None
+
+
+class IProgressMonitor(Base):
+    phase_start = step_complete = phase_finish = None
 
 
 class Reporting:
@@ -64,28 +86,28 @@ class Reporting:
 
     gpu: GPU
     logger: Any
-    recorder: Any = None
+    _recorder: Any = None
 
     @property
     def error_recorder(self) -> Any:
-        return self.recorder
+        return self._recorder
 
     @error_recorder.setter
     def error_recorder(self, recorder: Any) -> None:
-        if not isinstance(recorder, IErrorRecorder) or not recorder.initialized:
+        if not isinstance(recorder, IErrorRecorder) or not recorder._initialized:
             raise TypeError("expected an IErrorRecorder whose __init__ has been called")
-        self.recorder = recorder
+        self._recorder = recorder
 
-    def fail(self, why: object) -> None:
-        if self.recorder is None:
+    def _fail(self, why: object) -> None:
+        if self._recorder is None:
             self.logger.log(ILogger.Severity.ERROR, f"Error Code 1: {why}")
         else:
-            self.recorder.report_error(ErrorCodeTRT.FAILED_EXECUTION, str(why))
+            self._recorder.report_error(ErrorCodeTRT.FAILED_EXECUTION, str(why))
 
 
 class Runtime(Reporting):
     def __init__(self, logger: Any):
-        if not isinstance(logger, ILogger) or not logger.initialized:
+        if not isinstance(logger, ILogger) or not logger._initialized:
             raise TypeError("expected an ILogger whose __init__ has been called")
         self.gpu = INSTALLED[0]
         self.logger = logger
@@ -99,11 +121,11 @@ class Runtime(Reporting):
                 raise ValueError("the plan's header does not match")
             document = json.loads(content.removeprefix(MAGIC))
         except ValueError as error:
-            self.fail(error)
+            self._fail(error)
             return None
         for name, here in (("version", __version__), ("capability", self.gpu.capability)):
             if document[name] != here:
-                self.fail(f"the plan is for {name} {document[name]}, expecting {here}")
+                self._fail(f"the plan is for {name} {document[name]}, expecting {here}")
                 return None
         return ICudaEngine(self, compiled(document["graph"]), document["tensors"])
 
@@ -118,7 +140,7 @@ def compiled(graph: str) -> Any:
 
 class ICudaEngine(Reporting):
     def __init__(self, runtime: Runtime, compiled: Any, changes: dict[str, Any]):
-        self.gpu, self.logger, self.recorder = runtime.gpu, runtime.logger, runtime.recorder
+        self.gpu, self.logger, self._recorder = runtime.gpu, runtime.logger, runtime._recorder
         self.compiled = compiled
         self.tensors: dict[str, tuple[str, str, tuple[int, ...]]] = {
             port.get_any_name(): (mode, OPENVINO[port.element_type.get_type_name()], tuple(port.shape))
@@ -126,12 +148,16 @@ class ICudaEngine(Reporting):
             for port in ports
         }
         self.tensors |= {name: (mode, dtype, tuple(shape)) for name, (mode, dtype, shape) in changes.items()}
-        results = sum(self.num_bytes(name) for name, (mode, *_) in self.tensors.items() if mode == "OUTPUT")
-        self.device_memory_size_v2 = 2 * ALIGNMENT + -(-results // ALIGNMENT) * ALIGNMENT
+        results = sum(self._num_bytes(name) for name, (mode, *_) in self.tensors.items() if mode == "OUTPUT")
+        self.activations = 2 * ALIGNMENT + -(-results // ALIGNMENT) * ALIGNMENT
 
-    def num_bytes(self, name: str) -> int:
+    def _num_bytes(self, name: str) -> int:
         _, dtype, shape = self.tensors[name]
         return int(np.prod(shape)) * np.dtype(NUMPY[dtype]).itemsize
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return int(self.activations)
 
     @property
     def num_io_tensors(self) -> int:
@@ -164,7 +190,7 @@ class IExecutionContext(Reporting):
     every run."""
 
     def __init__(self, engine: ICudaEngine):
-        self.gpu, self.logger, self.recorder = engine.gpu, engine.logger, engine.recorder
+        self.gpu, self.logger, self._recorder = engine.gpu, engine.logger, engine._recorder
         self.engine = engine
         self.addresses: dict[str, int] = {}
         self.activations = 0
@@ -193,13 +219,13 @@ class IExecutionContext(Reporting):
     @api()
     def execute_async_v3(self, stream_handle: int) -> bool:
         queue = self.gpu.queue(int(stream_handle))
-        accesses = self.accesses()
+        accesses = self._accesses()
         if queue.capture is not None:
             if not self.ran:
                 self.gpu.refuse("capture of a context that has never run")
             queue.capture.valid &= not self.gpu.uncapturable
             if self.gpu.uncapturable == "run":
-                self.fail("operation not permitted when stream is capturing")
+                self._fail("operation not permitted when stream is capturing")
                 return False
         self.ran = True
         engine, addresses, block, memory = (
@@ -212,12 +238,12 @@ class IExecutionContext(Reporting):
 
         def run() -> None:  # does not keep the context alive
             memory.view(block, engine.device_memory_size_v2, name)[:] = POISON
-            compute(engine, {n: memory.view(addresses[n], engine.num_bytes(n), n) for n in engine.tensors})
+            compute(engine, {n: memory.view(addresses[n], engine._num_bytes(n), n) for n in engine.tensors})
 
         self.gpu.enqueue(queue, Task(name, run, accesses))
         return True
 
-    def accesses(self) -> list[Access]:
+    def _accesses(self) -> list[Access]:
         """The accesses of a run: to the state, the activations and every tensor."""
         engine, find = self.engine, self.gpu.memory.find
         if missing := engine.tensors.keys() - self.addresses.keys():
@@ -227,7 +253,7 @@ class IExecutionContext(Reporting):
         block = Access(self.activations, self.activations + engine.device_memory_size_v2, True)
         written, read = [Access(self.state, self.state + 1, True), block], list[Access]()
         for name, (mode, *_) in engine.tensors.items():
-            start, size = self.addresses[name], engine.num_bytes(name)
+            start, size = self.addresses[name], engine._num_bytes(name)
             find(start, size, name, "device")
             (written if mode == "OUTPUT" else read).append(Access(start, start + size, mode == "OUTPUT"))
         for i, one in enumerate(written):
