@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import os
@@ -19,6 +18,7 @@ from tempfile import gettempdir
 import pytest
 
 from . import shot_command
+from .forks import fork
 from .stopped_shots import result
 
 inputs, animate = shot_command.inputs, shot_command.animate
@@ -30,9 +30,7 @@ LIMITS = [0, 1, 300, 1000, 2000, 8000, 13_000, 40_000]
 def in_a_child(prepare: Callable[[], object], call: Callable[[], int]) -> tuple[int, list[str]]:
     """The status of a call in a fork of this process, after `prepare`, and what it prints."""
     read, write = os.pipe()
-    if not (process := os.fork()):
-        # What other tests have left may wait, when it is collected, for threads that a fork does not have.
-        gc.disable()
+    if not (process := fork()):
         try:
             prepare()
             with redirect_stderr(io.StringIO()) as errors, redirect_stdout(errors):

@@ -24,6 +24,7 @@ from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
 
 from . import shot_command
 from .fixed_cost import example, open_animator, write_inputs
+from .forks import fork
 from .job_lists import job
 from .shot_command import names
 from .stopped_shots import make_until
@@ -227,7 +228,7 @@ def killed_while_publishing(shot: Shot, kill_at: int, stranger: str = "") -> int
 
     With `stranger`, a file of that name is put into the folder of the older result immediately before.
     """
-    if process := os.fork():
+    if process := fork():
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     changes, publishing, real = 0, False, PartialClip.recover
 

@@ -21,6 +21,7 @@ from animate_rt.runtime.shots.checks import check
 from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
 
 from .fixed_cost import example, open_animator, write_inputs
+from .forks import fork
 from .stopped_shots import result
 
 CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link")
@@ -38,7 +39,7 @@ def start(
     **options: Any,
 ) -> int:
     """Make a shot in a process of its own, delayed at its changes of the file system; returns its id."""
-    if process := os.fork():
+    if process := fork():
         return process
     chance, changes, status = random.Random(number), 0, 99
 
@@ -189,7 +190,7 @@ def test_a_file_is_hashed_while_its_links_change(tmp_path: Path) -> None:
     path = tmp_path / "frame"
     path.write_bytes(bytes(20_000_000))
     right = hashed(path).file
-    if not (process := os.fork()):
+    if not (process := fork()):
         while True:
             os.link(path, tmp_path / "link")
             os.unlink(tmp_path / "link")

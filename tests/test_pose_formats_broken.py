@@ -170,9 +170,9 @@ def test_an_array_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
 def test_a_large_document_of_anything_takes_bounded_time_and_memory(filler: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(f"[{filler * (3_000_000 // len(filler))}1]")
-    held, began = reset_peak(), time.perf_counter()
+    held, began = reset_peak(), time.process_time()
     assert refusal(lambda: read_keypoints(path, size=SIZE))
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     assert peak_bytes() - held < 0.3e9
     with path.open("r+b") as file:
         file.truncate(document.MAX_BYTES + 1)

@@ -19,6 +19,7 @@ from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done
 
 from . import stopped_shots
 from .fixed_cost import example
+from .forks import fork
 from .stopped_shots import make_until, result, start
 
 inputs = stopped_shots.inputs
@@ -31,7 +32,7 @@ def status_of_a_process_that_makes(shot: Shot, kill_at: int = -1, count: Path | 
 
     `count` is a file that receives the number of changes of a process that was not killed.
     """
-    if process := os.fork():
+    if process := fork():
         return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
     changes = 0
 

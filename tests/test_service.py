@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 import time
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from animate_rt import (
 from animate_rt.runtime.service import Limits
 
 from .conftest import Case
+from .forks import fork
 from .service_requests import MANY_STEPS, request, truth
 
 
@@ -235,9 +235,8 @@ def test_in_a_fork_everything_is_refused(service: Service, small: Case) -> None:
         service.close,
         service.list,
     )
-    child = os.fork()
+    child = fork()
     if child == 0:
-        gc.disable()  # garbage of other tests may wait for threads that a fork does not have
         refused = 0
         for call in calls:
             try:
