@@ -7,7 +7,6 @@ its tables to standard output.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -17,18 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..console import Commands, Console, Run, add_command, need_packages
-from ..errors import ConfigError, Regressed
+from ..errors import ConfigError
 from ..runtime.clip.options import add_options, options_of
+from .arguments import count, positive
+from .reporting import commands as reporting
 
 if TYPE_CHECKING:
     from .reporting.result import Result
+    from .workload import Workload
 
 SIZES = ("small", "mid", "full-512", "full-768")
 SCENARIOS = ("single-stream", "offline", "server")
 
 
 def add_commands(commands: Commands) -> None:
-    """Add `bench` and its subcommands to the command line."""
     purpose = "measure latency and quality, alone or against other runtimes"
     bench = commands.add_parser("bench", help=purpose, description=purpose)
     kinds = bench.add_subparsers(required=True, metavar="WHAT")
@@ -75,6 +76,44 @@ def add_commands(commands: Commands) -> None:
     )
 
     command = add_measurement(
+        kinds, serve, "a server under load, and what the service adds to a clip: clips arrive at random times"
+    )
+    command.add_argument("bundle", type=Path, help="directory made by animate-rt build")
+    command.add_argument("--url", default="", help="a running server of this bundle (default: start one)")
+    command.add_argument("--token-file", type=Path, metavar="FILE", help="with a token of the running server")
+    command.add_argument(
+        "--rates",
+        type=positive,
+        nargs="+",
+        default=[],
+        metavar="R",
+        help="clips that arrive per second, on average (default: 0.5, 0.8 and 1.2 per time of a clip)",
+    )
+    command.add_argument(
+        "--clips", type=count, default=20, metavar="N", help="at each rate (default: %(default)s)"
+    )
+    command.add_argument(
+        "--deadline", type=positive, metavar="S", help="of a clip (default: three times a clip's time)"
+    )
+    command.add_argument(
+        "--queue", type=count, default=8, metavar="N", help="jobs that may wait (default: %(default)s)"
+    )
+    command.add_argument(
+        "--rounds",
+        type=count,
+        default=10,
+        metavar="N",
+        help="the same clip by the animator, the service and the server, in turns (default: %(default)s)",
+    )
+    command.add_argument(
+        "--cancelled", type=count, default=10, metavar="N", help="jobs to cancel (default: %(default)s)"
+    )
+    command.add_argument(
+        "--frames", type=count, metavar="N", help="frames per clip (default: the bundle's window)"
+    )
+    add_options(command, "steps", "guidance_scale", "windows")
+
+    command = add_measurement(
         kinds, peers, "ours against PyTorch, torch.compile and ONNX Runtime, interleaved"
     )
     add_size(command, rounds=5)
@@ -114,29 +153,7 @@ def add_commands(commands: Commands) -> None:
         help="folder with the public weights of LPIPS, alexnet-owt-*.pth and alex.pth (default: no LPIPS)",
     )
 
-    command = add_command(kinds, compare, "compare two results; exit status 1 if the second is slower")
-    command.add_argument("before", type=Path, metavar="A.json")
-    command.add_argument("after", type=Path, metavar="B.json")
-    command.add_argument(
-        "--threshold",
-        type=positive,
-        default=0.05,
-        metavar="FRACTION",
-        help="a median that grew by more, and not by chance, is a regression (default: %(default)s)",
-    )
-
-    command = add_command(
-        kinds, report, "print results as tables; write them as HTML, as plots or into a page"
-    )
-    command.add_argument("results", type=Path, nargs="+", metavar="RESULT.json")
-    command.add_argument("--html", type=Path, metavar="OUT.html")
-    command.add_argument("--plots", type=Path, metavar="DIR", help="PNG files; needs matplotlib")
-    command.add_argument(
-        "--page",
-        type=Path,
-        metavar="PAGE.md",
-        help="replace what is between <!-- table RESULT --> and <!-- end --> by the tables of RESULT.json",
-    )
+    reporting.add_commands(kinds)
 
 
 def engine(options: argparse.Namespace, console: Console) -> None:
@@ -146,24 +163,47 @@ def engine(options: argparse.Namespace, console: Console) -> None:
     finish(bench_engine(options.bundle, options.graph, options.iterations, console.step), options, console)
 
 
-def clip(options: argparse.Namespace, console: Console) -> None:
-    need_packages("bench", "torch" if options.checkpoint else "onnxruntime")
+def workload_of(options: argparse.Namespace) -> Workload:
+    """Clips for the bundle of a command."""
     from ..engines.bundle import open_bundle
-    from .clip import Demand, bench_clip, onnx_runtime, pytorch
     from .workload import Workload
 
     manifest = open_bundle(options.bundle).manifest
-    workload = Workload(
+    return Workload(
         bucket=manifest.bucket,
         frames=options.frames or manifest.bucket.window,
         options=options_of(vars(options)).with_defaults(manifest),
     )
+
+
+def clip(options: argparse.Namespace, console: Console) -> None:
+    need_packages("bench", "torch" if options.checkpoint else "onnxruntime")
+    from .clip import Demand, bench_clip, onnx_runtime, pytorch
+
     demand = Demand(
         scenario=options.scenario, clips=options.clips, rate=options.rate, deadline_s=options.deadline
     )
     given = options.checkpoint
     oracle = pytorch(given, options.inference_config) if given else onnx_runtime()
-    finish(bench_clip(options.bundle, workload, demand, oracle, console.step), options, console)
+    finish(bench_clip(options.bundle, workload_of(options), demand, oracle, console.step), options, console)
+
+
+def serve(options: argparse.Namespace, console: Console) -> None:
+    need_packages("serve", "fastapi", "uvicorn", "python_multipart", "prometheus_client")
+    from ..runtime.service.http.auth import read_tokens
+    from .serving import ServedDemand, bench_serve
+
+    token = read_tokens(options.token_file)[0] if options.token_file else ""
+    demand = ServedDemand(
+        rates=options.rates,
+        deadline_s=options.deadline,
+        clips=options.clips,
+        rounds=options.rounds,
+        cancelled=options.cancelled,
+        queue=options.queue,
+    )
+    work = workload_of(options)
+    finish(bench_serve(options.bundle, work, demand, options.url, token, console.step), options, console)
 
 
 def peers(options: argparse.Namespace, console: Console) -> None:
@@ -222,60 +262,15 @@ def quality(options: argparse.Namespace, console: Console) -> None:
     finish(bench_quality(options.ours, options.truth, options.lpips), options, console)
 
 
-def compare(options: argparse.Namespace, _console: Console) -> None:
-    from .reporting.compare import compare as changes_between
-    from .reporting.result import read_result
-    from .reporting.tables import changes_table
-
-    before, after = read_result(options.before), read_result(options.after)
-    changes = changes_between(before, after, options.threshold)
-    regressed = [change.name for change in changes if change.regressed]
-    print(changes_table(changes).text(), file=sys.stderr)
-    for name in ("cpu", "cores", "gpu"):
-        if before.host[name] != after.host[name]:
-            print(f"warning: {name} differs: {before.host[name]} and {after.host[name]}", file=sys.stderr)
-    as_json = [change.as_json() for change in changes]
-    print(json.dumps({"regressed": regressed, "threshold": options.threshold, "changes": as_json}))
-    if regressed:
-        raise Regressed(
-            f"expected no median to grow by more than {100 * options.threshold:g} %, found "
-            f"{', '.join(regressed)}: see what changed between {options.before} and {options.after}"
-        )
-
-
-def report(options: argparse.Namespace, _console: Console) -> None:
-    from .reporting.charts import write_pngs
-    from .reporting.report import fill_tables, write_html
-    from .reporting.result import read_result
-
-    results = [(path.stem, read_result(path)) for path in options.results]
-    for name, result in results:
-        print(f"{name}\n\n{text_of(result)}\n")
-    if options.html or options.plots:
-        need_packages("bench", "matplotlib")
-    if options.html:
-        write_html(options.html, results)
-    if options.plots:
-        write_pngs(options.plots, results)
-    if options.page:
-        fill_tables(options.page, results)
-
-
 def finish(result: Result, options: argparse.Namespace, console: Console) -> None:
     """Write the result to --output, if given, and print it."""
+    from .reporting.tables import text_of
+
     console.bar.close()
     if options.output:
         result.write(options.output)
     print(text_of(result), file=sys.stderr)
     print(result.line())
-
-
-def text_of(result: Result) -> str:
-    """The result's tables and warnings as text."""
-    from .reporting.tables import tables_of
-
-    tables = "\n\n".join(f"{table.title}\n{table.text()}" for table in tables_of(result))
-    return "\n".join([tables, *(f"warning: {warning}" for warning in result.warnings)])
 
 
 def add_measurement(
@@ -312,20 +307,3 @@ def folder_of(options: argparse.Namespace) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="animate-rt-bench-") as folder:
         yield Path(folder)
-
-
-def count(text: str) -> int:
-    value = int(text) if text.isdecimal() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
-    return value
-
-
-def positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
-    return value

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Event, Thread
 from typing import Any, NamedTuple
 
@@ -73,12 +74,16 @@ class Command:
 
     def __init__(self, bundle: Path, *options: str):
         command = [sys.executable, "-m", "animate_rt", "serve", str(bundle), "--port", "0", *options]
+        self.log = TemporaryFile("w+")  # noqa: SIM115 # a pipe that nobody reads would stop the server when it is full
         self.process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=self.log, text=True, start_new_session=True
         )
         assert self.process.stdout is not None
         found = re.search(r"http://\S+", self.process.stdout.readline())
-        assert found, self.process.communicate()
+        if not found:
+            _, log = self._ended(30)
+            self._close()
+            raise RuntimeError(log)
         self.client = httpx.Client(base_url=found[0], timeout=60, trust_env=False)
 
     def wait_until_ready(self) -> None:
@@ -91,8 +96,16 @@ class Command:
     def end(self, timeout: float = 30) -> tuple[int, str]:
         """Wait for the end; the exit status and the log."""
         self.client.close()
-        _, log = self.process.communicate(timeout=timeout)
-        return self.process.returncode, log
+        return self._ended(timeout)
+
+    def _ended(self, timeout: float) -> tuple[int, str]:
+        status = self.process.wait(timeout)
+        self.log.seek(0)
+        return status, self.log.read()
+
+    def _close(self) -> None:
+        self.process.communicate()
+        self.log.close()
 
     def __enter__(self) -> Command:
         return self
@@ -100,7 +113,7 @@ class Command:
     def __exit__(self, *_: object) -> None:
         self.client.close()
         self.process.kill()
-        self.process.communicate()
+        self._close()
 
 
 def pose_file(case: Case, folder: Path) -> Path:

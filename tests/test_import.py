@@ -87,6 +87,7 @@ ALLOWED = {
     "runtime.service.http": {
         "runtime.service",
         "runtime.shots",
+        "runtime.poses",
         "runtime.media",
         "runtime.clip",
         "engines",
@@ -106,6 +107,8 @@ ALLOWED = {
         "runtime.clip",
         "runtime.media",
         "runtime.poses",
+        "runtime.service",
+        "runtime.service.http",
         "runtime.streams",
         "engines",
         "export",

@@ -90,10 +90,26 @@ def reset_peak() -> None:
         return
 
 
-def peak_bytes() -> int | None:
-    """The most memory this process has had resident."""
-    sizes = [int(line.split()[1]) for line in lines("/proc/self/status") if line.startswith("VmHWM")]
+def peak_bytes(process: int | None = None) -> int | None:
+    """The most memory that this process, or another one, has had resident."""
+    sizes = [
+        int(line.split()[1])
+        for line in lines(f"/proc/{process or 'self'}/status")
+        if line.startswith("VmHWM")
+    ]
     return 1024 * sizes[0] if sizes else None
+
+
+def cpu_seconds(process: int) -> float:
+    """Processor time of a process and its children, in steps of 10 ms."""
+    children = [
+        int(child)
+        for listed in Path(f"/proc/{process}/task").glob("*/children")
+        for line in lines(listed)
+        for child in line.split()
+    ]
+    ticks = [sum(map(int, line.rpartition(")")[2].split()[11:13])) for line in lines(f"/proc/{process}/stat")]
+    return sum(ticks) / os.sysconf("SC_CLK_TCK") + sum(map(cpu_seconds, children))
 
 
 def lines(path: str | Path) -> list[str]:

@@ -42,6 +42,12 @@ def tables_of(result: Result) -> list[Table]:
     return TABLES[result.kind](result)
 
 
+def text_of(result: Result) -> str:
+    """The result's tables and warnings as text."""
+    tables = "\n\n".join(f"{table.title}\n{table.text()}" for table in tables_of(result))
+    return "\n".join([tables, *(f"warning: {warning}" for warning in result.warnings)])
+
+
 def machine(result: Result) -> str:
     """The machine, commit and date of a result, in one line."""
     host, run = result.host, result.run
@@ -117,6 +123,61 @@ def stages_table(stages: JSON) -> Table:
     rows += [line("sum of the stages", stages["sum"]), line(RESIDUAL, stages["wall"][RESIDUAL])]
     rows += [line("wall clock", total), line("no engine running", stages["outside_engines"])]
     return Table("Where a clip's time goes, seconds", ("stage", "busy", "wall clock", "fraction"), rows)
+
+
+def serve_tables(result: Result) -> list[Table]:
+    results, cancel = result.results, result.results["cancel"]
+    peak = number(scaled(results["server_peak_bytes"], 1e-6), 4)
+    rates = (
+        f"{precision(result)}, {size(result)}; clips arrive at random, deadline "
+        f"{number(results['deadline_s'], 3)} s; the server's process took {peak} MB at most"
+    )
+    stop = cancel["seconds"]
+    own = (
+        f"The same clip in turns. A cancelled job ended after {number(scaled(stop['median'], 1e3), 3)} ms, "
+        f"at most {number(scaled(stop['max'], 1e3), 3)} ms; a run of the UNet takes "
+        f"{number(scaled(cancel['unet_s'], 1e3), 3)} ms"
+    )
+    return [
+        Table(rates, RATE_HEAD, [rate_row(row) for row in results["rates"]]),
+        stage_means(results["rates"]),
+        Table(own, WAY_HEAD, [way_row(name, way) for name, way in results["own_cost"]["ways"].items()]),
+    ]
+
+
+RATE_HEAD = (
+    *("clips/s", "clips", "completed", "refused", "in time", "goodput clips/s", "queue p50 s", "queue p90 s"),
+    *("end to end p50 s", "end to end p90 s", "first streamed frame p50 s", "p90 s"),
+)
+WAY_HEAD = ("", "n", "median s", "CV", "ratio (95 %)", "difference ms", "processor ms")
+
+
+def rate_row(row: JSON) -> Row:
+    times = [
+        number((row[name] or {}).get(figure), 3)
+        for name in ("queue_s", "latency_s", "first_fragment_s")
+        for figure in ("median", "p90")
+    ]
+    states = [str(row["states"].get(state, 0)) for state in ("completed", "refused")]
+    rate, goodput = number(row["rate"], 3), number(row["goodput"], 3)
+    return (rate, str(row["clips"]), *states, str(row["in_time"]), goodput, *times)
+
+
+def stage_means(rates: list[JSON]) -> Table:
+    stages = list(dict.fromkeys(stage for row in rates for stage in row["stages"]))
+    lines = [(number(row["rate"], 3), *(number(row["stages"].get(s), 3) for s in stages)) for row in rates]
+    return Table("Mean seconds of a clip by stage", ("clips/s", *stages), lines)
+
+
+def way_row(name: str, way: JSON) -> Row:
+    ratio = way["ratio"]
+    return (
+        name,
+        *figures(way["seconds"], 1, ("n", "median", "cv")),
+        f"{ratio['ratio']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})",
+        f"{1e3 * way['difference_s']:.1f}",
+        number(scaled(way["cpu_s"], 1e3), 4),
+    )
 
 
 def peers_tables(result: Result) -> list[Table]:
@@ -223,6 +284,7 @@ def changes_table(changes: list[Change]) -> Table:
 TABLES = {
     "engine": engine_tables,
     "clip": clip_tables,
+    "serve": serve_tables,
     "peers": peers_tables,
     "ablate": ablate_tables,
     "quality": quality_tables,

@@ -35,12 +35,12 @@ class Jobs:
                 self.by_key[job.record.idempotency_key] = job
 
     def begin(self, job: Job) -> None:
-        """The device takes a job for the first time since the service started."""
-        record = replace(job.record, state="in_progress", began=job.record.began or time.time())
-        if not job.record.began:
-            self.metrics.observe(QUEUE_SECONDS, record.began - record.created)
-        job.record = record
-        self.spool.update(record)
+        """The device takes a job for the first time since the service started.
+
+        The record on disk stays as it is: after a kill, the job is queued again.
+        """
+        job.record = replace(job.record, state="in_progress", began=time.time())
+        self.metrics.observe(QUEUE_SECONDS, job.record.began - job.record.created)
         job.change(state="in_progress", stage="load")
         log(job, "in progress")
 

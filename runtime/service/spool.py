@@ -1,6 +1,6 @@
 """The spool: a folder with one folder for each job, from which a service that was killed continues.
 
-SPOOL/jobs/ID/job.json      the record: state, times, error
+SPOOL/jobs/ID/job.json      the record: state, times, error; written when the job is accepted, and when it ends
 SPOOL/jobs/ID/shot.jsonl    the request, a job list of one line
 SPOOL/jobs/ID/reference.png, driving.mp4, ...   copies of the inputs
 SPOOL/jobs/ID/ID.mp4        the result, and its sidecar beside it
@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +34,7 @@ ENDED: frozenset[State] = frozenset({"completed", "failed", "cancelled"})
 
 RECORD, SHOT, LOCK = "job.json", "shot.jsonl", "lock"
 MAX_BYTES = 1 << 20  # of a record
+SYNCED = 8  # files that are made durable at the same time
 SCHEMA = 1
 
 
@@ -93,8 +95,7 @@ class Spool:
         target = self.jobs / record.id
         try:
             write(folder / RECORD, record)
-            for path in (*folder.rglob("*"), folder):
-                sync(path)
+            sync(*folder.rglob("*"), folder)
             folder.rename(target)
             sync(self.jobs)
         except OSError as error:
@@ -102,11 +103,12 @@ class Spool:
         return target
 
     def update(self, record: Record) -> None:
-        """Replace a job's record. Raises OutputError."""
+        """Make a job's result durable, if there is one, and replace the record. Raises OutputError."""
         folder = self.jobs / record.id
         temporary = folder / f"{RECORD}.new"
         try:
             write(temporary, record)
+            sync(temporary, *folder.glob(f"{record.id}.mp4*"))
             temporary.rename(folder / RECORD)
             sync(folder)
         except OSError as error:
@@ -173,14 +175,16 @@ def hold(path: Path) -> IO[str]:
 
 
 def write(path: Path, record: Record) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(asdict(record), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
+    path.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
 
 
-def sync(path: Path) -> None:
-    """Make a file durable, or the names in a folder."""
+def sync(*paths: Path) -> None:
+    """Make files durable, and the names in folders. At the same time: the disk then waits once for all."""
+    with ThreadPoolExecutor(min(len(paths), SYNCED)) as pool:
+        list(pool.map(sync_one, paths))
+
+
+def sync_one(path: Path) -> None:
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)

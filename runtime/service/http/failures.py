@@ -11,6 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from ....errors import (
     AnimateError,
@@ -152,10 +153,20 @@ def add_handlers(app: FastAPI) -> None:
         return Refused(400, f"{name}: {first['msg']}, found {found}", param=name).answer()
 
     @app.exception_handler(HTTPException)
-    async def by_status(_request: Request, error: HTTPException) -> JSONResponse:
+    async def by_status(request: Request, error: HTTPException) -> JSONResponse:
         phrase = HTTPStatus(error.status_code).phrase
-        return Refused(error.status_code, f"request: {phrase}", headers=error.headers).answer()
+        headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+        if error.status_code == 405:  # the router names the methods of one route only
+            headers["allow"] = ", ".join(allowed_methods(request))
+        return Refused(error.status_code, f"request: {phrase}", headers=headers).answer()
 
     @app.exception_handler(Exception)
     async def internal(_request: Request, _error: Exception) -> JSONResponse:
         return Refused(500, "server: internal error; the server's log says more", code="internal").answer()
+
+
+def allowed_methods(request: Request) -> list[str]:
+    """The documented methods at the path of a request."""
+    paths, path = request.app.openapi()["paths"], request.scope["path"]
+    fitting = [path] if path in paths else [each for each in paths if compile_path(each)[0].match(path)]
+    return sorted({method.upper() for each in fitting for method in paths[each]})

@@ -11,11 +11,15 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
+from ....engines.model import MAX_GUIDANCE_SCALE, MAX_TIMESTEPS
 from ....errors import ConfigError
 from ....text import quoted
+from ...clip.windows import POLICIES
 from ...media.frame_rate import frame_rate
+from ...poses.alignment import Mode
+from ...poses.driving import Smoothing
 from ..request import ClipRequest
 from .uploads import Upload
 
@@ -93,10 +97,20 @@ FIELDS = {
         },
     ),
     "seconds": Field(
-        positive, {"type": "number", "description": "Length of the clip, instead of num_frames."}
+        positive,
+        {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "description": "Length of the clip, instead of num_frames.",
+        },
     ),
     "deadline_s": Field(
-        positive, {"type": "number", "description": "Refuse or end a job that takes longer, in seconds."}
+        positive,
+        {
+            "type": "number",
+            "exclusiveMinimum": 0,
+            "description": "Refuse or end a job that takes longer, in seconds.",
+        },
     ),
     "num_frames": Field(
         whole,
@@ -112,20 +126,22 @@ FIELDS = {
     "pose_fps": Field(
         rate, {"type": "number", "description": "The rate to which poses are resampled first."}, "pose_fps"
     ),
-    "num_inference_steps": Field(steps, INTEGER | {"minimum": 1, "maximum": 1000}, "steps"),
-    "guidance_scale": Field(number, {"type": "number", "minimum": 1}, "guidance_scale"),
+    "num_inference_steps": Field(steps, INTEGER | {"minimum": 1, "maximum": MAX_TIMESTEPS}, "steps"),
+    "guidance_scale": Field(
+        number, {"type": "number", "minimum": 1, "maximum": MAX_GUIDANCE_SCALE}, "guidance_scale"
+    ),
     "guidance_interval": Field(
         numbers, STRING | {"description": "Two fractions, like 0.2,0.8."}, "guidance_interval"
     ),
     "seed": Field(whole, INTEGER | {"minimum": 0, "maximum": 2**64 - 1}, "seed"),
     "overlap": Field(whole, INTEGER | {"minimum": 0}, "overlap"),
-    "windows": Field(str, STRING | {"description": "uniform or open."}, "windows"),
+    "windows": Field(str, STRING | {"enum": list(POLICIES)}, "windows"),
     "background": Field(
         str, STRING | {"description": "Behind a transparent picture, like white."}, "background"
     ),
-    "align": Field(str, STRING | {"description": "bones, scale or none."}, "align"),
+    "align": Field(str, STRING | {"enum": list(get_args(Mode))}, "align"),
     "person": Field(person, STRING | {"description": "0 is the largest person; or a point x,y."}, "person"),
-    "smooth": Field(str, STRING | {"description": "both, forward or none."}, "smooth"),
+    "smooth": Field(str, STRING | {"enum": list(get_args(Smoothing))}, "smooth"),
     "start": Field(str, STRING | {"description": "Time in a driving video, like 1:02.5."}, "start"),
     "audio": Field(truth, {"type": "boolean", "description": "Keep a driving video's sound."}, "audio"),
     "prompt": Field(

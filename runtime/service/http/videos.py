@@ -38,6 +38,17 @@ KEY = re.compile(r"[!-~]+")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 POLL_HEADER = {"openai-poll-after-ms": {"schema": {"type": "integer"}}}
 MP4, EVENTS = "video/mp4", "text/event-stream"
+EVENT = {
+    "type": "object",
+    "properties": {
+        "event": {"const": "status"},
+        "data": {
+            "type": "string",
+            "description": "The Video object as JSON.",
+            "contentMediaType": "application/json",
+        },
+    },
+}
 
 
 class Videos:
@@ -101,7 +112,7 @@ class Videos:
             self.events,
             methods=["GET"],
             response_class=StreamingResponse,
-            responses=failures(404) | media(EVENTS),
+            responses=failures(404) | {200: {"content": {EVENTS: {"schema": EVENT}}}},
         )
         add(
             "/{video_id}/stream",

@@ -1,0 +1,143 @@
+"""The command `serve` as a process: what signals do, and what a restart finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from animate_rt import Animator, open_writer
+
+from .conftest import Case
+from .serving import LONG, POSE_MS, TOKEN, Command, Form, create, ended, error_of, pose_file
+
+
+@pytest.fixture(scope="module")
+def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
+    return Form(small, tmp_path_factory.mktemp("form"))
+
+
+def test_sigterm_lets_jobs_end(small_bundle: Path, form: Form, tmp_path: Path) -> None:
+    with Command(small_bundle, "--spool", str(tmp_path)) as server:
+        assert error_of(server.client.post("/v1/videos", **form()), 503)["code"] == "starting"
+        assert server.client.get("/readyz").json() == {"status": "loading"}
+        server.wait_until_ready()
+        video = create(server.client, form())
+        server.terminate()
+        status, log = server.end()
+    assert status == 0
+    assert "Traceback" not in log
+    assert f"job {video['id']}: completed" in log
+
+
+@pytest.mark.slow
+def test_jobs_that_do_not_end_in_time_are_made_by_the_next_start(
+    small: Case, small_bundle: Path, form: Form, tmp_path: Path
+) -> None:
+    spool = str(tmp_path / "spool")
+    with Command(small_bundle, "--spool", spool, "--drain-s", "1", "--clips", "1") as server:
+        server.wait_until_ready()
+        short = create(server.client, form())
+        ended(server.client, short["id"])
+        long = create(server.client, form(num_inference_steps="40"))
+        waiting = create(server.client, form(seed="9"))
+        server.terminate()
+        began = time.monotonic()
+        while server.client.get("/readyz").json() != {"status": "draining"}:
+            assert time.monotonic() - began < 5
+        answer = server.client.post("/v1/videos", **form())
+        assert (error_of(answer, 503)["code"], answer.headers["retry-after"]) == ("service_closed", "5")
+        assert server.client.get(f"/v1/videos/{short['id']}/content").status_code == 200  # reading goes on
+        with server.client.stream("GET", f"/v1/videos/{long['id']}/events") as events:
+            assert "event: status" in events.read().decode()  # ends with the server
+        status, log = server.end()
+        assert status == 0
+        assert time.monotonic() - began < 20
+        assert "Traceback" not in log
+        assert f"job {long['id']}" in log
+
+    with Command(small_bundle, "--spool", spool) as server:
+        assert {video["id"] for video in server.client.get("/v1/videos").json()["data"]} == {
+            short["id"], long["id"], waiting["id"],
+        }  # fmt: skip
+        for video, options in ((long, {"steps": 40}), (waiting, {"steps": 2, "seed": 9})):
+            assert ended(server.client, video["id"])["status"] == "completed"
+            path = tmp_path / f"{video['id']}.mp4"
+            with Animator.load(small_bundle) as animator, open_writer(path, 64, 96, 1000 / POSE_MS) as writer:
+                for frame in animator.animate(small.reference, pose_file(small, tmp_path), **options):
+                    writer.write(frame)
+            assert server.client.get(f"/v1/videos/{video['id']}/content").content == path.read_bytes()
+        server.terminate()
+        assert server.end()[0] == 0
+
+
+@pytest.mark.slow
+def test_a_second_signal_stops_at_once(small_bundle: Path, form: Form, tmp_path: Path) -> None:
+    with Command(small_bundle, "--spool", str(tmp_path), "--drain-s", "600") as server:
+        server.wait_until_ready()
+        video = create(server.client, form(num_inference_steps=LONG))
+        while server.client.get(f"/v1/videos/{video['id']}").json()["status"] == "queued":
+            time.sleep(0.05)
+        for _ in range(2):
+            server.terminate()
+            time.sleep(0.5)
+        status, log = server.end()
+        assert (status, "Traceback" in log) == (0, False)
+    state = json.loads((tmp_path / "jobs" / video["id"] / "job.json").read_text())["state"]
+    assert state in ("queued", "in_progress")  # the next start finishes it
+
+
+@pytest.mark.slow
+def test_a_killed_server_finishes_its_jobs_at_the_next_start(
+    small_bundle: Path, form: Form, tmp_path: Path
+) -> None:
+    with Command(small_bundle, "--spool", str(tmp_path), "--clips", "1") as server:
+        server.wait_until_ready()
+        videos = [create(server.client, form(seed=str(seed), num_inference_steps="6")) for seed in range(4)]
+        time.sleep(0.5)
+        server.process.kill()
+        server.end()
+    with Command(small_bundle, "--spool", str(tmp_path)) as server:
+        made = [ended(server.client, video["id"]) for video in videos]
+        assert [video["status"] for video in made] == ["completed"] * 4
+        contents = [server.client.get(f"/v1/videos/{video['id']}/content").content for video in videos]
+        again = [create(server.client, form(seed=str(seed), num_inference_steps="6")) for seed in range(4)]
+        for video, content in zip(again, contents, strict=True):
+            ended(server.client, video["id"])
+            assert server.client.get(f"/v1/videos/{video['id']}/content").content == content
+
+
+@pytest.mark.slow
+def test_two_servers_on_one_spool(small_bundle: Path, tmp_path: Path) -> None:
+    with Command(small_bundle, "--spool", str(tmp_path)) as server:
+        with pytest.raises(RuntimeError, match="in use by another service"):
+            Command(small_bundle, "--spool", str(tmp_path))
+        assert server.client.get("/livez").status_code == 200
+
+
+@pytest.mark.slow
+def test_a_bundle_that_cannot_be_loaded_ends_the_server(small_bundle: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    shutil.copytree(small_bundle, bundle)
+    weights = bundle / "graphs" / "weights.bin"
+    weights.write_bytes(
+        bytes(weights.stat().st_size)
+    )  # of the right size, which is all that the start checks
+    with Command(bundle, "--spool", str(tmp_path / "spool")) as server:
+        status, log = server.end()
+        assert status != 0
+        assert "weights.bin" in log
+
+
+@pytest.mark.slow
+def test_all_interfaces_with_a_token(small_bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    with Command(small_bundle, "--host", "0.0.0.0", "--token-file", str(tmp_path / "token")) as server:
+        port = server.client.base_url.port
+        url = f"http://127.0.0.1:{port}/v1/models"
+        assert server.client.get(url).status_code == 401
+        assert server.client.get(url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
+        server.terminate()
+        assert TOKEN not in server.end()[1]
