@@ -14,7 +14,18 @@ import animate_rt
 import pytest
 
 ROOT = Path(animate_rt.__file__).parent
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "av", "PIL", "yaml")
+HEAVY = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+    "tensorrt",
+    "tensorrt_rtx",
+    "av",
+    "PIL",
+    "yaml",
+    "fastapi",
+)
 TRAINING_SIDE = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors", "yaml", "animate_rt.export"}
 BAR_MS = 150
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -141,3 +144,12 @@ def test_all_interfaces_with_a_token(small_bundle: Path, tmp_path: Path) -> None
         assert server.client.get(url, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 200
         server.terminate()
         assert TOKEN not in server.end()[1]
+
+
+def test_other_commands_do_not_import_the_server() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "animate_rt", "--help"]
+    imported = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    assert "animate_rt.runtime.service.http.commands" in imported
+    assert not re.search(
+        r"\b(fastapi|starlette|uvicorn|pydantic|prometheus_client|python_multipart)\b", imported
+    )

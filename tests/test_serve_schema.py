@@ -46,6 +46,7 @@ def generated(output: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.slow
 def test_requests_at_the_limits_of_the_document(served: Served, tmp_path: Path) -> None:
     assert generated(run(served, tmp_path, "--phases", "coverage")) > 100
 
