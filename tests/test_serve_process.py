@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
-from animate_rt import Animator, open_writer
+from animate_rt import Animator, OutOfMemory, open_writer
+from animate_rt.__main__ import main
 
 from .conftest import Case
 from .serving import LONG, POSE_MS, TOKEN, Command, Form, create, ended, error_of, pose_file
@@ -121,17 +122,24 @@ def test_two_servers_on_one_spool(small_bundle: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_bundle_that_cannot_be_loaded_ends_the_server(small_bundle: Path, tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_refused_at_the_start(small_bundle: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     shutil.copytree(small_bundle, bundle)
     weights = bundle / "graphs" / "weights.bin"
-    weights.write_bytes(
-        bytes(weights.stat().st_size)
-    )  # of the right size, which is all that the start checks
-    with Command(bundle, "--spool", str(tmp_path / "spool")) as server:
-        status, log = server.end()
-        assert status != 0
-        assert "weights.bin" in log
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(RuntimeError, match=r"weights\.bin: expected SHA-256"):
+        Command(bundle, "--spool", str(tmp_path / "spool"))
+
+
+def test_a_bundle_that_cannot_be_loaded_ends_the_server(
+    small_bundle: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warm_up(*_: object) -> None:
+        raise OutOfMemory("expected more free memory")
+
+    monkeypatch.setattr("animate_rt.runtime.service.service.warm_up", warm_up)
+    assert main(["serve", str(small_bundle), "--port", "0"]) == OutOfMemory.exit_status
+    assert "animate-rt: expected more free memory" in capsys.readouterr().err
 
 
 @pytest.mark.slow
