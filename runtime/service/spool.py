@@ -1,6 +1,6 @@
 """The spool: a folder with one folder for each job, from which a service that was killed continues.
 
-SPOOL/jobs/ID/job.json      the record: state, times, error; written when the job is accepted, and when it ends
+SPOOL/jobs/ID/job.json      the record: state, times, error; written when a job is accepted and when it ends
 SPOOL/jobs/ID/shot.jsonl    the request, a job list of one line
 SPOOL/jobs/ID/reference.png, driving.mp4, ...   copies of the inputs
 SPOOL/jobs/ID/ID.mp4        the result, and its sidecar beside it
