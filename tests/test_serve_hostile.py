@@ -21,7 +21,7 @@ from animate_rt.runtime.service.http import server
 from animate_rt.runtime.service.http.uploads import UploadLimits
 
 from .conftest import Case
-from .serving import Form, Served, create, ended, error_of, serving
+from .serving import Command, Form, Served, create, ended, error_of, serving
 
 MIB = 1 << 20
 LIMITS = UploadLimits(picture_bytes=MIB, video_bytes=2 * MIB, patience_s=1.0, bytes_per_s=1 << 20)
@@ -29,30 +29,29 @@ FRAMES, CHECK_S = 60, 20.0
 
 
 @pytest.fixture(scope="module")
-def served(small_bundle: Path) -> Iterator[Served]:
-    with serving(small_bundle, limits=LIMITS, inputs=Limits(frames=FRAMES, check_s=CHECK_S)) as served:
-        yield served
-
-
-@pytest.fixture(scope="module")
 def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
     return Form(small, tmp_path_factory.mktemp("form"))
 
 
+@pytest.fixture(scope="module")
+def served(small_bundle: Path, form: Form) -> Iterator[Served]:
+    """A server. After all tests it makes a clip as before them."""
+    with serving(small_bundle, limits=LIMITS, inputs=Limits(frames=FRAMES, check_s=CHECK_S)) as served:
+        yield served
+        with served.client() as client:
+            assert ended(client, create(client, form())["id"])["status"] == "completed"
+
+
 @pytest.fixture(autouse=True)
-def client(served: Served, form: Form) -> Iterator[httpx.Client]:
-    """A client. After the test, the server has kept nothing of it and makes a clip as before."""
+def client(served: Served) -> Iterator[httpx.Client]:
+    """A client. After each test the server answers, and has kept nothing of an upload."""
     with served.client() as client:
-        for video in client.get("/v1/videos").json()["data"]:
-            client.delete(f"/v1/videos/{video['id']}")
         yield client
+        assert client.get("/readyz").status_code == 200
         end = time.monotonic() + 5
         while list(served.service.spool.new.iterdir()):
             assert time.monotonic() < end, "an upload is left"
             time.sleep(0.05)
-        video = ended(client, create(client, form(num_frames="1", num_inference_steps="1"))["id"])
-        assert video["status"] == "completed"
-        client.delete(f"/v1/videos/{video['id']}")
 
 
 def raw(served: Served, *parts: bytes, pause: float = 0.0) -> bytes:
@@ -282,3 +281,28 @@ def test_videos_with_too_many_frames_or_false_sizes(
 def test_files_that_are_something_else(client: httpx.Client, form: Form, kind: str, content: bytes) -> None:
     error = error_of(client.post("/v1/videos", **form(pose=content, control_type=kind)), 422)
     assert "/etc" not in error["message"]
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_upload(small_bundle: Path, form: Form, capsys: pytest.CaptureFixture[str]) -> None:
+    """Files go to disk, whatever their size; the answer to one that is too large comes while it is sent."""
+    with Command(small_bundle, "--max-video-mib", "300") as server:
+        server.wait_until_ready()
+        create(server.client, form())
+        before = resident(server)
+        for mib, status in ((290, 422), (310, 413)):
+            began = time.monotonic()
+            error_of(server.client.post("/v1/videos", **form(pose=bytes(mib * MIB))), status)
+            with capsys.disabled():
+                print(f"\nupload of {mib} MiB: {time.monotonic() - began:.1f} s")
+        grown = resident(server) - before
+    with capsys.disabled():
+        print(f"resident memory before: {before >> 20} MiB, grown by {grown >> 20} MiB")
+    assert grown < 64 * MIB
+
+
+def resident(server: Command) -> int:
+    for line in Path(f"/proc/{server.process.pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):  # the most so far
+            return 1024 * int(line.split()[1])
+    raise AssertionError

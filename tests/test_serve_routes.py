@@ -217,7 +217,7 @@ def test_leaving_sync_cancels_the_job_without_a_key(
     with pytest.raises(httpx.ReadTimeout):
         client.post("/v1/videos/sync", headers=headers, timeout=1.5, **form(num_inference_steps=LONG))
     (job,) = served.service.list()
-    assert job.wait(2).state == ("in_progress" if key else "cancelled")
+    assert job.wait(0.5 if key else 10).state == ("in_progress" if key else "cancelled")
 
 
 def test_repeating_a_request_with_its_key(client: httpx.Client, form: Form) -> None:
