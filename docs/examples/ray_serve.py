@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import AsyncIterator
 from threading import Event
+from typing import Any
 
 from animate_rt import Job, Service
 from animate_rt.runtime.service.http.failures import add_handlers
@@ -72,4 +73,5 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=8000)
     given = parser.parse_args()
     serve.start(http_options={"port": given.port})
-    serve.run(Clips.options(num_replicas=given.replicas).bind(given.bundle), blocking=True)
+    deployment: Any = Clips
+    serve.run(deployment.options(num_replicas=given.replicas).bind(given.bundle), blocking=True)
