@@ -126,16 +126,17 @@ class Page:
         return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
 
     def click(self, selector: str) -> None:
-        """Click with the mouse on the middle of an element, which must not be covered by another one."""
-        name = json.dumps(selector)
-        self.wait_for(f"document.querySelector({name})?.checkVisibility()")
-        self.evaluate(
-            f"document.querySelector({name}).scrollIntoView({{block: 'center', behavior: 'instant'}})"
-        )
-        box = self.evaluate(f"document.querySelector({name}).getBoundingClientRect().toJSON()")
-        x, y = box["left"] + box["width"] / 2, box["top"] + box["height"] / 2
-        hit = f"document.querySelector({name}).contains(document.elementFromPoint({x}, {y}))"
-        assert self.evaluate(hit), f"{selector} is covered"
+        """Click with the mouse on the middle of an element, once it is visible and nothing covers it."""
+        find = f"""(() => {{
+          const element = document.querySelector({json.dumps(selector)});
+          if (!element?.checkVisibility()) return null;
+          element.scrollIntoView({{block: 'center', behavior: 'instant'}});
+          const box = element.getBoundingClientRect();
+          const [x, y] = [box.left + box.width / 2, box.top + box.height / 2];
+          return element.contains(document.elementFromPoint(x, y)) ? [x, y] : null;
+        }})()"""
+        self.wait_for(find)
+        x, y = self.evaluate(find)
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

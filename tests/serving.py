@@ -28,6 +28,7 @@ from .conftest import Case
 TOKEN = "a-token-of-the-tests"
 LONG = "400"  # steps of a clip that does not end before it is cancelled
 POSE_MS = 100  # of a frame
+FRAMES = 6  # of a clip, one window
 
 
 class Served(NamedTuple):
@@ -117,9 +118,9 @@ class Command:
 
 
 def pose_file(case: Case, folder: Path) -> Path:
-    """The case's poses as one file, without loss."""
+    """The case's first poses as one file, without loss."""
     path = folder / "pose.webp"
-    first, *rest = (Image.open(file).convert("RGB") for file in sorted(case.pose.iterdir()))
+    first, *rest = (Image.open(file).convert("RGB") for file in sorted(case.pose.iterdir())[:FRAMES])
     first.save(path, "WEBP", save_all=True, append_images=rest, duration=POSE_MS, lossless=True)
     return path
 

@@ -23,7 +23,7 @@ import pytest
 from animate_rt import Animator, open_writer
 
 from .conftest import Case
-from .serving import POSE_MS, Form, pose_file, serving
+from .serving import FRAMES, POSE_MS, Form, pose_file, serving
 
 EXAMPLES = Path(animate_rt.__file__).parent / "docs" / "examples"
 REPLICAS = 2
@@ -115,7 +115,7 @@ def test_ray_serve_goes_on_when_a_replica_is_killed(
 
         stream = post(url, "stream", form())
         assert stream.headers["content-type"] == "video/mp4"
-        assert stream.content.count(b"moof") == small.frames
+        assert stream.content.count(b"moof") == FRAMES
         refused = post(url, "sync", form(num_inference_steps="0"))
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "config")
 

@@ -14,8 +14,8 @@ from animate_rt.runtime.service.http.auth import Guard, read_tokens
 from .serving import TOKEN, Served, error_of, serving
 
 OTHER = "another-token-of-the-tests"
-CLOSED = ("/v1/videos", "/v1/models", "/metrics", "/docs", "/openapi.json", "/nothing")
-OPEN = ("/livez", "/readyz", "/")
+CLOSED = ("/v1/videos", "/v1/models", "/metrics", "/docs/oauth2-redirect", "/nothing")
+OPEN = ("/livez", "/readyz", "/", "/docs", "/openapi.json")
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,17 @@ def test_a_wrong_token_is_refused(with_tokens: Served, authorization: str | None
             error = error_of(answer, 401)
             assert (error["code"], error["type"]) == ("unauthorized", "authentication_error")
             assert answer.headers["www-authenticate"] == "Bearer"
-        assert [client.get(path).status_code for path in OPEN] == [200, 200, 200]
+        assert [client.get(path).status_code for path in OPEN] == [200] * len(OPEN)
 
 
-def test_the_page_of_the_api_loads_nothing_from_other_hosts(without_tokens: Served) -> None:
-    with without_tokens.client() as client:
+@pytest.mark.parametrize("server", ["with_tokens", "without_tokens"])
+def test_the_page_of_the_api_loads_nothing_from_other_hosts(
+    server: str, request: pytest.FixtureRequest
+) -> None:
+    """It can be opened without a token, from the link of the page."""
+    served: Served = request.getfixturevalue(server)
+    with served.client() as client:
+        assert client.get("/openapi.json").json()["paths"]
         page = client.get("/docs").text
         loaded = re.findall(r'(?:src|href)="([^"]+)"', page)
         assert len(loaded) >= 2

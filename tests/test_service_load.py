@@ -14,7 +14,7 @@ import pytest
 from animate_rt import Cancelled, InputError, QueueFull, Service
 
 from .conftest import Case
-from .service_requests import request, truth
+from .service_requests import short, truth
 
 CLIENTS, SEEDS = 16, 4
 
@@ -25,7 +25,10 @@ def descriptors() -> int:
 
 def load(bundle: Path, small: Case, folder: Path, num_clips: int) -> dict[str, int]:
     """Let 16 clients make clips against a queue of 4. Returns how many ended in which way."""
-    expected = {seed: truth(bundle, small, folder / f"{seed}.mp4", seed=seed) for seed in range(SEEDS)}
+    expected = {
+        seed: truth(bundle, small, folder / f"{seed}.mp4", frames=small.window, seed=seed)
+        for seed in range(SEEDS)
+    }
     broken = folder / "broken.png"
     broken.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     outcomes = dict.fromkeys(("completed", "cancelled", "refused", "full"), 0)
@@ -39,7 +42,7 @@ def load(bundle: Path, small: Case, folder: Path, num_clips: int) -> dict[str, i
         while True:
             try:
                 keys = {"reference": broken} if kind == "broken" else {}
-                job = service.submit(request(small, seed=seed, **keys))
+                job = service.submit(short(small, seed=seed, **keys))
                 break
             except QueueFull:
                 outcomes["full"] += 1
@@ -59,7 +62,7 @@ def load(bundle: Path, small: Case, folder: Path, num_clips: int) -> dict[str, i
 
     with Service(bundle, queue_size=4, spool=folder / "spool") as service:
         assert service.ready.wait(120)
-        service.submit(request(small)).result(60)
+        service.submit(short(small)).result(60)
         gc.collect()
         (place,) = service.animators.places.values()
         assert place.animator is not None
@@ -81,10 +84,10 @@ def load(bundle: Path, small: Case, folder: Path, num_clips: int) -> dict[str, i
 
 
 def test_many_clients(small_bundle: Path, small: Case, tmp_path: Path) -> None:
-    outcomes = load(small_bundle, small, tmp_path, 32)
+    outcomes = load(small_bundle, small, tmp_path, 24)
     assert outcomes["completed"] > 8
     assert outcomes["refused"] >= 1
-    assert sum(outcomes.values()) - outcomes["full"] == 32
+    assert sum(outcomes.values()) - outcomes["full"] == 24
 
 
 @pytest.mark.slow

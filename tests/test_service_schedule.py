@@ -6,16 +6,16 @@ import random
 import shutil
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import pytest
-from animate_rt import Service
+from animate_rt import Job, Service
 from animate_rt.runtime.service.animators import memory_of
 from animate_rt.runtime.service.schedule import Entry, Schedule
 
 from .conftest import Case
-from .service_requests import MANY_STEPS, request, truth
+from .service_requests import MANY_STEPS, held, request, short, truth
 
 
 class Clock:
@@ -110,20 +110,24 @@ def test_every_job_ends_and_work_is_not_lost(seed: int) -> None:
 def test_a_long_clip_pauses_for_a_short_one_and_has_the_same_bytes(
     small_bundle: Path, small: Case, tmp_path: Path
 ) -> None:
-    steps = 60
-    with Service(small_bundle, active_clips=1, turn_s=0.3) as service:
+    steps, ready = 6, Event()
+
+    def at(job: Job) -> bool:
+        return not ready.is_set() and job.status.stage == "denoise"
+
+    with Service(small_bundle, active_clips=1, turn_s=0) as service, held(service, at):
         assert service.ready.wait(120)
         long = service.submit(request(small, steps=steps))
-        time.sleep(0.5)
-        short = service.submit(request(small))
+        brief = service.submit(short(small))
         order = []
-        waiters = [Thread(target=lambda job=job: (job.wait(120), order.append(job))) for job in (long, short)]
+        waiters = [Thread(target=lambda job=job: (job.wait(120), order.append(job))) for job in (long, brief)]
         for waiter in waiters:
             waiter.start()
+        ready.set()
         values = [event.progress for event in long.events()]
         for waiter in waiters:
             waiter.join()
-        assert order == [short, long]
+        assert order == [brief, long]
         assert "waiting" not in long.record.stage_seconds
         assert values == sorted(values)
         assert long.result(1).read_bytes() == truth(small_bundle, small, tmp_path / "a.mp4", steps=steps)
@@ -137,7 +141,7 @@ def test_bundles_share_a_memory_budget(small_bundle: Path, small: Case, tmp_path
         budget = max(memory_of(place.bundle) for place in service.animators.places.values()) * 3 // 2
     with Service(bundles, memory_budget=budget) as service:
         assert service.ready.wait(120)
-        jobs = [service.submit(request(small, size=name)) for name in ("b", "a", "b")]
+        jobs = [service.submit(short(small, size=name)) for name in ("b", "a", "b")]
         results = [job.result(60).read_bytes() for job in jobs]
         assert results[0] == results[1] == results[2]
         assert sum(place.animator is not None for place in service.animators.places.values()) == 1
@@ -148,7 +152,7 @@ def test_a_bundle_that_is_rebuilt_serves_new_jobs_only(
 ) -> None:
     bundle = shutil.copytree(small_bundle, tmp_path / "bundle")
     with Service(bundle) as service:
-        job = service.submit(request(small, steps=MANY_STEPS))
+        job = service.submit(short(small, steps=MANY_STEPS))
         while job.status.stage != "denoise":
             time.sleep(0.01)
         weights = bundle / "graphs" / "weights.bin"
@@ -156,4 +160,4 @@ def test_a_bundle_that_is_rebuilt_serves_new_jobs_only(
         assert job.wait(60).state == "failed"
         assert job.status.error is not None
         assert job.status.error.retryable
-        assert service.submit(request(small)).result(60)
+        assert service.submit(short(small)).result(60)

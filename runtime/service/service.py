@@ -92,21 +92,20 @@ class Service:
         self.animators = Animators(
             named(bundles), memory_budget, lambda count: self.metrics.set(LOADED, count)
         )
+        queue_size = whole_number("queue_size", queue_size, least=1)
+        keep_bytes = whole_number("keep_bytes", keep_bytes)
+        self.checker, self.live = Checker(limits or Limits()), LiveVideos()
         self.temporary = None if spool else Path(tempfile.mkdtemp(prefix="animate-rt-"))
         self.spool = Spool(Path(spool or self.temporary or ".").absolute())
-        self.jobs = Jobs(self.spool, self.metrics, keep_s, whole_number("keep_bytes", keep_bytes))
-        self.checker = Checker(limits or Limits())
-        self.live = LiveVideos()
-        self.intake = Intake(
-            self.spool,
-            self.jobs,
-            self.schedule,
-            self.animators,
-            self.checker,
-            whole_number("queue_size", queue_size, least=1),
-            self._take,
-        )
-        self._recover()
+        try:
+            self.jobs = Jobs(self.spool, self.metrics, keep_s, keep_bytes)
+            self.intake = Intake(
+                self.spool, self.jobs, self.schedule, self.animators, self.checker, queue_size, self._take
+            )
+            self._recover()
+        except BaseException:
+            self._leave_spool()
+            raise
         self.workers = Workers(self.schedule, self.jobs, self.animators, self._on_change)
         self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
         self.housekeeping.start()
@@ -289,6 +288,9 @@ class Service:
         self.housekeeping.join()
         self.animators.close()
         self.checker.close()
+        self._leave_spool()
+
+    def _leave_spool(self) -> None:
         self.spool.close()
         if self.temporary is not None:
             shutil.rmtree(self.temporary, ignore_errors=True)

@@ -26,6 +26,12 @@ from .static import add_page
 from .uploads import UploadLimits
 from .videos import Videos, failures
 
+API_PAGE = {  # describes the API and shows no job
+    "/docs",
+    "/openapi.json",
+    *(f"/static-offline-docs/{name}" for name in ("favicon.png", "swagger-ui.css", "swagger-ui-bundle.js")),
+}
+
 
 class Defaults(BaseModel):
     steps: int | list[int]  # their number, or the timesteps
@@ -85,7 +91,7 @@ def create_app(
     add_models(app, service, limits)
     app.include_router(Videos(service, limits, closing or Event()).router())
     add_health(app, service, metrics)
-    open_paths = add_page(app) | {"/livez", "/readyz"}
+    open_paths = add_page(app) | API_PAGE | {"/livez", "/readyz"}
     app.add_middleware(Guard, tokens=tokens, open_paths=open_paths)
     app.add_middleware(RequestTimes, metrics=metrics)
     if tokens:

@@ -22,7 +22,6 @@ export class Viewer {
     this.live = false; // the stream is played
     $("cancel").addEventListener("click", () => this.#act(() => json(this.#path("/cancel"), { method: "POST" })));
     $("remove").addEventListener("click", () => this.#remove());
-    $("download").addEventListener("click", (event) => this.#download(event));
   }
 
   get id() {
@@ -69,7 +68,6 @@ export class Viewer {
     const hidesFocused = !active && document.activeElement === $("cancel");
     $("cancel").hidden = !active;
     $("remove").hidden = active;
-    $("download").hidden = video.status !== "completed";
     if (hidesFocused) $("viewer-title").focus({ preventScroll: true });
     $("still").classList.toggle("dim", active);
     if (video.error) this.#fail(video.error.message);
@@ -109,17 +107,12 @@ export class Viewer {
       player.addEventListener("error", tryAgain, { once: true, signal }); // the connection may be lost
       Object.assign(player, { src: source, loop: true, controls: true, currentTime: at });
       if (!matchMedia("(prefers-reduced-motion: reduce)").matches) player.play().catch(() => {});
-      $("download").href = source;
-      $("download").download = `${id}.mp4`;
+      Object.assign($("download"), { href: source, download: `${id}.mp4`, hidden: false });
     } catch (error) {
       if (!(error instanceof Failure) || id !== this.id) return;
       if (error.status) this.#fail(error.message);
       else tryAgain();
     }
-  }
-
-  #download(event) {
-    if (!$("download").href) event.preventDefault(); // not there yet
   }
 
   #remove() {
@@ -187,7 +180,7 @@ export class Viewer {
     player.load();
     $("still").hidden = true;
     $("failure").hidden = true;
-    $("download").removeAttribute("href");
+    $("download").hidden = true; // until the result is there
     resetRemove();
   }
 }
