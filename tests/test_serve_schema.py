@@ -57,6 +57,7 @@ def test_random_requests(served: Served, tmp_path: Path) -> None:
     assert generated(output) > 500
 
 
+@pytest.mark.slow
 def test_routes_of_a_video_that_exists(served: Served, small: Case, tmp_path: Path) -> None:
     with served.client(headers={"Authorization": f"Bearer {TOKEN}"}) as client:
         video = ended(client, create(client, Form(small, tmp_path)())["id"])

@@ -141,12 +141,12 @@ def test_a_job_of_another_bundle_fails_after_a_restart(
             found.result(60)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"id": 3}', b"\xff" * 10, b"[" * 100_000])
-def test_a_damaged_record_is_left_alone(small_bundle: Path, tmp_path: Path, content: bytes) -> None:
-    spool = tmp_path / "spool"
-    folder = spool / "jobs" / "damaged"
-    folder.mkdir(parents=True)
-    (folder / RECORD).write_bytes(content)
-    with Service(small_bundle, spool=spool) as service:
+def test_damaged_records_are_left_alone(small_bundle: Path, tmp_path: Path) -> None:
+    contents = [b"", b"{", b"[]", b'{"id": 3}', b"\xff" * 10, b"[" * 100_000]
+    paths = [tmp_path / "jobs" / f"damaged{number}" / RECORD for number in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+    with Service(small_bundle, spool=tmp_path) as service:
         assert service.list() == []
-    assert (folder / RECORD).read_bytes() == content
+    assert [path.read_bytes() for path in paths] == contents

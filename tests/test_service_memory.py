@@ -57,8 +57,9 @@ def largest(bundle: Bundle, clips: list[Request]) -> Request:
     return max(clips, key=num_bytes)
 
 
+@pytest.mark.slow
 def test_the_pool_of_a_morning_is_bounded(arithmetic: Callable[..., Animator]) -> None:
-    clips = clips_of_a_day(30)
+    clips = clips_of_a_day(60)
     with arithmetic() as animator:
         most_of_one = make_clips(animator, [largest(animator.bundle, clips)])
     with arithmetic() as animator:

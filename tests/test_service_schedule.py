@@ -15,7 +15,7 @@ from animate_rt.runtime.service.animators import memory_of
 from animate_rt.runtime.service.schedule import Entry, Schedule
 
 from .conftest import Case
-from .service_requests import MANY_STEPS, held, request, short, truth
+from .service_requests import MANY_STEPS, held, short, truth
 
 
 class Clock:
@@ -110,14 +110,14 @@ def test_every_job_ends_and_work_is_not_lost(seed: int) -> None:
 def test_a_long_clip_pauses_for_a_short_one_and_has_the_same_bytes(
     small_bundle: Path, small: Case, tmp_path: Path
 ) -> None:
-    steps, ready = 6, Event()
+    steps, ready = 8, Event()
 
     def at(job: Job) -> bool:
         return not ready.is_set() and job.status.stage == "denoise"
 
     with Service(small_bundle, active_clips=1, turn_s=0) as service, held(service, at):
         assert service.ready.wait(120)
-        long = service.submit(request(small, steps=steps))
+        long = service.submit(short(small, steps=steps))
         brief = service.submit(short(small))
         order = []
         waiters = [Thread(target=lambda job=job: (job.wait(120), order.append(job))) for job in (long, brief)]
@@ -130,7 +130,9 @@ def test_a_long_clip_pauses_for_a_short_one_and_has_the_same_bytes(
         assert order == [brief, long]
         assert "waiting" not in long.record.stage_seconds
         assert values == sorted(values)
-        assert long.result(1).read_bytes() == truth(small_bundle, small, tmp_path / "a.mp4", steps=steps)
+        assert long.result(1).read_bytes() == truth(
+            small_bundle, small, tmp_path / "a.mp4", frames=small.window, steps=steps
+        )
 
 
 def test_bundles_share_a_memory_budget(small_bundle: Path, small: Case, tmp_path: Path) -> None:
