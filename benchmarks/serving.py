@@ -74,9 +74,9 @@ def bench_serve(
             service.ready.wait()
             cost, samples = own_cost(Turns(animator, service, client, clips, server), demand.rounds, progress)
             cancel = cancel_cost(service, opened, clips, demand.cancelled, progress)
-        alone_s = statistics.median(samples[HTTP])
-        deadline_s = demand.deadline_s or PATIENCE * alone_s
-        rates = demand.rates or [load / alone_s for load in LOADS]
+        unloaded_s = statistics.median(samples[HTTP])
+        deadline_s = demand.deadline_s or PATIENCE * unloaded_s
+        rates = demand.rates or [load / unloaded_s for load in LOADS]
         rows = []
         for number, rate in enumerate(rates, start=1):
             forms = [clips.form(clip) for clip in range(demand.clips)]

@@ -182,6 +182,8 @@ def test_headers_cannot_be_injected(served: Served, client: httpx.Client, form: 
         b"--b\r\nA: " + b"x" * 100_000 + b"\r\n\r\nx\r\n--b--\r\n",
         b"".join(b'--b\r\nContent-Disposition: form-data; name="f%d"\r\n\r\nx\r\n' % n for n in range(99)),
         part("input_reference", b"x") * 2 + b"--b--\r\n",
+        part("input_reference", b"", "") * 99 + b"--b--\r\n",
+        b'--b\r\nContent-Disposition: form-data; name="prompt[image_url]"\r\n\r\nx\r\n' * 2 + b"--b--\r\n",
         b'--b\r\nContent-Disposition: form-data; name="prompt"\r\n\r\n\xff\xfe\r\n--b--\r\n',
     ],
 )

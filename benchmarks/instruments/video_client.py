@@ -90,9 +90,14 @@ class VideoClient:
         """Ask for a video, watch it until it has ended, and download it.
 
         `arrived` is the moment, on the host's clock, from which on its user waits. If `stream`, the live
-        video is received too, as by a player.
+        video is received too, as by a player. A connection that fails makes it an "error".
         """
+        try:
+            return self._watch(form, arrived, stream)
+        except (OSError, HTTPException):
+            return Seen("error")
 
+    def _watch(self, form: Form, arrived: float, stream: bool) -> Seen:
         def waited() -> float:
             return perf_counter() - arrived
 

@@ -17,6 +17,7 @@ from threading import Event
 from typing import Any
 
 from animate_rt import Job, Service
+from animate_rt.runtime.service.http.auth import Guard
 from animate_rt.runtime.service.http.failures import add_handlers
 from animate_rt.runtime.service.http.uploads import UploadLimits
 from animate_rt.runtime.service.http.videos import Videos
@@ -27,6 +28,7 @@ from ray import serve
 CLIPS = 2  # of a replica: one is denoised while the other prepares, decodes and encodes
 app = FastAPI()
 add_handlers(app)
+app.add_middleware(Guard, tokens=(), open_paths=())  # pages of other sites cannot use it
 
 
 @serve.deployment(
@@ -41,6 +43,10 @@ class Clips:
         self.service.ready.wait()
         self.check_health()
         self.videos = Videos(self.service, UploadLimits(), Event())
+
+    def __del__(self) -> None:
+        """Ray calls this when it stops a replica."""
+        self.service.close()
 
     def check_health(self) -> None:
         """Ray calls this; a replica that raises is replaced."""

@@ -100,10 +100,14 @@ def plain(value: Any) -> Any:
 
 
 def to_line(job: dict[str, Any]) -> bytes:
-    try:
-        return json.dumps(job, allow_nan=False).encode()
-    except (TypeError, ValueError, RecursionError) as error:
-        raise ConfigError(f"expected numbers, texts and paths, found {quoted(job)}") from error
+    for key, value in job.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{key}: expected a finite number, a text or a path, found {quoted(value)}"
+            ) from error
+    return json.dumps(job).encode()
 
 
 def copy_input(source: Path, folder: Path, key: str) -> str:

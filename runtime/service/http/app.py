@@ -20,11 +20,12 @@ from ..animators import Place
 from ..service import Service
 from ..speed import Work
 from .auth import Guard
+from .descriptions import failures
 from .failures import add_handlers, not_found
 from .prometheus import CONTENT_TYPE, PrometheusMetrics, RequestTimes
 from .static import add_page
 from .uploads import UploadLimits
-from .videos import Videos, failures
+from .videos import Videos
 
 API_PAGE = {  # describes the API and shows no job
     "/docs",
@@ -148,12 +149,12 @@ def seconds_per_frame(place: Place) -> float | None:
 
 def add_health(app: FastAPI, service: Service, metrics: PrometheusMetrics) -> None:
     @app.get("/livez", tags=["operations"])
-    def livez() -> Health:
+    async def livez() -> Health:
         """Whether the process answers."""
         return Health(status="alive")
 
     @app.get("/readyz", tags=["operations"], responses={503: {"model": Health}}, response_model=Health)
-    def readyz() -> Response:
+    async def readyz() -> Response:
         """Whether new jobs are taken."""
         health = Health(status="ready")
         if service.draining:

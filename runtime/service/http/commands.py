@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import inf
 from pathlib import Path
 from threading import Event
 
@@ -139,12 +140,14 @@ def check_positive(options: argparse.Namespace) -> None:
     )
     for name in names:
         value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')}: expected more than 0, found {value:g}")
+        if value is not None and not 0 < value < inf:
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: expected more than 0 and a finite number, found {value:g}"
+            )
     if not 0 <= options.port < 1 << 16:
         raise ConfigError(f"--port: expected 0 to 65535, found {options.port}")
-    if not options.drain_s >= 0:
-        raise ConfigError(f"--drain-s: expected 0 or more, found {options.drain_s:g}")
+    if not 0 <= options.drain_s < inf:
+        raise ConfigError(f"--drain-s: expected 0 or more and a finite number, found {options.drain_s:g}")
 
 
 def open_listener(host: str, port: int, with_token: bool) -> socket.socket:

@@ -27,11 +27,12 @@ def file_answer(
         return Response(status_code=304, headers=headers)
     status = path.stat()
     wanted = request.headers.get("range")
+    other = request.headers.get("if-range") not in (None, f'"{etag}"')  # a part of another file was asked for
     if wanted is not None:
         parts = RANGE.fullmatch(wanted)
-        if parts is None or (parts[2] and int(parts[2]) < int(parts[1])):
+        if parts is None or other or (parts[2] and int(parts[2]) < int(parts[1])):
             del MutableHeaders(scope=request.scope)["range"]
-        elif int(parts[1] or 0) >= status.st_size or parts[3] == "0":
+        elif int(parts[1] or 0) >= status.st_size or int(parts[3] or 1) == 0:
             raise Refused(
                 416,
                 f"range: expected a part of {status.st_size} bytes, found {wanted}",

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -39,7 +40,10 @@ def whole(text: str) -> int:
 def number(text: str) -> float:
     if not NUMBER.fullmatch(text):
         raise ConfigError(f"expected a number, found {quoted(text)}")
-    return float(text)
+    value = float(text)
+    if not isfinite(value):
+        raise ConfigError(f"expected a number below 1e308, found {quoted(text)}")
+    return value
 
 
 def positive(text: str) -> float:

@@ -118,6 +118,7 @@ class Form:
         self.is_encoded = False
         self.file: IO[bytes] | None = None
         self.has_name = False
+        self.num_parts = 0
 
     def callbacks(self) -> Any:
         return {
@@ -133,6 +134,9 @@ class Form:
 
     def begin(self) -> None:
         self.disposition = b""
+        self.num_parts += 1
+        if self.num_parts > MAX_FIELDS:
+            raise Refused(400, f"body: expected at most {MAX_FIELDS} fields, found more")
 
     def end_header(self) -> None:
         if bytes(self.header).lower() == b"content-disposition":
@@ -147,13 +151,14 @@ class Form:
         self.num_bytes = 0
         is_file = b"filename" in options
         self.has_name = bool(options.get(b"filename"))
-        self.target = self.name.removesuffix("[image_url]")
+        file = self.name.removesuffix("[image_url]")
+        self.target = file if file in self.file_limits else self.name
         self.is_encoded = not is_file and self.target in self.file_limits
         texts, files = self.upload.texts, self.upload.files
-        if not self.target or self.target in texts or self.target in files:
+        if not self.name:
+            raise Refused(400, "body: expected a name for each field, found none")
+        if self.target in texts or self.target in files:
             raise Refused(400, f"body: expected each field once, found {quoted(self.target)} again")
-        if len(texts) + len(files) >= MAX_FIELDS:
-            raise Refused(400, f"body: expected at most {MAX_FIELDS} fields, found more")
         if is_file and self.target not in self.file_limits:
             raise Refused(400, f"{quoted(self.name)}: expected a text, found a file", param=self.name)
         if self.target in self.file_limits:
@@ -172,7 +177,7 @@ class Form:
 
     def end(self) -> None:
         if self.file is None:
-            self.upload.texts[self.name] = decoded(self.name, bytes(self.text))
+            self.upload.texts[self.target] = decoded(self.name, bytes(self.text))
             return
         self.close()
         path = self.folder / self.target

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -25,30 +25,19 @@ from ..metrics import REFUSED
 from ..service import Service
 from ..thumbnail import thumbnail
 from .content import file_answer
+from .descriptions import EVENT, EVENTS, MP4, failures, media, polled
 from .events import event_lines, wait_for_end
-from .failures import RETRY_S, ErrorBody, Refused, not_found, refusal_of
+from .failures import RETRY_S, Refused, not_found, refusal_of
 from .form import openapi, read_form
 from .uploads import UploadLimits, receive_form
 from .video import DeletedVideo, Video, VideoList, poll_after_ms, video_of
 
 ABORT_S = 10.0  # how long an answer waits for a job to stop
 MAX_UPLOADS = 16  # at the same time
+MAX_WATCHERS = 256  # events and live videos that are being sent
 MAX_PAGE = 100
 KEY = re.compile(r"[!-~]+")
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-POLL_HEADER = {"openai-poll-after-ms": {"schema": {"type": "integer"}}}
-MP4, EVENTS = "video/mp4", "text/event-stream"
-EVENT = {
-    "type": "object",
-    "properties": {
-        "event": {"const": "status"},
-        "data": {
-            "type": "string",
-            "description": "The Video object as JSON.",
-            "contentMediaType": "application/json",
-        },
-    },
-}
 
 
 class Videos:
@@ -57,7 +46,7 @@ class Videos:
     def __init__(self, service: Service, limits: UploadLimits, closing: Event):
         self.service, self.limits, self.closing = service, limits, closing
         self.sizes = [*service.animators.places]
-        self.num_uploads = 0
+        self.num_uploads = self.num_watchers = 0
         self.submitting = anyio.CapacityLimiter(4)  # threads of their own, as inputs are checked one by one
         self.tasks: set[asyncio.Task[Any]] = set()
 
@@ -112,14 +101,14 @@ class Videos:
             self.events,
             methods=["GET"],
             response_class=StreamingResponse,
-            responses=failures(404) | {200: {"content": {EVENTS: {"schema": EVENT}}}},
+            responses=failures(404, 429) | {200: {"content": {EVENTS: {"schema": EVENT}}}},
         )
         add(
             "/{video_id}/stream",
             self.stream,
             methods=["GET"],
             response_class=StreamingResponse,
-            responses=failures(404) | media(MP4),
+            responses=failures(404, 409, 429) | media(MP4),
         )
         return router
 
@@ -143,6 +132,8 @@ class Videos:
         if status.error is not None:
             raise refusal_of(error_class(status.error.code)(status.error.message))
         if not status.has_ended:
+            if not job.record.idempotency_key:  # nobody could find it after the next start
+                await asyncio.to_thread(job.cancel)
             raise ServiceClosed(
                 f"job {job.id}: expected a finished one, found the server stopping; ask again"
             )
@@ -207,15 +198,35 @@ class Videos:
     async def events(self, video_id: str) -> Response:
         """The Video object now and after every change, as server-sent events, until the job has ended."""
         job = await asyncio.to_thread(self.find, video_id)
-        lines = event_lines(job, self.closing, self.describe)
-        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(lines, headers=headers, media_type=EVENTS)
+        return self.watched(event_lines(job, self.closing, self.describe), EVENTS)
 
     async def stream(self, video_id: str) -> Response:
         """A fragmented mp4 with the frames of a job as they are finished, for players."""
         job = await asyncio.to_thread(self.find, video_id)
+        return self.watched(self.service.live.watch(job), MP4)
+
+    def watched(self, content: AsyncIterator[str | bytes], kind: str) -> StreamingResponse:
+        """An answer that lasts as long as a job. Raises Refused if there are MAX_WATCHERS already."""
+        if self.num_watchers >= MAX_WATCHERS:
+            raise Refused(
+                429,
+                f"server: expected fewer than {MAX_WATCHERS} events and live videos at once, found as many; "
+                "try again",
+                code="queue_full",
+                retryable=True,
+                headers={"retry-after": str(RETRY_S)},
+            )
+
+        async def counted() -> AsyncIterator[str | bytes]:
+            self.num_watchers += 1
+            try:
+                async for part in content:
+                    yield part
+            finally:
+                self.num_watchers -= 1
+
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-        return StreamingResponse(self.service.live.watch(job), headers=headers, media_type=MP4)
+        return StreamingResponse(counted(), headers=headers, media_type=kind)
 
     async def submit(self, request: Request) -> Job:
         """Receive a form and submit its job."""
@@ -262,7 +273,7 @@ class Videos:
                 headers={"retry-after": str(RETRY_S)},
             )
         try:
-            if not key:
+            if key not in service.jobs.by_key:
                 service.intake.check_room()
             if self.num_uploads >= MAX_UPLOADS:
                 raise QueueFull(
@@ -327,17 +338,3 @@ async def disconnected(request: Request) -> None:
     """Wait until the client has left, once the body of its request has been received."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The description of error answers for OpenAPI."""
-    return {status: {"model": ErrorBody} for status in (*statuses, 401, 403)} | {"4XX": {"model": ErrorBody}}
-
-
-def media(*types: str) -> dict[int | str, dict[str, Any]]:
-    """The description of an answer that is a file."""
-    return {200: {"content": {kind: {"schema": {"type": "string", "format": "binary"}} for kind in types}}}
-
-
-def polled() -> dict[int | str, dict[str, Any]]:
-    return {200: {"headers": POLL_HEADER}}

@@ -1,6 +1,6 @@
 // The queue and the clips of the past.
 
-import { json, mediaSource } from "./api.js";
+import { Failure, json, mediaSource, release } from "./api.js";
 import { about, facts, isActive, moment, stateName } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
@@ -70,7 +70,14 @@ export class Clips {
 
   async #more() {
     const ids = [...this.videos.values()].sort(byAge).map((video) => video.id);
-    const { data, has_more: more } = await json(`v1/videos?limit=${PAGE}&order=desc&after=${ids.at(-1)}`);
+    let page;
+    try {
+      page = await json(`v1/videos?limit=${PAGE}&order=desc&after=${ids.at(-1)}`);
+    } catch (error) {
+      if (error instanceof Failure) return; // the button is still there, to try again
+      throw error;
+    }
+    const { data, has_more: more } = page;
     this.older = true;
     for (const video of data) this.#take(video);
     $("more").hidden = !more;
@@ -85,6 +92,10 @@ export class Clips {
       if (this.videos.has(id)) continue;
       row.remove();
       this.rows.delete(id);
+      release(row.querySelector("img").src);
+      release(this.pictures.get(id));
+      this.pictures.delete(id);
+      this.thumbnails.delete(id);
     }
   }
 

@@ -27,7 +27,8 @@ export async function playLive(video, path, seconds, signal) {
         await receive(video, path, seconds, signal);
         return;
       } catch (error) {
-        if (signal.aborted || error.status) return; // the server has no stream; the finished clip follows
+        // The server has no stream, or the browser no room for it; the finished clip follows.
+        if (signal.aborted || error.status || error.name === "QuotaExceededError") return;
         await pause(failures, signal);
       }
     }
