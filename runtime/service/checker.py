@@ -58,12 +58,17 @@ class Examined(NamedTuple):
 
 
 class Checker:
-    """Checks one job at a time. The process is started when it is first needed."""
+    """Checks one job at a time. The process is started when it is needed, or by `start` before that."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
         self.lock = Lock()
         self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start the process, so that the first job need not wait for it."""
+        with self.lock:
+            self._started()
 
     def examine(self, job_list: Path) -> Examined:
         """Check the shot of a job list of one line, and tell the length of its clip.

@@ -17,6 +17,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 from types import TracebackType
@@ -255,6 +256,8 @@ class Service:
 
     def _keep_house(self) -> None:
         """Load and warm up the bundles that fit, then remove what has expired from time to time."""
+        with suppress(OSError):  # then the first job tries again
+            self.checker.start()
         for place in self.animators.places.values():
             if self.draining or not self.animators.fits(place):
                 break
