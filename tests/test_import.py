@@ -67,6 +67,7 @@ ALLOWED = {
     "export": {"engines", *GROUND},
     "runtime.media": GROUND,
     "runtime.poses": {"runtime.media", "engines", *GROUND},
+    "runtime.marks": {"runtime.poses", "runtime.media", "engines", *GROUND},
     "runtime.streams": {"engines", *GROUND},
     "runtime.clip": {"runtime.media", "runtime.streams", "engines", *GROUND},
     "runtime.animator": {"runtime.clip", "runtime.media", "runtime.streams", "engines", *GROUND},
