@@ -43,6 +43,9 @@ from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
 from .runtime.media.pose_sequence import PoseSequence
+from .runtime.marks.detection import Detection, detect
+from .runtime.marks.marks import Marks
+from .runtime.marks.watermark import Payload
 from .runtime.media.writer import FrameWriter, open_writer
 from .runtime.poses.driving import open_poses
 from .runtime.poses.formats.reading import read_keypoints
@@ -65,6 +68,7 @@ __all__ = [
     "ClipRequest",
     "ConfigError",
     "DeadlineMissed",
+    "Detection",
     "DeviceError",
     "FrameWriter",
     "Frames",
@@ -74,8 +78,10 @@ __all__ = [
     "JobStatus",
     "KeyReused",
     "Keypoints",
+    "Marks",
     "OutOfMemory",
     "OutputError",
+    "Payload",
     "PoseSequence",
     "Progress",
     "QueueFull",
@@ -84,6 +90,7 @@ __all__ = [
     "ServiceClosed",
     "Snapshot",
     "SnapshotSink",
+    "detect",
     "open_poses",
     "open_writer",
     "read_keypoints",
