@@ -42,10 +42,10 @@ from .runtime.clip.frames import Frames
 from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
-from .runtime.media.pose_sequence import PoseSequence
 from .runtime.marks.detection import Detection, detect
 from .runtime.marks.marks import Marks
 from .runtime.marks.watermark import Payload
+from .runtime.media.pose_sequence import PoseSequence
 from .runtime.media.writer import FrameWriter, open_writer
 from .runtime.poses.driving import open_poses
 from .runtime.poses.formats.reading import read_keypoints

@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from ...atomic import atomic, unwritable
 from ...engines.files import digest_of, hashed
@@ -62,6 +62,7 @@ class PartialClip:
         is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
         check: Callable[[], None] = lambda: None,
         pause: Callable[[], bool] = lambda: False,
+        finish: Callable[[Path], None] = lambda _path: None,
     ):
         """`previews` are the paths of the contact sheet and the overlay, by name.
 
@@ -69,11 +70,13 @@ class PartialClip:
 
         Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`. `check` is
         called before a frame or snapshot is kept, and raises an error if it may be wrong. Once `pause`
-        returns True, the next snapshot is saved as soon as possible, and Paused is raised after it.
+        returns True, the next snapshot is saved as soon as possible, and Paused is raised after it. `finish`
+        adds what belongs into the file of each frame that is published.
         """
         self.output, self.digest = output, digest
         self.target, self.previews = output.path, previews or {}
         self.frame_shape, self.is_right, self.check, self.pause = frame_shape, is_right, check, pause
+        self.finish = finish
         state = digest_of({"request": digest, "inputs": inputs})
         self.path = self.target.with_name(f".{self.target.name}.{state[:16]}.partial")
         # Named as a leftover, so that the next run removes the one of a process that was killed.
@@ -174,8 +177,8 @@ class PartialClip:
         """Where a preview is written before it is published."""
         return self.path / FILES[name]
 
-    def publish(self, num_frames: int, about: str) -> None:
-        """Publish the previews, and a result of so many frames. `about` is the shot's name.
+    def publish(self, num_frames: int, about: str, marks: dict[str, Any] | None = None) -> None:
+        """Publish the previews, and a result of so many frames, with these marks. `about` is the shot's name.
 
         PNGs are published as links to the frames, so that other processes do not miss them.
         """
@@ -192,7 +195,9 @@ class PartialClip:
                 self._link(files)
         except OSError as error:
             raise unwritable(self.target, error) from error
-        sidecar = Sidecar(digest=self.digest, files=files, frames=num_frames, shot=about, **previews)
+        sidecar = Sidecar(
+            digest=self.digest, files=files, frames=num_frames, shot=about, marks=marks, **previews
+        )
         self.output.publish(self.path, sidecar)
 
     def recover(self) -> None:
@@ -263,6 +268,8 @@ class PartialClip:
         for index, frame in enumerate(frames, start=self.num_frames):
             with atomic(self.frame(index), self._temporary()) as temporary:
                 self.output.save(temporary, frame)
+                if not self.output.video:
+                    self.finish(temporary)
 
     def _temporary(self) -> Path:
         # Not in the folder of frames, which holds frames only.
