@@ -34,6 +34,7 @@ from .errors import (
     OutOfMemory,
     OutputError,
     QueueFull,
+    Refused,
     Rejected,
     ServiceClosed,
 )
@@ -85,6 +86,7 @@ __all__ = [
     "PoseSequence",
     "Progress",
     "QueueFull",
+    "Refused",
     "Rejected",
     "Service",
     "ServiceClosed",

@@ -262,6 +262,7 @@ def test_the_public_names() -> None:
         "PoseSequence",
         "Progress",
         "QueueFull",
+        "Refused",
         "Rejected",
         "Service",
         "ServiceClosed",

@@ -1,4 +1,4 @@
-"""The command `detect`, and the options of commands that mark what they make."""
+"""The commands `detect` and `consent`, and the options of commands that mark what they make."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
+
 from ...console import Commands, Console, add_command, complain
 from ...errors import InputError
-from ...text import one_line
+from ...text import escaped, one_line, quoted
+from ..media.picture import read_picture
+from .consent import SHOWN, Consent, ConsentList
 from .detection import detect as detect_marks
 from .marks import MarkOptions
 
@@ -25,6 +29,26 @@ def add_commands(commands: Commands) -> None:
         "are, 1 if one is not, 2 if one cannot be read",
     )
     command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="picture or video")
+
+    purpose = "keep a list of references whose persons agreed to be animated"
+    consent = commands.add_parser("consent", help=purpose, description=purpose)
+    kinds = consent.add_subparsers(required=True, metavar="WHAT")
+    command = add_command(kinds, add, "add a reference; it is recorded by digest, the picture is not kept")
+    add_list(command)
+    command.add_argument("picture", type=Path, metavar="IMAGE", help="the reference")
+    command.add_argument("--who", required=True, metavar="NAME", help="who agreed")
+    command.add_argument("--until", default="", metavar="DAY", help="last day, as 2027-06-30 (default: none)")
+    command = add_command(kinds, revoke, "end the consent for a reference and its copies today")
+    add_list(command)
+    command.add_argument("picture", type=Path, metavar="IMAGE", help="the reference")
+    purpose = "show the list: digest, from, until, revoked, who"
+    command = kinds.add_parser("list", help=purpose, description=purpose)
+    command.set_defaults(run=list_consents)
+    add_list(command)
+
+
+def add_list(command: argparse.ArgumentParser) -> None:
+    command.add_argument("list", type=Path, metavar="LIST", help="file of the list (JSON lines)")
 
 
 def add_marks(command: argparse.ArgumentParser) -> None:
@@ -83,3 +107,25 @@ def detect(options: argparse.Namespace, console: Console) -> int:
         complain(found.line())
         status = max(status, MARKED if found.marked else UNMARKED)
     return status
+
+
+def add(options: argparse.Namespace, _console: Console) -> None:
+    picture = np.asarray(read_picture(options.picture))
+    print(row(ConsentList(options.list).add(picture, options.who, options.until)))
+
+
+def revoke(options: argparse.Namespace, _console: Console) -> None:
+    ended = ConsentList(options.list).revoke(np.asarray(read_picture(options.picture)))
+    if not ended:
+        raise InputError(f"{quoted(str(options.picture))}: expected a reference on the list, found another")
+    print("\n".join(map(row, ended)))
+
+
+def list_consents(options: argparse.Namespace, _console: Console) -> None:
+    for consent in ConsentList(options.list).read():
+        print(row(consent))
+
+
+def row(consent: Consent) -> str:
+    until, revoked = consent.until or "no end", consent.revoked and f"  revoked {consent.revoked}"
+    return f"{consent.digest[:SHOWN]}  {consent.given} to {until}{revoked}  {escaped(consent.who)}"
