@@ -17,6 +17,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
@@ -62,7 +63,6 @@ class PartialClip:
         is_right: Callable[[Snapshot], bool] = lambda _snapshot: True,
         check: Callable[[], None] = lambda: None,
         pause: Callable[[], bool] = lambda: False,
-        finish: Callable[[Path], None] = lambda _path: None,
     ):
         """`previews` are the paths of the contact sheet and the overlay, by name.
 
@@ -70,13 +70,11 @@ class PartialClip:
 
         Nor are frames of another shape than (H, W, 3), or a snapshot that is not `is_right`. `check` is
         called before a frame or snapshot is kept, and raises an error if it may be wrong. Once `pause`
-        returns True, the next snapshot is saved as soon as possible, and Paused is raised after it. `finish`
-        adds what belongs into the file of each frame that is published.
+        returns True, the next snapshot is saved as soon as possible, and Paused is raised after it.
         """
         self.output, self.digest = output, digest
         self.target, self.previews = output.path, previews or {}
         self.frame_shape, self.is_right, self.check, self.pause = frame_shape, is_right, check, pause
-        self.finish = finish
         state = digest_of({"request": digest, "inputs": inputs})
         self.path = self.target.with_name(f".{self.target.name}.{state[:16]}.partial")
         # Named as a leftover, so that the next run removes the one of a process that was killed.
@@ -134,9 +132,18 @@ class PartialClip:
     def frame(self, index: int) -> Path:
         return self.frames / self.output.frame_name(index)
 
-    def write(self, frames: Iterator[Frame], shape: tuple[int, int, int]) -> Generator[Frame, None, None]:
-        """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread."""
-        with FrameWriter(self.target, shape, self._save) as self.writer:
+    def write(
+        self,
+        frames: Iterator[Frame],
+        shape: tuple[int, int, int],
+        finish: Callable[[Path], None] = lambda _path: None,
+    ) -> Generator[Frame, None, None]:
+        """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread.
+
+        `finish` adds what else belongs into the file of a frame that is published.
+        """
+        save = partial(self._save, finish)
+        with FrameWriter(self.target, shape, save) as self.writer:
             for frame in frames:
                 self.check()
                 self.writer.write(frame)
@@ -264,12 +271,12 @@ class PartialClip:
         except OSError as error:
             raise unwritable(path, error) from error
 
-    def _save(self, frames: Iterator[Frame]) -> None:
+    def _save(self, finish: Callable[[Path], None], frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):
             with atomic(self.frame(index), self._temporary()) as temporary:
                 self.output.save(temporary, frame)
                 if not self.output.video:
-                    self.finish(temporary)
+                    finish(temporary)
 
     def _temporary(self) -> Path:
         # Not in the folder of frames, which holds frames only.

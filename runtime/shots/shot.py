@@ -25,7 +25,7 @@ from ..clip.clip import latent_shape
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
-from ..marks.marks import MarkOptions, Marks
+from ..marks.marks import MarkOptions
 from ..media.frame_range import FrameRange
 from ..media.picture import read_picture, write_png
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
@@ -36,7 +36,7 @@ from .conflicts import ReadFiles
 from .driven_poses import has_keypoints, models_digest, open_driven, sound_of
 from .frame_range import frame_range, open_frames
 from .inputs import Inputs
-from .kept_files import is_of_clip, read_png
+from .kept_files import NotOfThisClip, is_of_clip, read_png
 from .loaded_bundle import check_unchanged
 from .marking import marks_of
 from .output import VIDEO, Output
@@ -132,10 +132,6 @@ class Shot:
             "audio": self.audio,
         }
 
-    def made_marks(self, bundle: Bundle, digest: str) -> Marks:
-        """The marks of the result; the digest is that of the request. Raises ConfigError."""
-        return marks_of(self.marks, bundle, self.options, self.reference, self.pose, digest)
-
     def read_inputs(self) -> Inputs:
         """Read and hash the input files. Raises InputError."""
         keypoints = self.driving.reference_keypoints if self.driving else None
@@ -172,10 +168,6 @@ class ShotResult(NamedTuple):
 
     num_kept: int  # finished by earlier processes
     num_frames: int  # in total
-
-
-class NotOfThisClip(RuntimeError):
-    """The kept files led to another number of frames than the clip has."""
 
 
 def is_done(shot: Shot, digest: str) -> bool:
@@ -287,7 +279,6 @@ def partial_clip(
         digest,
         shot.previews,
         inputs=inputs.state(),
-        finish=shot.made_marks(animator.bundle, digest).finish,
         frame_shape=(bucket.height, bucket.width, 3),
         is_right=is_right,
         check=lambda: check_unchanged(animator.bundle),
@@ -321,9 +312,9 @@ def render(
         snapshots=partial,
     )
     rate, sound = shot.frame_rate(pose), None
-    marks = shot.made_marks(animator.bundle, partial.digest)
+    marks = marks_of(shot.marks, animator.bundle, shot.options, shot.reference, shot.pose, partial.digest)
     marked = map(marks.marker(bucket.width, bucket.height), frames)  # kept frames are marked too
-    with closing(partial.write(marked, (bucket.height, bucket.width, 3))) as new:
+    with closing(partial.write(marked, (bucket.height, bucket.width, 3), marks.finish)) as new:
         if shot.output.video:
             all_frames = chain(partial.read(), new)
             if shot.driving and shot.audio:
