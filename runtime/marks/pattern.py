@@ -26,8 +26,9 @@ from .watermark import Payload, Reading, chance, right_bits
 GRID = 96  # cells along each side of the pattern, which repeats beyond them
 SMALLEST = 2.0  # pixels of a cell: in small frames they are not made smaller
 BITS = 32
-# Root mean square of what is added, of 255 levels: in flat parts, at most, and how much of the detail there.
-FAINT, STRONG, SHARE = 1.2, 3.0, 0.5
+# Root mean square of what is added, of 255 levels: in flat parts, at most, and its growth with the detail.
+# The detail is a mean of square roots, as a single edge in a flat part hides nothing.
+FAINT, STRONG, SHARE = 1.3, 3.0, 0.8
 SYNC = 2.5  # weight of the pattern without a bit
 SIGNS = b"animate-rt pattern 1"  # what the random signs are made from
 NEAR = 1.5  # levels of detail below which it is not amplified further
@@ -48,7 +49,7 @@ class Pattern:
 
         def mark(frame: Frame) -> Frame:
             fine = details(averages(luma(frame), cell))
-            strength = np.clip(FAINT + SHARE * np.sqrt(smooth(fine * fine, 2)), FAINT, STRONG)
+            strength = np.clip(FAINT + SHARE * smooth(np.sqrt(np.abs(fine)), 2) ** 2, FAINT, STRONG)
             grain = np.rint(added * enlarged(strength, width, height))
             return np.asarray(np.clip(frame + grain[..., None], 0, 255), np.uint8)
 
