@@ -43,8 +43,10 @@ from .runtime.clip.frames import Frames
 from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
+from .runtime.marks.consent import ConsentList
 from .runtime.marks.detection import Detection, detect
-from .runtime.marks.marks import Marks
+from .runtime.marks.marks import MarkOptions, Marks
+from .runtime.marks.policy import Policy
 from .runtime.marks.watermark import Payload
 from .runtime.media.pose_sequence import PoseSequence
 from .runtime.media.writer import FrameWriter, open_writer
@@ -68,6 +70,7 @@ __all__ = [
     "ClipOptions",
     "ClipRequest",
     "ConfigError",
+    "ConsentList",
     "DeadlineMissed",
     "Detection",
     "DeviceError",
@@ -79,10 +82,12 @@ __all__ = [
     "JobStatus",
     "KeyReused",
     "Keypoints",
+    "MarkOptions",
     "Marks",
     "OutOfMemory",
     "OutputError",
     "Payload",
+    "Policy",
     "PoseSequence",
     "Progress",
     "QueueFull",

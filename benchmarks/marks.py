@@ -1,8 +1,9 @@
-"""The watermark measured: python -m animate_rt.benchmarks.marks RESULT.json [--clips 100] [--models DIR]
+"""The watermark measured: python -m animate_rt.benchmarks.marks RESULT.json [--demo BUNDLE] [--mid BUNDLE]
 
-How faint it is, what it survives, how often it is seen where it is not, and what it costs. With the networks
-of `animate-rt models fetch rivagan`, the same for RivaGAN on fewer clips. Clips are drawn scenes, which have
-no noise that could hide a pattern, and still photographs of scikit-image.
+How faint it is, what it survives, how often it is seen where it is not, and what it costs beside a clip of
+the bundle that is given with --mid. With the networks of `animate-rt models fetch rivagan`, the same for
+RivaGAN on some of the clips. Clips are drawn scenes, which have no noise that could hide a pattern, still
+photographs of scikit-image, and the demo.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from statistics import median
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..errors import InputMissing
+from ..runtime.animator import Animator
+from ..runtime.clip.options import ClipOptions
 from ..runtime.marks.pattern import Pattern
 from ..runtime.marks.rivagan import RivaGAN
 from ..runtime.marks.watermark import THRESHOLD, Payload, Watermark
 from ..runtime.media.picture import Frame, fit
 from .instruments.accuracy import compare_frames
 from .puppets.world.scene import Scene
-from .reporting.result import Result, read_result
+from .reporting.result import Result
+from .workload import Workload
 
 FRAMES, SIDES = 24, (256, 128, 512)  # most clips have the first side
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-RESULTS = Path(__file__).parent / "results"
-FEW = 12  # clips for RivaGAN
+DEMO = Path(__file__).parents[1] / "weights" / "demo"
+MID_FRAMES, MID_STEPS = 16, 10  # as in results/clip-mid-*.json
+FEW = 6  # scenes for RivaGAN, which takes long
 Change = Callable[[list[Frame]], list[Frame]]
 
 
@@ -43,29 +48,36 @@ def main() -> None:
     parser.add_argument("result", type=Path)
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--unmarked", type=int, default=1000)
-    parser.add_argument("--models", type=Path)
+    parser.add_argument("--demo", type=Path, metavar="BUNDLE", help="the demo's bundle")
+    parser.add_argument("--mid", type=Path, metavar="BUNDLE", help="a bundle to measure the cost beside")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="where RivaGAN's networks are")
     parser.add_argument("--picture", type=Path, help="write frame, marked frame and difference x 10")
     given = parser.parse_args()
     os.environ.setdefault("SVT_LOG", "1")  # errors only
     if given.picture:
         Image.fromarray(before_and_after()).save(given.picture)
-    results: dict[str, Any] = {"pattern": measure(Pattern(), given.clips), "cost": cost(Pattern())}
+    demo = demo_clip(given.demo) if given.demo else []
+    results: dict[str, Any] = {"pattern": measure(Pattern(), given.clips, demo)}
     results["unmarked"] = unmarked(given.unmarked)
+    clip_s = clip_seconds(given.mid) if given.mid else None
+    results["cost"] = cost(Pattern(), clip_s)
     try:
         rivagan = RivaGAN(given.models)
     except InputMissing as error:
         print(error, file=sys.stderr)
     else:
-        results["rivagan"] = measure(rivagan, min(FEW, given.clips))
-        results["rivagan_cost"] = cost(rivagan)
+        results["rivagan"] = measure(rivagan, min(FEW, given.clips), demo)
+        results["rivagan_cost"] = cost(rivagan, clip_s)
     workload = {"clips": given.clips, "frames": FRAMES, "sides": SIDES, "threshold": THRESHOLD}
     result = Result(kind="marks", workload=workload, results=results)
     result.write(given.result)
     print(json.dumps(results, indent=1))
 
 
-def clips(count: int) -> Iterator[tuple[str, list[Frame]]]:
-    """Clips by name: drawn scenes, two tenths of them of another size, and photographs that do not move."""
+def clips(count: int, demo: list[Frame]) -> Iterator[tuple[str, list[Frame]]]:
+    """Clips by kind: drawn scenes, two tenths of them of another size, photographs that do not move, demo."""
+    if demo:
+        yield "demo", demo
     for seed in range(count):
         side = {8: SIDES[1], 9: SIDES[2]}.get(seed % 10, SIDES[0])
         scene = Scene("held-out", seed, side)
@@ -75,6 +87,11 @@ def clips(count: int) -> Iterator[tuple[str, list[Frame]]]:
             f"photograph {name}",
             [np.asarray(picture.resize((256, 384), Image.Resampling.LANCZOS))] * FRAMES,
         )
+
+
+def demo_clip(bundle: Path) -> list[Frame]:
+    with Animator.load(bundle) as animator:
+        return list(animator.animate(DEMO / "reference.png", DEMO / "pose"))[:FRAMES]
 
 
 def photographs() -> Iterator[tuple[str, Image.Image]]:
@@ -90,21 +107,25 @@ def photographs() -> Iterator[tuple[str, Image.Image]]:
             print(f"{name}: {error}", file=sys.stderr)
 
 
-def measure(watermark: Watermark, count: int) -> dict[str, Any]:
+def measure(watermark: Watermark, count: int, demo: list[Frame]) -> dict[str, Any]:
     """How faint a mark is, and how many of the clips keep all 32 bits after each change."""
     quality: list[dict[str, Any]] = []
+    kinds: dict[str, list[float]] = {}
+    bits: dict[str, list[int]] = {name: [] for name in CHANGES}
     whole: dict[str, list[bool]] = {name: [] for name in CHANGES}
     found: dict[str, list[bool]] = {name: [] for name in CHANGES}
     lost: dict[str, set[str]] = {name: set() for name in CHANGES}
-    for number, (name, plain) in enumerate(clips(count)):
+    for number, (name, plain) in enumerate(clips(count, demo)):
         payload = Payload.of(f"clip {number}")
         height, width = plain[0].shape[:2]
         marked = list(map(watermark.marker(width, height, payload), plain))
         quality.append(compare_frames(marked, plain))
+        kinds.setdefault(name.split()[0], []).append(quality[-1]["psnr_db"])
         for change, apply in CHANGES.items():
             reading = watermark.read(apply(marked))
             whole[change].append(reading.payload == payload)
             found[change].append(reading.found)
+            bits[change].append(sum(a == b for a, b in zip(reading.payload.bits, payload.bits, strict=True)))
             if reading.payload != payload:
                 lost[change].add(name)
         print(f"{watermark.name}: {number + 1} clips", file=sys.stderr, flush=True)
@@ -112,6 +133,7 @@ def measure(watermark: Watermark, count: int) -> dict[str, Any]:
     return {
         "clips": len(quality),
         "psnr_db": {"median": median(decibels), "least": min(decibels)},
+        "psnr_db_by_kind": {kind: {"median": median(v), "least": min(v)} for kind, v in kinds.items()},
         "ssim": {"median": median(q["ssim"] for q in quality), "least": min(q["ssim"] for q in quality)},
         "flicker": {
             "median": median(q["flicker"] for q in quality),
@@ -119,6 +141,7 @@ def measure(watermark: Watermark, count: int) -> dict[str, Any]:
         },
         "recovered": {name: share(values) for name, values in whole.items()},
         "found": {name: share(values) for name, values in found.items()},
+        "right_bits": {name: sum(values) / len(values) for name, values in bits.items()},
         "lost": {name: sorted(names) for name, names in lost.items() if names},
     }
 
@@ -224,22 +247,37 @@ def plain(number: int) -> list[Frame]:
     ]
 
 
-def cost(watermark: Watermark) -> dict[str, Any]:
-    """Milliseconds per frame, and the share of a clip of the size `mid` (results/clip-mid-*.json)."""
-    frames = [Scene("held-out", 1, 256).frame(index) for index in range(4)]
-    mark = watermark.marker(256, 256, Payload(1))
-    seconds = []
-    for round_ in range(9):
-        began = perf_counter()
-        for frame in frames:
-            mark(frame)
-        if round_:  # the first warms up
-            seconds.append((perf_counter() - began) / len(frames))
-    found: dict[str, Any] = {"ms_per_frame_256": 1000 * median(seconds)}
-    for path in sorted(RESULTS.glob("clip-mid-*.json")):
-        clip = read_result(path)
-        times = next(iter(clip.samples.values()))
-        found[f"share_of_{path.stem}"] = clip.workload["frames"] * median(seconds) / median(times)
+def clip_seconds(bundle: Path) -> float:
+    """CPU seconds per frame of a clip."""
+    with Animator.load(bundle) as animator:
+        bucket = animator.bundle.manifest.bucket
+        options = ClipOptions(steps=MID_STEPS, guidance_scale=3.5)
+        workload = Workload(bucket=bucket, frames=MID_FRAMES, options=options)
+        times = []
+        for clip in range(2):  # the first warms up
+            began = process_time()
+            for _ in workload.animate(animator, clip, workload.pictures(clip)):
+                pass
+            times.append(process_time() - began)
+    return times[-1] / MID_FRAMES
+
+
+def cost(watermark: Watermark, clip_s: float | None) -> dict[str, Any]:
+    """CPU milliseconds per frame of 256 x 256 and 512 x 768, and as a share of a clip's of 256 x 256."""
+    found: dict[str, Any] = {}
+    for width, height in ((256, 256), (512, 768)):
+        frames = [fit(Image.fromarray(Scene("held-out", 1, 256).frame(i)), width, height) for i in range(4)]
+        mark = watermark.marker(width, height, Payload(1))
+        seconds = []
+        for round_ in range(9):
+            began = process_time()
+            for frame in frames:
+                mark(frame)
+            if round_:  # the first warms up
+                seconds.append((process_time() - began) / len(frames))
+        found[f"cpu_ms_per_frame_{width}x{height}"] = 1000 * median(seconds)
+        if clip_s is not None and width == 256:
+            found |= {"clip_cpu_ms_per_frame": 1000 * clip_s, "share_of_clip": median(seconds) / clip_s}
     return found
 
 

@@ -28,7 +28,10 @@ SMALLEST = 2.0  # pixels of a cell: in small frames they are not made smaller
 BITS = 32
 # Root mean square of what is added, of 255 levels: in flat parts, at most, and its growth with the detail.
 # The detail is a mean of square roots, as a single edge in a flat part hides nothing.
-FAINT, STRONG, SHARE = 1.3, 3.0, 0.8
+FAINT, STRONG, SHARE = 1.2, 3.0, 0.8
+# These are for cells of 2.7 pixels. Codecs keep larger cells better and smaller ones worse, so the strength
+# goes with the inverse of the size, within these bounds.
+CELL, LEAST, MOST = 2.7, 0.6, 1.2
 SYNC = 2.5  # weight of the pattern without a bit
 SIGNS = b"animate-rt pattern 1"  # what the random signs are made from
 NEAR = 1.5  # levels of detail below which it is not amplified further
@@ -46,6 +49,7 @@ class Pattern:
 
     def marker(self, width: int, height: int, payload: Payload) -> Callable[[Frame], Frame]:
         added, cell = pattern(width, height, payload), cell_size(width, height)
+        added *= min(MOST, max(LEAST, CELL / cell))
 
         def mark(frame: Frame) -> Frame:
             fine = details(averages(luma(frame), cell))

@@ -1,9 +1,9 @@
 """What a service may make: a policy looks at the reference before a clip begins, and at frames of it.
 
-A server calls it in the thread that takes a request:
+A service (runtime/service/) asks it:
 
-    policy.check_reference(picture, {"user": ..., "seed": ...})    before anything is written
-    policy.check_frames(frames)                                    with frames as they are finished
+    policy.check_reference(picture, {"size": "512x768", "seed": 42, ...})    before a job is accepted
+    policy.check_frames(frames)                                              before they are given away
 
 Both raise Refused, which a server answers with HTTP 403 and its code. Logs name a picture by its digest only.
 """
@@ -11,6 +11,8 @@ Both raise Refused, which a server answers with HTTP 403 and its code. Logs name
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
@@ -44,13 +46,16 @@ def picture_digest(picture: Frame) -> str:
 
 
 def load_policy(name: str) -> Policy:
-    """The policy of that name, MODULE:OBJECT; its module is imported, which runs its code.
+    """The policy of that name, MODULE:OBJECT; its module is imported, which runs its code. It may be in the
+    current folder.
 
     OBJECT is a policy, or a class or function that returns one without arguments. Raises ConfigError.
     """
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ConfigError(f"--policy: expected MODULE:OBJECT, found {quoted(name)}")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that no file of it takes the place of another module
     try:
         found = getattr(import_module(module), attribute)
         policy = found if isinstance(found, Policy) and not isinstance(found, type) else found()
