@@ -7,8 +7,8 @@
             ...
 
 `open_poses` draws the skeletons of a video of a person, or of keypoints, which `read_keypoints` and
-`write_keypoints` keep in files. `Service` makes clips for many callers; it is imported when it
-is first used.
+`write_keypoints` keep in files. `Service` makes clips for many callers. `open_writer(marks=Marks(...))` marks
+a file as generated, and `detect` tells whether one is.
 
 To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
@@ -43,11 +43,6 @@ from .runtime.clip.frames import Frames
 from .runtime.clip.options import ClipOptions
 from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
-from .runtime.marks.consent import ConsentList
-from .runtime.marks.detection import Detection, detect
-from .runtime.marks.marks import MarkOptions, Marks
-from .runtime.marks.policy import Policy
-from .runtime.marks.watermark import Payload
 from .runtime.media.pose_sequence import PoseSequence
 from .runtime.media.writer import FrameWriter, open_writer
 from .runtime.poses.driving import open_poses
@@ -56,6 +51,11 @@ from .runtime.poses.formats.writing import write_keypoints
 from .runtime.poses.keypoints import Keypoints
 
 if TYPE_CHECKING:
+    from .runtime.marks.consent import ConsentList
+    from .runtime.marks.detection import Detection, detect
+    from .runtime.marks.marks import MarkOptions, Marks
+    from .runtime.marks.policy import Policy
+    from .runtime.marks.watermark import Payload
     from .runtime.service import ClipRequest, Job, JobStatus, Service
 
 __all__ = [
@@ -105,10 +105,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the service's names when they are first used: most programs need only the animator."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .runtime import service
+# Names that are imported when they are first used, as most programs need only the animator.
+LATER = {
+    **dict.fromkeys(("ClipRequest", "Job", "JobStatus", "Service"), "service"),
+    "ConsentList": "marks.consent",
+    **dict.fromkeys(("Detection", "detect"), "marks.detection"),
+    **dict.fromkeys(("MarkOptions", "Marks"), "marks.marks"),
+    "Payload": "marks.watermark",
+    "Policy": "marks.policy",
+}
 
-    return getattr(service, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".runtime.{LATER[name]}", __name__), name)
