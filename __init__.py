@@ -7,8 +7,8 @@
             ...
 
 `open_poses` draws the skeletons of a video of a person, or of keypoints, which `read_keypoints` and
-`write_keypoints` keep in files. `Service` makes clips for many callers; it is imported when it
-is first used.
+`write_keypoints` keep in files. `Service` makes clips for many callers. `open_writer(marks=Marks(...))` marks
+a file as generated, and `detect` tells whether one is.
 
 To make a bundle, run `animate-rt build` or call `animate_rt.export.build_bundle`; both need torch.
 """
@@ -34,6 +34,7 @@ from .errors import (
     OutOfMemory,
     OutputError,
     QueueFull,
+    Refused,
     Rejected,
     ServiceClosed,
 )
@@ -50,6 +51,11 @@ from .runtime.poses.formats.writing import write_keypoints
 from .runtime.poses.keypoints import Keypoints
 
 if TYPE_CHECKING:
+    from .runtime.marks.consent import ConsentList
+    from .runtime.marks.detection import Detection, detect
+    from .runtime.marks.marks import MarkOptions, Marks
+    from .runtime.marks.policy import Policy
+    from .runtime.marks.watermark import Payload
     from .runtime.service import ClipRequest, Job, JobStatus, Service
 
 __all__ = [
@@ -64,7 +70,9 @@ __all__ = [
     "ClipOptions",
     "ClipRequest",
     "ConfigError",
+    "ConsentList",
     "DeadlineMissed",
+    "Detection",
     "DeviceError",
     "FrameWriter",
     "Frames",
@@ -74,16 +82,22 @@ __all__ = [
     "JobStatus",
     "KeyReused",
     "Keypoints",
+    "MarkOptions",
+    "Marks",
     "OutOfMemory",
     "OutputError",
+    "Payload",
+    "Policy",
     "PoseSequence",
     "Progress",
     "QueueFull",
+    "Refused",
     "Rejected",
     "Service",
     "ServiceClosed",
     "Snapshot",
     "SnapshotSink",
+    "detect",
     "open_poses",
     "open_writer",
     "read_keypoints",
@@ -91,10 +105,20 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import the service's names when they are first used: most programs need only the animator."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .runtime import service
+# Names that are imported when they are first used, as most programs need only the animator.
+LATER = {
+    **dict.fromkeys(("ClipRequest", "Job", "JobStatus", "Service"), "service"),
+    "ConsentList": "marks.consent",
+    **dict.fromkeys(("Detection", "detect"), "marks.detection"),
+    **dict.fromkeys(("MarkOptions", "Marks"), "marks.marks"),
+    "Payload": "marks.watermark",
+    "Policy": "marks.policy",
+}
 
-    return getattr(service, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f".runtime.{LATER[name]}", __name__), name)

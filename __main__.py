@@ -14,6 +14,7 @@ from .engines import commands as engines
 from .export import commands as export
 from .runtime.clip import commands as clip
 from .runtime.farm import commands as farm
+from .runtime.marks import commands as marks
 from .runtime.poses import commands as poses
 from .runtime.service.http import commands as service
 from .runtime.shots import commands as shots
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     )
     root.add_argument("--version", action="version", version=f"animate-rt {metadata.version('animate-rt')}")
     commands = root.add_subparsers(required=True, metavar="COMMAND")
-    for area in (export, shots, poses, clip, engines, demo, farm, service, benchmarks):
+    for area in (export, shots, poses, marks, clip, engines, demo, farm, service, benchmarks):
         area.add_commands(commands)
     return root
 

@@ -27,7 +27,8 @@ BAR_WIDTH = 24
 REDRAW_S, LINE_S = 0.1, 30.0  # minimum time between two updates, on a terminal and elsewhere
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
-Run: TypeAlias = "Callable[[argparse.Namespace, Console], None]"
+# A command returns its exit status, or nothing if it can only succeed or raise.
+Run: TypeAlias = "Callable[[argparse.Namespace, Console], int | None]"
 
 
 class Console:
@@ -79,7 +80,7 @@ def run_command(options: argparse.Namespace) -> int:
         try:
             try:
                 with logging_to(console):
-                    options.run(options, console)
+                    status: int | None = options.run(options, console)
                 sys.stdout.flush()  # here, where it can still fail with a status and a message
             finally:
                 console.bar.close()
@@ -89,7 +90,7 @@ def run_command(options: argparse.Namespace) -> int:
                 print_error("\n".join(map(escaped, traceback.format_exc().splitlines())))
             console.failed(failure)
             return failure.status
-    return 0
+    return status or 0
 
 
 def open_output() -> None:

@@ -16,6 +16,7 @@
     |   `-- ClusterError   Ray did not start, did not answer or died: try again
     |-- ShotsFailed        a farm has finished, and some of its shots have failed
     |-- Regressed          a benchmark result is slower than the previous one
+    |-- Refused            a policy does not allow this content
     |-- Rejected           the work was not accepted; nothing was started
     |   |-- QueueFull      a service has as many queued jobs as it takes: try again later
     |   `-- ServiceClosed  a service that is shutting down
@@ -154,6 +155,13 @@ class Regressed(AnimateError):
 
     code = "regressed"
     exit_status = 1
+
+
+class Refused(AnimateError):
+    """Content that a policy does not allow. Its message names pictures by their digest only."""
+
+    code = "content_policy"
+    exit_status = 77
 
 
 class Rejected(AnimateError):

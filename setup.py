@@ -17,6 +17,7 @@ EXPORT = [
 CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]
 FARM = ["ray>=2.59"]
+MARKS = ["c2pa-python>=0.38"]
 HEIC = ["pillow-heif>=0.22"]
 SERVE = [
     "fastapi>=0.120",
@@ -37,6 +38,7 @@ DEV = [
     "openai>=3",
     "httpx>=0.27",
     "schemathesis>=4",
+    *MARKS,
     "openjd-cli>=0.8",
     "hypothesis>=6",
     "pytest>=8",
@@ -79,6 +81,7 @@ setup(
         "farm": FARM,
         "heic": HEIC,
         "serve": SERVE,
+        "marks": MARKS,
         "bench": BENCH,
         "dev": DEV,
     },

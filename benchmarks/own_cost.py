@@ -4,9 +4,10 @@
     library  `Service.submit` until the job has ended, in this process
     http     from the upload until the result is downloaded, from a server in another process
 
-All read the same files and write the same bytes. Turns change places, because shared machines change their
-speed. A difference is the median of those within a turn. Processor time counts what the service adds to the
-clip even where it does not show: threads that work beside the device, and the process that checks inputs.
+All read the same files and write the same bytes, without marks. Turns change places, because shared machines
+change their speed. A difference is the median of those within a turn. Processor time counts what the service
+adds to the clip even where it does not show: threads that work beside the device, and the process that checks
+inputs.
 """
 
 from __future__ import annotations

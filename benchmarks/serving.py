@@ -22,6 +22,7 @@ import numpy as np
 from ..engines.bundle import open_bundle
 from ..errors import ConfigError
 from ..runtime.animator import Animator
+from ..runtime.marks.marks import MarkOptions
 from ..runtime.service.service import Service
 from .instruments import host
 from .instruments.server import serving
@@ -70,7 +71,9 @@ def bench_serve(
             url, server = stack.enter_context(serving(bundle, folder, demand.queue, READY_S, tick))
         client = VideoClient(url, token)
         check_size(client, workload)
-        with Animator(opened) as animator, Service(bundle, spool=folder / "own") as service:
+        unmarked = MarkOptions(watermark=False, metadata=False)
+        own = Service(bundle, spool=folder / "own", marks=unmarked)
+        with own as service, Animator(opened) as animator:
             service.ready.wait()
             cost, samples = own_cost(Turns(animator, service, client, clips, server), demand.rounds, progress)
             cancel = cancel_cost(service, opened, clips, demand.cancelled, progress)

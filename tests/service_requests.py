@@ -8,9 +8,13 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from animate_rt import Animator, ClipRequest, Job, Service, open_writer
+from animate_rt import Animator, ClipRequest, Job, Marks, Payload, Service, open_writer
+from animate_rt.engines.bundle import Bundle
 from animate_rt.runtime.media.pose_sequence import open_pose
+from animate_rt.runtime.service.request import to_line
 from animate_rt.runtime.service.schedule import Entry
+from animate_rt.runtime.service.spool import SHOT
+from animate_rt.runtime.service.workers import read_shot
 
 from .conftest import Case
 
@@ -27,15 +31,24 @@ def short(case: Case, **keys: Any) -> ClipRequest:
     return request(case, frames=case.window, **keys)
 
 
-def truth(bundle: Path, case: Case, path: Path, *, frames: int | None = None, **keys: Any) -> bytes:
-    """The mp4 that an animator and a writer make of the same request."""
+def truth(bundle: Path, case: Case, path: Path, **keys: Any) -> bytes:
+    """The mp4 that an animator and a writer make of the same request, with the marks that a service adds."""
+    options = {"reference": case.reference, "pose": case.pose, "steps": 2} | keys
+    reference, poses = options.pop("reference"), open_pose(options.pop("pose"), options.pop("frames", None))
     with Animator.load(bundle) as animator:
-        poses = open_pose(case.pose, frames)
-        made = animator.animate(case.reference, poses, **{"steps": 2} | keys)
-        with open_writer(path, case.width, case.height, poses.frame_rate or 24) as writer:
+        made = animator.animate(reference, poses, **options)
+        marks = marks_of(animator.bundle, request(case, **keys), path.with_suffix(".request"))
+        with open_writer(path, case.width, case.height, poses.frame_rate or 24, marks=marks) as writer:
             for frame in made:
                 writer.write(frame)
     return path.read_bytes()
+
+
+def marks_of(bundle: Bundle, one: ClipRequest, folder: Path) -> Marks:
+    """The marks of a request's result. `folder` is made for copies of its inputs."""
+    folder.mkdir()
+    (folder / SHOT).write_bytes(to_line(one.write(folder, "job", bundle.path.absolute())))
+    return Marks(Payload.of(read_shot(folder, bundle).digest(bundle)))
 
 
 def is_wanted(job: Job) -> bool:

@@ -20,23 +20,18 @@ from typing import Any
 import animate_rt
 import httpx
 import pytest
-from animate_rt import Animator, open_writer
 
 from .conftest import Case
-from .serving import FRAMES, POSE_MS, Form, pose_file, serving
+from .service_requests import truth
+from .serving import FRAMES, Form, pose_file, serving
 
 EXAMPLES = Path(animate_rt.__file__).parent / "docs" / "examples"
 REPLICAS = 2
 
 
-def truth(bundle: Path, case: Case, folder: Path) -> bytes:
+def made_by_hand(bundle: Path, case: Case, folder: Path) -> bytes:
     """The mp4 of `Form`, made by an animator."""
-    path, pose = folder / "truth.mp4", pose_file(case, folder)
-    frame_rate = 1000 / POSE_MS
-    with Animator.load(bundle) as animator, open_writer(path, case.width, case.height, frame_rate) as writer:
-        for frame in animator.animate(case.reference, pose, steps=2):
-            writer.write(frame)
-    return path.read_bytes()
+    return truth(bundle, case, folder / "truth.mp4", pose=pose_file(case, folder))
 
 
 def free_port() -> int:
@@ -108,7 +103,7 @@ def test_ray_serve_goes_on_when_a_replica_is_killed(
 ) -> None:
     pytest.importorskip("aiohttp_cors", reason="the packages of ray[serve] are missing")
     form = Form(small, tmp_path)
-    expected = truth(small_bundle, small, tmp_path)
+    expected = made_by_hand(small_bundle, small, tmp_path)
     assert not replicas(), "another test of Ray Serve runs on this machine"
     with ray_serve(small_bundle, tmp_path) as url:
         assert until_made(url, form(), 300) == expected
@@ -179,7 +174,7 @@ def test_the_gradio_page_makes_a_clip(
     with serving(small_bundle) as served, served.client() as client:
         monkeypatch.setattr(page, "SERVER", client)
         made = page.animate(str(small.reference), str(pose), "pose", 2, progress)
-        assert Path(made).read_bytes() == truth(small_bundle, small, tmp_path)
+        assert Path(made).read_bytes() == made_by_hand(small_bundle, small, tmp_path)
         assert seen == sorted(seen)
         assert len(seen) >= 1
         with pytest.raises(Exception, match="expected"):

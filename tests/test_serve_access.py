@@ -150,6 +150,21 @@ def test_other_addresses_need_a_token(
     assert "--token-file" in error
 
 
+def test_other_addresses_need_a_policy_or_the_word_that_there_is_none(
+    small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(TOKEN)
+    command = ["serve", str(small_bundle), "--port", "0", "--host", "0.0.0.0", "--token-file", str(tokens)]
+    assert main(command) == ConfigError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nothing decides who may be animated" in line
+    assert "--policy MODULE:OBJECT, or --no-policy" in line
+    assert main([*command, "--policy", "no_such_module:policy"]) == ConfigError.exit_status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--policy: cannot use" in line
+
+
 @pytest.mark.parametrize(
     "options",
     [

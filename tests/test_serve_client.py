@@ -10,12 +10,11 @@ from typing import Any
 
 import openai
 import pytest
-from animate_rt import Animator, open_writer
 from openai import AsyncOpenAI, OpenAI
 
 from .conftest import Case
-from .service_requests import held
-from .serving import LONG, POSE_MS, TOKEN, Form, Served, pose_file, serving
+from .service_requests import held, truth
+from .serving import LONG, TOKEN, Form, Served, pose_file, serving
 
 pytestmark = pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning")
 
@@ -60,11 +59,8 @@ def test_create_and_poll_then_download(
     content = client.videos.download_content(video.id)
     assert content.response.headers["content-type"] == "video/mp4"
 
-    path = tmp_path / "truth.mp4"
-    with Animator.load(small_bundle) as animator, open_writer(path, 64, 96, 1000 / POSE_MS) as writer:
-        for frame in animator.animate(small.reference, pose_file(small, tmp_path), steps=2):
-            writer.write(frame)
-    assert content.read() == path.read_bytes()
+    expected = truth(small_bundle, small, tmp_path / "truth.mp4", pose=pose_file(small, tmp_path))
+    assert content.read() == expected
     assert client.videos.download_content(video.id, variant="thumbnail").read()[8:12] == b"WEBP"
 
 

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from animate_rt import Animator, OutOfMemory, open_writer
+from animate_rt import OutOfMemory
 from animate_rt.__main__ import main
 
 from .conftest import Case
-from .serving import LONG, POSE_MS, TOKEN, Command, Form, create, ended, error_of, pose_file
+from .service_requests import truth
+from .serving import LONG, TOKEN, Command, Form, create, ended, error_of, pose_file
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +70,8 @@ def test_jobs_that_do_not_end_in_time_are_made_by_the_next_start(
         for video, options in ((long, {"steps": 40}), (waiting, {"steps": 2, "seed": 9})):
             assert ended(server.client, video["id"])["status"] == "completed"
             path = tmp_path / f"{video['id']}.mp4"
-            with Animator.load(small_bundle) as animator, open_writer(path, 64, 96, 1000 / POSE_MS) as writer:
-                for frame in animator.animate(small.reference, pose_file(small, tmp_path), **options):
-                    writer.write(frame)
-            assert server.client.get(f"/v1/videos/{video['id']}/content").content == path.read_bytes()
+            expected = truth(small_bundle, small, path, pose=pose_file(small, tmp_path), **options)
+            assert server.client.get(f"/v1/videos/{video['id']}/content").content == expected
         server.terminate()
         assert server.end()[0] == 0
 
@@ -145,7 +144,9 @@ def test_a_bundle_that_cannot_be_loaded_ends_the_server(
 @pytest.mark.slow
 def test_all_interfaces_with_a_token(small_bundle: Path, tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
-    with Command(small_bundle, "--host", "0.0.0.0", "--token-file", str(tmp_path / "token")) as server:
+    with Command(
+        small_bundle, "--host", "0.0.0.0", "--no-policy", "--token-file", str(tmp_path / "token")
+    ) as server:
         port = server.client.base_url.port
         url = f"http://127.0.0.1:{port}/v1/models"
         assert server.client.get(url).status_code == 401

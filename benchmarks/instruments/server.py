@@ -29,7 +29,7 @@ def serving(
     ready within so many seconds.
     """
     command = [sys.executable, "-m", "animate_rt", "serve", str(bundle), "--port", "0"]
-    command += ["--queue", str(queue), "--spool", str(folder / "spool")]
+    command += ["--queue", str(queue), "--spool", str(folder / "spool"), "--no-watermark", "--no-metadata"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
         try:

@@ -6,7 +6,7 @@ import ctypes
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from importlib import metadata
@@ -77,14 +77,18 @@ def load_graph(bundle: SealedBundle, graph: str, passes: Collection[str] = tuple
     return engine
 
 
-def load_model_file(path: Path) -> OpenVINOEngine:
+def load_model_file(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> OpenVINOEngine:
     """Compile a model file of a format that OpenVINO reads itself, such as .tflite, in float32.
 
-    Its contract is read from the file. Raises DeviceError or OutOfMemory.
+    Its contract is read from the file; `shapes` are those of inputs whose shape it leaves open. Raises
+    DeviceError or OutOfMemory.
     """
     with compiling(escaped(path.name), "close other programs", "use another version of openvino"):
         core = new_core()
-        compiled = compile_model(core, core.read_model(path), "fp32", ())
+        model = core.read_model(path)
+        if shapes:
+            model.reshape({name: list(shape) for name, shape in shapes.items()})
+        compiled = compile_model(core, model, "fp32", ())
         return OpenVINOEngine(compiled, Contract(specs_of(compiled.inputs), specs_of(compiled.outputs)))
 
 

@@ -9,6 +9,7 @@ from time import monotonic
 from ...console import Commands, Console, add_command
 from ...errors import OutputError, ShotsFailed
 from ...text import quoted
+from ..marks.commands import marks_of
 from ..shots.commands import add_jobs, add_output, add_resuming, checked_jobs
 from ..shots.monitor import Monitor
 from .cluster import check_installed
@@ -54,7 +55,7 @@ def farm(options: argparse.Namespace, console: Console) -> None:
     check_installed()
     check_own(page, PAGE_BEGIN)
     check_own(document, REPORT_BEGIN)
-    shots = checked_jobs(options)
+    shots = checked_jobs(options, marks=marks_of(options))
     shown_s = monotonic()
 
     def show(report: FarmReport) -> None:

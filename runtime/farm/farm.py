@@ -80,7 +80,7 @@ class Farm:
             raise ConfigError(f"workers: expected at least 1, found {num_workers}")
         self.address, self.num_workers, self.tries, self.force = address, num_workers, tries, force
         self.open_animator, self.show = open_animator, show
-        self.report = FarmReport([ShotReport(shot.name) for shot in shots])
+        self.report = FarmReport([ShotReport(shot.name, marks=shot.marks.record()) for shot in shots])
         self.waiting = [Job(shot, report) for shot, report in zip(shots, self.report.shots, strict=True)]
         self.slots: list[Slot] = []
 

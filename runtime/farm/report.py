@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 from typing import Any, Literal
@@ -39,6 +39,7 @@ class ShotReport:
     error: str = ""
     code: str = ""
     retryable: bool = False
+    marks: dict[str, Any] = field(default_factory=dict)  # of the result, and those that were switched off
 
     def update(self, share: float, num_kept: int, num_frames: int) -> None:
         """Record the progress of an attempt that resumed with `num_kept` frames."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from queue import Queue
 from threading import Thread
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -34,6 +34,16 @@ BT709 = 1  # the same number in all of H.264's colour tables
 Encode: TypeAlias = Callable[[Iterator[Frame]], None]
 
 
+class FileMarks(Protocol):
+    """What says that a file was generated (runtime/marks/marks.py)."""
+
+    def marker(self, width: int, height: int) -> Callable[[Frame], Frame]:
+        """A function that returns marked copies of frames, uint8 (height, width, 3)."""
+
+    def finish(self, path: Path) -> None:
+        """Mark a complete PNG or mp4 in place, before it gets its final name."""
+
+
 @contextmanager
 def open_writer(
     path: str | os.PathLike[str],
@@ -41,11 +51,13 @@ def open_writer(
     height: int,
     frame_rate: Fraction | float | str,
     sound: Sound | None = None,
+    marks: FileMarks | None = None,
 ) -> Iterator[FrameWriter]:
     """Write frames to an .mp4 file or, if `path` has no suffix, as 00000.png, 00001.png, ... to a directory.
 
     width and height are pixels; frame_rate is frames per second, such as 24, 29.97 or Fraction(30000, 1001).
-    `sound` is added to an mp4, as long as its frames last.
+    `sound` is added to an mp4, as long as its frames last. `marks`, such as `Marks`, say that the result was
+    generated; without them nothing is added to the frames or the file.
     Raises ConfigError or OutputError before the block if the result cannot be written. The result appears at
     `path` when the block ends without an error; otherwise `path` is unchanged.
     """
@@ -56,13 +68,20 @@ def open_writer(
             if Path(path).suffix:
                 encode = _start_mp4(target, temporary, width, height, rate, sound)
             else:
-                encode = _start_pngs(target, temporary)
+                encode = _start_pngs(target, temporary, marks)
         except OSError as error:
             raise unwritable(target, error) from error
+        if marks:
+            encode = _marked(encode, marks.marker(width, height))
         with FrameWriter(target, (height, width, 3), encode) as writer:
             yield writer
         if writer.num_frames == 0:
             raise OutputError(f"nothing to write to {target}: expected at least one frame")
+        if marks and Path(path).suffix:
+            try:
+                marks.finish(temporary)
+            except OSError as error:
+                raise unwritable(target, error) from error
 
 
 def resolve(given: str, suffixes: tuple[str, ...] = (".mp4", "")) -> Path:
@@ -182,13 +201,13 @@ def check_rate(frame_rate: Fraction) -> None:
         )
 
 
-def _start_pngs(path: Path, temporary: Path) -> Encode:
+def _start_pngs(path: Path, temporary: Path, marks: FileMarks | None) -> Encode:
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} exists and is not a directory: choose another name for the PNGs")
     if path.is_dir() and listed(path):
         raise OutputError(f"{path} is not empty: choose another name for the directory of PNGs, or empty it")
     temporary.mkdir()
-    return partial(_encode_pngs, temporary)
+    return partial(_encode_pngs, temporary, marks)
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -211,9 +230,16 @@ def x264_options(width: int) -> dict[str, str]:
     return {} if -(-width // 16) % 8 == 0 else {"x264-params": "mbtree=0"}
 
 
-def _encode_pngs(directory: Path, frames: Iterator[Frame]) -> None:
+def _marked(encode: Encode, mark: Callable[[Frame], Frame]) -> Encode:
+    return lambda frames: encode(map(mark, frames))
+
+
+def _encode_pngs(directory: Path, marks: FileMarks | None, frames: Iterator[Frame]) -> None:
     for index, frame in enumerate(frames):
-        save_png(directory / f"{index:05}.png", frame)
+        path = directory / f"{index:05}.png"
+        save_png(path, frame)
+        if marks:
+            marks.finish(path)
 
 
 def _encode_mp4(

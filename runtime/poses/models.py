@@ -83,7 +83,24 @@ MEDIAPIPE = ModelSet(
         ),
     },
 )
-SETS = {models.name: models for models in (MEDIAPIPE,)}
+RIVAGAN = ModelSet(  # a watermark's encoder and decoder (runtime/marks/rivagan.py)
+    name="rivagan",
+    package="invisible-watermark==0.2.0",
+    wheel=(),
+    licence="MIT",
+    files={
+        "imwatermark/rivagan_encoder.onnx": File(
+            "66bc7814fadac7d686105c8ab26c6cf2cc8e40deb83e67bb6ef5b9de9b8ece0d", 657_164
+        ),
+        "imwatermark/rivagan_decoder.onnx": File(
+            "6b006690cf352fa50a91a0b6d6241dbcded0a9957969e2c0665cf9a7011b3880", 1_088_816
+        ),
+        "invisible_watermark-0.2.0.dist-info/LICENSE": File(
+            "fb12dda69d231690bd725fea224fd6016d4492465a9e8dcafadec162b2243474", 1_066
+        ),
+    },
+)
+SETS = {models.name: models for models in (MEDIAPIPE, RIVAGAN)}
 
 
 def models_folder() -> Path:

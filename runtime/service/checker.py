@@ -1,7 +1,8 @@
-"""The checker: a process of its own, with limits, that opens the inputs of jobs before they are accepted.
+"""The checker: a process of its own, with limits, that opens files which come from anywhere.
 
-Inputs come from anywhere, and decoders are large libraries. One that crashes, hangs or takes too much memory
-ends the checker's process, and the service starts another one.
+It opens the inputs of jobs before they are accepted, and files in which marks are looked for. Decoders are
+large libraries. One that crashes, hangs or takes too much memory ends the checker's process, and the service
+starts another one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 from ...engines.bundle import MANIFEST, Bundle, read_bundle
 from ...errors import AnimateError, InputError
 from ...text import message_of, one_line
+from ..marks.detection import detect
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, open_pose
 from ..poses.driving import Driving
 from ..poses.formats.reading import read_keypoints
@@ -75,7 +77,19 @@ class Checker:
 
         Raises ConfigError, InputError or another error that `make` would raise for these inputs.
         """
-        question = {"job_list": str(job_list), "frames": self.limits.frames}
+        answer = self._answer({"job_list": str(job_list), "frames": self.limits.frames})
+        return Examined(int(answer["frames"]), Fraction(answer["frame_rate"]))
+
+    def detect(self, path: Path) -> dict[str, Any]:
+        """The marks of a picture or video, a `Detection` as JSON. Raises InputError."""
+        return self._answer({"detect": str(path)})
+
+    def close(self) -> None:
+        with self.lock:
+            self._stop()
+
+    def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
+        """The process's answer. Raises what went wrong there."""
         with self.lock:
             # The first process may have died before: it is the inputs' fault if the second one dies too.
             answer = self._ask(question) or self._ask(question)
@@ -84,13 +98,9 @@ class Checker:
                     f"inputs: expected files that can be read in {self.limits.check_s:g} s and "
                     f"{MEMORY_BYTES >> 30} GB of memory, found some that cannot; use shorter or smaller ones"
                 )
-        if "frames" in answer:
-            return Examined(int(answer["frames"]), Fraction(answer["frame_rate"]))
-        raise error_class(str(answer["code"]))(str(answer["message"]))
-
-    def close(self) -> None:
-        with self.lock:
-            self._stop()
+        if "code" in answer:
+            raise error_class(str(answer["code"]))(str(answer["message"]))
+        return answer
 
     def _ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
         """Ask the process, which is stopped if it does not answer in time."""
@@ -195,8 +205,11 @@ def main() -> None:
         question = json.loads(line)
         answer: dict[str, Any]
         try:
-            found = examine(Path(question["job_list"]), question["frames"])
-            answer = {"frames": found.num_frames, "frame_rate": str(found.frame_rate)}
+            if "detect" in question:
+                answer = detect(question["detect"]).document()
+            else:
+                found = examine(Path(question["job_list"]), question["frames"])
+                answer = {"frames": found.num_frames, "frame_rate": str(found.frame_rate)}
         except AnimateError as error:
             answer = {"code": error.code, "message": one_line(message_of(error))}
         except MemoryError:

@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ...engines.files import digest_of
 from ...errors import AnimateError, ConfigError, DeadlineMissed, KeyReused, QueueFull, ServiceClosed
@@ -14,7 +15,8 @@ from .animators import Animators
 from .checker import Checker
 from .job import Job
 from .jobs import Jobs, log, public
-from .request import ClipRequest, to_line, without_names
+from .request import COPIED, ClipRequest, to_line, without_names
+from .review import Review
 from .schedule import Schedule
 from .speed import Work
 from .spool import SHOT, Record, Spool
@@ -35,11 +37,12 @@ class Intake:
         schedule: Schedule,
         animators: Animators,
         checker: Checker,
+        review: Review,
         queue_size: int,
         take: TakeJob,
     ):
         self.spool, self.jobs, self.schedule, self.animators = spool, jobs, schedule, animators
-        self.checker, self.queue_size, self.take = checker, queue_size, take
+        self.checker, self.review, self.queue_size, self.take = checker, review, queue_size, take
         self.reserved = 0  # places in the queue for requests that are being checked
         self.closed = False
 
@@ -61,6 +64,7 @@ class Intake:
             (folder / SHOT).write_bytes(to_line(line))
             num_frames, frame_rate = self.checker.examine(folder / SHOT)
             shot = read_shot(folder, place.bundle)
+            self.review.reference(shot, {"size": place.name, "labels": labels, **options_in(line)})
             content = {"size": place.name, **without_names(line), **shot.read_inputs().content()}
             now = time.time()
             record = Record(
@@ -118,6 +122,11 @@ class Intake:
                 "use one key for one request"
             )
         return job
+
+
+def options_in(line: dict[str, Any]) -> dict[str, Any]:
+    """The line of a job list without files."""
+    return {key: value for key, value in without_names(line).items() if key not in ("reference", *COPIED)}
 
 
 def check_deadline(deadline_s: float, least: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from ...errors import AnimateError
+from ...errors import AnimateError, Refused
 from .job import Job, JobError
 from .metrics import FRAMES, JOB_SECONDS, JOBS, QUEUE_SECONDS, STAGE_SECONDS, Metrics
 from .spool import ENDED, Record, Spool, State
@@ -58,7 +58,10 @@ class Jobs:
         self.spool.end(record)
         job.change(state=state, **status)
         self._measure(record)
-        log(job, f"{state}: {record.error_message}" if error else state)
+        reason = (
+            error.code if isinstance(error, Refused) else record.error_message
+        )  # a policy may name people
+        log(job, f"{state}: {reason}" if error else state)
         self.expire()
 
     def forget(self, job: Job) -> None:

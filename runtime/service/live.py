@@ -1,9 +1,8 @@
 """Live video: a fragmented mp4 of a job while it is made, for players that begin before it is finished.
 
 Frames are read where the shot keeps them, so a viewer may come at any time, and nothing is encoded if nobody
-watches.
-It has less quality than the result and no sound. That of a completed job is the result itself, in
-fragments.
+watches. It has less quality than the result, no sound, and of its marks only those in the frames. That of a
+completed job is the result itself, in fragments.
 """
 
 from __future__ import annotations
@@ -19,11 +18,13 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import AnimateError
 from ...text import message_of, one_line
 from ..media.picture import Frame
 from ..media.writer import picture_of, tag_colours
 from ..shots.kept_files import read_png
 from .job import Job
+from .review import Review
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -40,7 +41,8 @@ FAST = {"preset": "veryfast", "tune": "zerolatency", "crf": "23"}  # no frame wa
 class LiveVideos:
     """The live videos of a service's jobs: one encoder for each job that somebody watches."""
 
-    def __init__(self) -> None:
+    def __init__(self, review: Review) -> None:
+        self.review = review
         self.lock = Lock()
         self.threads: dict[str, Thread] = {}
 
@@ -68,7 +70,9 @@ class LiveVideos:
             thread = self.threads.get(job.id)
             if thread is None or not path.exists():
                 file = path.open("xb", buffering=0)
-                thread = Thread(target=encode, args=(job, file), name="animate-rt live", daemon=True)
+                thread = Thread(
+                    target=encode, args=(job, file, self.review), name="animate-rt live", daemon=True
+                )
                 self.threads = {name: other for name, other in self.threads.items() if other.is_alive()} | {
                     job.id: thread
                 }
@@ -76,17 +80,19 @@ class LiveVideos:
             return thread
 
 
-def encode(job: Job, file: IO[bytes]) -> None:
+def encode(job: Job, file: IO[bytes], review: Review) -> None:
     """Write the fragmented mp4 of a job, until it has ended."""
     import av
 
     try:
-        write_video(job, file)
+        write_video(job, file, review)
+    except AnimateError as error:  # the policy does not allow a frame, or failed
+        LOG.info("job %s: its live video ends: %s", job.id, error.code)
     except (OSError, av.FFmpegError) as error:  # the job was removed, or the disk is full
         LOG.info("job %s: its live video ends: %s", job.id, one_line(message_of(error)))
 
 
-def write_video(job: Job, file: IO[bytes]) -> None:
+def write_video(job: Job, file: IO[bytes], review: Review) -> None:
     import av
 
     # PyAV seeks in files if it can, which a fragmented one does not need.
@@ -94,7 +100,7 @@ def write_video(job: Job, file: IO[bytes]) -> None:
         if job.status.state == "completed":
             copy_packets(job.path, container)
         else:
-            encode_frames(kept_frames(job), Fraction(job.record.frame_rate), container)
+            encode_frames(kept_frames(job, review), Fraction(job.record.frame_rate), container)
 
 
 class Unseekable:
@@ -129,13 +135,14 @@ def encode_frames(frames: Iterator[Frame], frame_rate: Fraction, container: Outp
     container.mux(stream.encode())
 
 
-def kept_frames(job: Job) -> Iterator[Frame]:
-    """The frames of a job in order, each as soon as it is there."""
+def kept_frames(job: Job, review: Review) -> Iterator[Frame]:
+    """The frames of a job in order, each as soon as it is there and the policy allows it."""
     index = 0
     while True:
         status = job.status  # first: a job that ends now has its frames in the result
         frame = read_kept(job, index)
         if frame is not None:
+            review.frames([frame])
             yield frame
             index += 1
         elif status.state == "completed":

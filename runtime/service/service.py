@@ -32,6 +32,8 @@ from ...errors import (
 )
 from ...text import message_of, one_line
 from ..clip.options import whole_number
+from ..marks.marks import MarkOptions
+from ..marks.policy import Policy
 from .animators import Animators, named
 from .checker import Checker, Limits
 from .intake import Intake
@@ -40,6 +42,7 @@ from .jobs import Jobs
 from .live import LiveVideos
 from .metrics import ACTIVE, LOADED, QUEUED, REFUSED, Metrics, NoMetrics
 from .request import ClipRequest
+from .review import Review
 from .run import check_wanted
 from .schedule import TURN_S, Schedule
 from .speed import Work
@@ -66,6 +69,9 @@ class Service:
     keep_s, keep_bytes: how long results are kept, and how large they may be together; the oldest go first.
     memory_budget: bytes for loaded bundles; with None, every bundle stays loaded.
     limits: of the inputs of one job. metrics: receives measurements (metrics.py).
+    policy: is asked whether a reference may be animated before its job is accepted, and about all frames
+        before they are given away (marks/policy.py). Without it everything may be made.
+    marks: what results get to say that they were generated; the default is a watermark and metadata.
 
     Returns at once: bundles are loaded and warmed up in a thread, and then `ready` is set. Raises
     ConfigError, BundleError, OutputError, or Rejected if another service uses the spool.
@@ -84,6 +90,8 @@ class Service:
         memory_budget: int | None = None,
         limits: Limits | None = None,
         metrics: Metrics | None = None,
+        policy: Policy | None = None,
+        marks: MarkOptions | None = None,
     ):
         self.metrics = metrics or NoMetrics()
         self.process = os.getpid()
@@ -95,19 +103,30 @@ class Service:
         )
         queue_size = whole_number("queue_size", queue_size, least=1)
         keep_bytes = whole_number("keep_bytes", keep_bytes)
-        self.checker, self.live = Checker(limits or Limits()), LiveVideos()
+        self.checker, self.detector = Checker(limits or Limits()), Checker(limits or Limits())
+        review = Review(policy)
+        self.live = LiveVideos(review)
         self.temporary = None if spool else Path(tempfile.mkdtemp(prefix="animate-rt-"))
         self.spool = Spool(Path(spool or self.temporary or ".").absolute())
         try:
             self.jobs = Jobs(self.spool, self.metrics, keep_s, keep_bytes)
             self.intake = Intake(
-                self.spool, self.jobs, self.schedule, self.animators, self.checker, queue_size, self._take
+                self.spool,
+                self.jobs,
+                self.schedule,
+                self.animators,
+                self.checker,
+                review,
+                queue_size,
+                self._take,
             )
             self._recover()
         except BaseException:
             self._leave_spool()
             raise
-        self.workers = Workers(self.schedule, self.jobs, self.animators, self._on_change)
+        self.workers = Workers(
+            self.schedule, self.jobs, self.animators, review, marks or MarkOptions(), self._on_change
+        )
         self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
         self.housekeeping.start()
 
@@ -126,8 +145,9 @@ class Service:
         within `deadline_s` seconds is refused, or ended early. `trace` is the caller's trace context, which
         log lines and the job's record have. `labels` are kept with the job.
 
-        Raises ConfigError or InputError for a request that cannot be made, QueueFull, ServiceClosed,
-        DeadlineMissed, KeyReused for the key of another request, or OutputError if the disk is full.
+        Raises ConfigError or InputError for a request that cannot be made, Refused for a reference that the
+        policy does not allow, QueueFull, ServiceClosed, DeadlineMissed, KeyReused for the key of another
+        request, or OutputError if the disk is full.
         """
         self.check_process()
         try:
@@ -291,6 +311,7 @@ class Service:
         self.housekeeping.join()
         self.animators.close()
         self.checker.close()
+        self.detector.close()
         self._leave_spool()
 
     def _leave_spool(self) -> None:

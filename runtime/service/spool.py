@@ -120,7 +120,9 @@ class Spool:
         A full disk is logged only: the job has ended all the same, and a restart finds out that it has.
         """
         folder = self.jobs / record.id
-        kept = {RECORD, SHOT, f"{record.id}.mp4", f"{record.id}.mp4.json"}
+        kept = {RECORD, SHOT}
+        if record.state == "completed":
+            kept |= {f"{record.id}.mp4", f"{record.id}.mp4.json"}
         try:
             self.update(record)
         except OutputError as error:

@@ -12,12 +12,14 @@ from threading import Thread
 from ...engines.bundle import Bundle
 from ...errors import AnimateError, BundleMismatch, Cancelled, OutOfMemory
 from ..clip.windows import KnownLength
+from ..marks.marks import MarkOptions
 from ..poses.sources import is_keypoint_source
 from ..shots.job_list import JobReader, parse
 from ..shots.resume import Paused
 from ..shots.shot import Shot, make
 from .animators import Animators
 from .jobs import Jobs
+from .review import Review
 from .run import Run, check_wanted
 from .schedule import Entry, Schedule
 from .speed import Work
@@ -29,8 +31,17 @@ LOG = logging.getLogger("animate_rt")
 class Workers:
     """As many threads as the schedule has active jobs. `on_change` is called when one begins or ends."""
 
-    def __init__(self, schedule: Schedule, jobs: Jobs, animators: Animators, on_change: Callable[[], None]):
+    def __init__(
+        self,
+        schedule: Schedule,
+        jobs: Jobs,
+        animators: Animators,
+        review: Review,
+        marks: MarkOptions,
+        on_change: Callable[[], None],
+    ):
         self.schedule, self.jobs, self.animators, self.on_change = schedule, jobs, animators, on_change
+        self.review, self.marks = review, marks
         self.suspended = False
         self.threads = [
             Thread(target=self._work, name=f"animate-rt job {number}", daemon=True)
@@ -101,10 +112,11 @@ class Workers:
                         f"job {job.id}: expected the bundle that {place.name} was when the job was accepted, "
                         "found another one; submit the job again"
                     )
-                shot = read_shot(job.folder, animator.bundle)
+                shot = replace(read_shot(job.folder, animator.bundle), marks=self.marks)
                 make(
                     shot, animator, progress=run.on_progress, pause=partial(self.schedule.should_pause, entry)
                 )
+                self.review.result(job.path)
         finally:
             run.leave()
 

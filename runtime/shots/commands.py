@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from ...console import Commands, Console, add_command, complain
@@ -11,6 +12,8 @@ from ...engines.bundle import read_bundle
 from ...errors import ConfigError, InputError, OutputError
 from ..animator import Animator
 from ..clip.options import add_options, options_of
+from ..marks.commands import add_marks, marks_of
+from ..marks.marks import MarkOptions
 from ..media.writer import place
 from ..poses.commands import add_driving, driving_of, driving_options, rate
 from .checks import check
@@ -139,6 +142,7 @@ def add_resuming(command: argparse.ArgumentParser, formats: tuple[str, ...] = FO
         help="format of progress lines on standard output (default: auto, which is openjd in a session of "
         "Open Job Description, and otherwise a progress bar on standard error)",
     )
+    add_marks(command)
 
 
 def animate(options: argparse.Namespace, console: Console) -> None:
@@ -168,13 +172,14 @@ def animate(options: argparse.Namespace, console: Console) -> None:
         start=options.start,
         duration=options.duration,
         audio=options.audio,
+        marks=marks_of(options),
     )
     make_one(one, monitor, options.force)
 
 
 def shot(options: argparse.Namespace, console: Console) -> None:
     monitor = Monitor(console, options.name, options.progress)
-    (one,) = checked_jobs(options, options.name)
+    (one,) = checked_jobs(options, options.name, marks_of(options))
     make_one(one, monitor, options.force)
 
 
@@ -198,8 +203,11 @@ def make_one(one: Shot, monitor: Monitor, force: bool) -> None:
     monitor.end(one, frames=result.num_frames, kept=result.num_kept, already=False)
 
 
-def checked_jobs(options: argparse.Namespace, only: str | None = None) -> list[Shot]:
-    """Return the shots of the list, or only the one named `only`. Creates the output folder.
+def checked_jobs(
+    options: argparse.Namespace, only: str | None = None, marks: MarkOptions | None = None
+) -> list[Shot]:
+    """Return the shots of the list, or only the one named `only`, with these marks; makes
+    the output folder.
 
     If any line is invalid, prints a message for each such line and raises InputError.
     """
@@ -214,4 +222,4 @@ def checked_jobs(options: argparse.Namespace, only: str | None = None) -> list[S
         raise InputError(
             f"{options.jobs}: expected only valid lines, found {len(errors)} invalid; nothing was started"
         )
-    return shots
+    return shots if marks is None else [replace(shot, marks=marks) for shot in shots]

@@ -25,6 +25,10 @@ RGB = 2  # colour type of a PNG
 FEATURES = "features"  # begins the names of cached features in a snapshot
 
 
+class NotOfThisClip(RuntimeError):
+    """The kept files led to another number of frames than the clip has."""
+
+
 def write_snapshot(path: Path, snapshot: Snapshot, digest: str) -> None:
     """Write a snapshot of the clip with that digest; not atomically. Raises OSError."""
     arrays: dict[str, Any] = {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..clip.progress import Progress, ProgressCallback
+from ..marks.marks import Marks
 from ..media.contact_sheet import contact_sheet, shown
 from ..media.picture import Frame, contain, fit
 from ..media.sound import Sound
@@ -107,9 +108,10 @@ def encode(
     rate: Fraction,
     frames: Iterable[Frame],
     sound: Sound | None = None,
+    marks: Marks | None = None,
 ) -> int:
     """Write frames to an mp4 and return their number. Raises OutputError."""
-    with open_writer(path, width, height, rate, sound) as writer:
+    with open_writer(path, width, height, rate, sound, marks) as writer:
         for frame in frames:
             writer.write(frame)
     return writer.num_frames

@@ -17,10 +17,11 @@ import secrets
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from types import TracebackType
-from typing import IO, Self
+from typing import IO, Any, Self
 
 from ...atomic import atomic, unwritable
 from ...engines.files import digest_of, hashed
@@ -131,9 +132,18 @@ class PartialClip:
     def frame(self, index: int) -> Path:
         return self.frames / self.output.frame_name(index)
 
-    def write(self, frames: Iterator[Frame], shape: tuple[int, int, int]) -> Generator[Frame, None, None]:
-        """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread."""
-        with FrameWriter(self.target, shape, self._save) as self.writer:
+    def write(
+        self,
+        frames: Iterator[Frame],
+        shape: tuple[int, int, int],
+        finish: Callable[[Path], None] = lambda _path: None,
+    ) -> Generator[Frame, None, None]:
+        """Yield `frames`, which follow those of `read`, and write each as a PNG in a separate thread.
+
+        `finish` adds what else belongs into the file of a frame that is published.
+        """
+        save = partial(self._save, finish)
+        with FrameWriter(self.target, shape, save) as self.writer:
             for frame in frames:
                 self.check()
                 self.writer.write(frame)
@@ -174,8 +184,8 @@ class PartialClip:
         """Where a preview is written before it is published."""
         return self.path / FILES[name]
 
-    def publish(self, num_frames: int, about: str) -> None:
-        """Publish the previews, and a result of so many frames. `about` is the shot's name.
+    def publish(self, num_frames: int, about: str, marks: dict[str, Any] | None = None) -> None:
+        """Publish the previews, and a result of so many frames, with these marks. `about` is the shot's name.
 
         PNGs are published as links to the frames, so that other processes do not miss them.
         """
@@ -192,7 +202,9 @@ class PartialClip:
                 self._link(files)
         except OSError as error:
             raise unwritable(self.target, error) from error
-        sidecar = Sidecar(digest=self.digest, files=files, frames=num_frames, shot=about, **previews)
+        sidecar = Sidecar(
+            digest=self.digest, files=files, frames=num_frames, shot=about, marks=marks, **previews
+        )
         self.output.publish(self.path, sidecar)
 
     def recover(self) -> None:
@@ -259,10 +271,12 @@ class PartialClip:
         except OSError as error:
             raise unwritable(path, error) from error
 
-    def _save(self, frames: Iterator[Frame]) -> None:
+    def _save(self, finish: Callable[[Path], None], frames: Iterator[Frame]) -> None:
         for index, frame in enumerate(frames, start=self.num_frames):
             with atomic(self.frame(index), self._temporary()) as temporary:
                 self.output.save(temporary, frame)
+                if not self.output.video:
+                    finish(temporary)
 
     def _temporary(self) -> Path:
         # Not in the folder of frames, which holds frames only.

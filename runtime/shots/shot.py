@@ -25,6 +25,7 @@ from ..clip.clip import latent_shape
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
+from ..marks.marks import MarkOptions
 from ..media.frame_range import FrameRange
 from ..media.picture import read_picture, write_png
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
@@ -35,8 +36,9 @@ from .conflicts import ReadFiles
 from .driven_poses import has_keypoints, models_digest, open_driven, sound_of
 from .frame_range import frame_range, open_frames
 from .inputs import Inputs
-from .kept_files import is_of_clip, read_png
+from .kept_files import NotOfThisClip, is_of_clip, read_png
 from .loaded_bundle import check_unchanged
+from .marking import marks_of
 from .output import VIDEO, Output
 from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_overlay
 from .resume import PartialClip
@@ -70,6 +72,7 @@ class Shot:
     start: Time | None = None  # of a driving video, instead of frames
     duration: Time | None = None
     audio: bool = True  # carry the driving video's sound into an mp4
+    marks: MarkOptions = field(default_factory=MarkOptions)
 
     def __post_init__(self) -> None:
         frame_range(self.frames)
@@ -113,6 +116,7 @@ class Shot:
             "pngs": None if self.output.video else [self.output.frame_name(0), self.output.bits],
             **({"picture": True} if self.output.picture else {}),
             "frames": str(self.frames),
+            "marks": self.marks.request(),
             **{name: str(value) for name, value in asdict(self.options).items()},
             **self.driving_request(),
         }
@@ -164,10 +168,6 @@ class ShotResult(NamedTuple):
 
     num_kept: int  # finished by earlier processes
     num_frames: int  # in total
-
-
-class NotOfThisClip(RuntimeError):
-    """The kept files led to another number of frames than the clip has."""
 
 
 def is_done(shot: Shot, digest: str) -> bool:
@@ -312,12 +312,15 @@ def render(
         snapshots=partial,
     )
     rate, sound = shot.frame_rate(pose), None
-    with closing(partial.write(frames, (bucket.height, bucket.width, 3))) as new:
+    marks = marks_of(shot.marks, animator.bundle, shot.options, shot.reference, shot.pose, partial.digest)
+    marked = map(marks.marker(bucket.width, bucket.height), frames)  # kept frames are marked too
+    with closing(partial.write(marked, (bucket.height, bucket.width, 3), marks.finish)) as new:
         if shot.output.video:
             all_frames = chain(partial.read(), new)
             if shot.driving and shot.audio:
                 sound = sound_of(shot.pose, shot.range(), same_speed=rate == pose.frame_rate)
-            num_frames = encode(partial.path / VIDEO, bucket.width, bucket.height, rate, all_frames, sound)
+            path, finish = partial.path / VIDEO, marks.of_marked_frames()
+            num_frames = encode(path, bucket.width, bucket.height, rate, all_frames, sound, finish)
         else:
             num_frames = partial.num_frames + sum(1 for _ in new)
     if num_frames != num_poses:
@@ -342,6 +345,6 @@ def render(
                 raise changed
             check_unchanged(animator.bundle, thorough=True)
             shot.output.check_replaceable()
-            partial.publish(num_frames, shot.name)
+            partial.publish(num_frames, shot.name, shot.marks.record())
         partial.clear()
     return ShotResult(partial.num_frames, num_frames)

@@ -24,6 +24,7 @@ class Sidecar:
     shot: str  # name, for people
     contact_sheet: str | None = None  # SHA-256, if one was written
     overlay: str | None = None  # the same
+    marks: dict[str, Any] | None = None  # that it has, and those that were switched off
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -41,11 +42,13 @@ class Sidecar:
         match document:
             case {"digest": str(digest), "files": dict(files), "frames": int(frames), "shot": str(shot)}:
                 sheet, overlay = document.get("contact_sheet"), document.get("overlay")
+                marks = document.get("marks")
                 valid = (
                     all(isinstance(value, str) and plain(name) for name, value in files.items())
                     and type(frames) is int
                     and frames >= 0
                     and all(value is None or isinstance(value, str) for value in (sheet, overlay))
+                    and (marks is None or isinstance(marks, dict))
                 )
                 if valid:
                     return cls(
@@ -55,14 +58,16 @@ class Sidecar:
                         shot=shot,
                         contact_sheet=sheet,
                         overlay=overlay,
+                        marks=marks,
                     )
         return None
 
     def content(self) -> bytes:
         """The bytes of the file. A checksum shows when they are damaged."""
         document = asdict(self)
-        if self.overlay is None:
-            del document["overlay"]  # which older results do not have
+        for name in ("overlay", "marks"):
+            if document[name] is None:
+                del document[name]  # which older results do not have
         return canonical(document | {"checksum": digest_of(document)})
 
     def write(self, path: Path) -> None:

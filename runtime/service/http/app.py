@@ -21,6 +21,7 @@ from ..service import Service
 from ..speed import Work
 from .auth import Guard
 from .descriptions import failures
+from .detection import detection
 from .failures import add_handlers, not_found
 from .prometheus import CONTENT_TYPE, PrometheusMetrics, RequestTimes
 from .static import add_page
@@ -91,6 +92,7 @@ def create_app(
     add_handlers(app)
     add_models(app, service, limits)
     app.include_router(Videos(service, limits, closing or Event()).router())
+    app.include_router(detection(service, limits))
     add_health(app, service, metrics)
     open_paths = add_page(app) | API_PAGE | {"/livez", "/readyz"}
     app.add_middleware(Guard, tokens=tokens, open_paths=open_paths)

@@ -16,6 +16,7 @@ from ....console import Commands, Console, add_command, need_packages
 from ....engines.bundle import read_bundle
 from ....errors import ConfigError
 from ....text import quoted
+from ...marks.commands import add_marks, marks_of
 
 MIB, GB = 1 << 20, 10**9
 
@@ -32,6 +33,14 @@ def add_commands(commands: Commands) -> None:
         metavar="FILE",
         help="tokens of clients, one a line; needed to listen at other than loopback addresses",
     )
+    policy = command.add_mutually_exclusive_group()
+    policy.add_argument(
+        "--policy",
+        metavar="MODULE:OBJECT",
+        help="decides which references may be animated and which frames are given away (docs/marks.md); this "
+        "or --no-policy is needed to listen at other than loopback addresses",
+    )
+    policy.add_argument("--no-policy", action="store_true", help="everything may be made (default)")
     add("--queue", type=int, default=8, metavar="N", help="jobs that may wait (default: %(default)s)")
     add(
         "--clips", type=int, default=2, metavar="N", help="clips made at the same time (default: %(default)s)"
@@ -68,10 +77,12 @@ def add_commands(commands: Commands) -> None:
         help="seconds that jobs have to end after SIGTERM; later ones are made by the next start "
         "(default: %(default)s)",
     )
+    add_marks(command)
 
 
 def serve(options: argparse.Namespace, console: Console) -> None:
     need_packages("serve", "fastapi", "fastapi_offline", "uvicorn", "python_multipart", "prometheus_client")
+    from ...marks.policy import load_policy
     from ..checker import Limits
     from ..service import Service
     from .app import create_app
@@ -82,8 +93,11 @@ def serve(options: argparse.Namespace, console: Console) -> None:
 
     tokens = read_tokens(options.token_file) if options.token_file else []
     check_positive(options)
+    marks = marks_of(options)
+    policy = load_policy(options.policy) if options.policy else None
     bundles = by_size(options.bundle)
-    listener = open_listener(options.host, options.port, bool(tokens))
+    has_policy = policy is not None or options.no_policy
+    listener = open_listener(options.host, options.port, with_token=bool(tokens), with_policy=has_policy)
     with listener, logging_to_stderr():
         metrics, closing = PrometheusMetrics(), Event()
         service = Service(
@@ -96,6 +110,8 @@ def serve(options: argparse.Namespace, console: Console) -> None:
             memory_budget=None if options.memory_gb is None else int(options.memory_gb * GB),
             limits=Limits(frames=options.max_frames),
             metrics=metrics,
+            policy=policy,
+            marks=marks,
         )
         try:
             console.signals.check()
@@ -150,8 +166,8 @@ def check_positive(options: argparse.Namespace) -> None:
         raise ConfigError(f"--drain-s: expected 0 or more and a finite number, found {options.drain_s:g}")
 
 
-def open_listener(host: str, port: int, with_token: bool) -> socket.socket:
-    """Listen at an address; without a token, at a loopback one only. Raises ConfigError."""
+def open_listener(host: str, port: int, *, with_token: bool, with_policy: bool) -> socket.socket:
+    """Listen at an address; without a token or a policy, at a loopback one only. Raises ConfigError."""
     from .auth import is_loopback
     from .server import listen
 
@@ -160,12 +176,17 @@ def open_listener(host: str, port: int, with_token: bool) -> socket.socket:
     except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or "no address can be like this"
         raise ConfigError(f"cannot listen at {quoted(host)}, port {port}: {reason}") from error
-    if not with_token and not is_loopback(listener.getsockname()[0]):
-        listener.close()
-        raise ConfigError(
-            f"--host: expected a loopback address, as everybody could use the server, found {quoted(host)}; "
-            "give --token-file to listen there"
-        )
+    missing = {
+        "--token-file": not with_token and "everybody could use the server",
+        "--policy MODULE:OBJECT, or --no-policy,": not with_policy and "nothing decides who may be animated",
+    }
+    for option, reason in missing.items():
+        if reason and not is_loopback(listener.getsockname()[0]):
+            listener.close()
+            raise ConfigError(
+                f"--host: expected a loopback address, as {reason}, found {quoted(host)}; "
+                f"give {option} to listen there"
+            )
     return listener
 
 

@@ -25,11 +25,13 @@ from ....errors import (
     QueueFull,
     Rejected,
 )
+from ....errors import Refused as ContentRefused
 from ....text import message_of, one_line, quoted
 from ..job import error_class
 
 STATUSES: dict[type[AnimateError], int] = {
     ConfigError: 400,
+    ContentRefused: 403,
     KeyReused: 409,
     InputError: 422,
     DeadlineMissed: 422,
@@ -38,7 +40,16 @@ STATUSES: dict[type[AnimateError], int] = {
     OutputError: 507,
 }
 # Errors whose messages are about the request. Others may name files of the server.
-PUBLIC = (ConfigError, InputError, Rejected, DeadlineMissed, KeyReused, Cancelled, OutOfMemory)
+PUBLIC = (
+    ConfigError,
+    ContentRefused,
+    InputError,
+    Rejected,
+    DeadlineMissed,
+    KeyReused,
+    Cancelled,
+    OutOfMemory,
+)
 CODES = {400: "request", 401: "unauthorized", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 TYPES = {401: "authentication_error", 429: "rate_limit_error"}
 # Fields of a request by the names that the library has for them.

@@ -42,10 +42,6 @@ class UploadLimits:
         """The file fields of a form, and how many bytes each may have."""
         return {"input_reference": self.picture_bytes, "control_reference": self.video_bytes}
 
-    @property
-    def total(self) -> int:
-        return sum(map(encoded_size, self.files.values())) + FORM_BYTES
-
 
 @dataclass(slots=True)
 class Upload:
@@ -55,19 +51,26 @@ class Upload:
     files: dict[str, Path] = field(default_factory=dict)
 
 
-async def receive_form(request: Request, folder: Path, limits: UploadLimits) -> Upload:
-    """Receive a form and write its files into a folder. Raises Refused or OutputError."""
+async def receive_form(
+    request: Request, folder: Path, limits: UploadLimits, files: Mapping[str, int] | None = None
+) -> Upload:
+    """Receive a form and write its files into a folder. Raises Refused or OutputError.
+
+    `files` are the names of file fields and how many bytes each may have; by default those for a video.
+    """
+    files = limits.files if files is None else files
+    total = sum(map(encoded_size, files.values())) + FORM_BYTES
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Refused(
             415, f"content-type: expected multipart/form-data with a boundary, found {quoted(text_of(kind))}"
         )
-    if int(request.headers.get("content-length", 0)) > limits.total:
-        raise too_large("request", limits.total)
-    form = Form(folder, limits.files)
+    if int(request.headers.get("content-length", 0)) > total:
+        raise too_large("request", total)
+    form = Form(folder, files)
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())
-        await feed(request, limits, parser.write)
+        await feed(request, limits, total, parser.write)
     except FormParserError as error:
         raise Refused(400, "body: expected a multipart form, cannot read it") from error
     except OSError as error:
@@ -79,8 +82,8 @@ async def receive_form(request: Request, folder: Path, limits: UploadLimits) -> 
     return form.upload
 
 
-async def feed(request: Request, limits: UploadLimits, write: Callable[[bytes], Any]) -> None:
-    """Pass the body of a request on, as it arrives."""
+async def feed(request: Request, limits: UploadLimits, total: int, write: Callable[[bytes], Any]) -> None:
+    """Pass the body of a request on, as it arrives, up to `total` bytes."""
     began, received = monotonic(), 0
     while True:
         allowed = limits.patience_s + received / limits.bytes_per_s
@@ -98,8 +101,8 @@ async def feed(request: Request, limits: UploadLimits, write: Callable[[bytes], 
             raise Refused(400, "body: expected a whole request, found the connection closed")
         chunk = message.get("body", b"")
         received += len(chunk)
-        if received > limits.total:
-            raise too_large("request", limits.total)
+        if received > total:
+            raise too_large("request", total)
         if chunk:
             await anyio.to_thread.run_sync(write, chunk)  # writes to disk
         if not message.get("more_body", False):

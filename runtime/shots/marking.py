@@ -1,0 +1,25 @@
+"""The marks of a shot's result, and what its signature says that it was made from."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from ...engines.bundle import Bundle
+from ..clip.options import ClipOptions
+from ..marks.credentials import Origin
+from ..marks.marks import MarkOptions, Marks
+
+LOG = logging.getLogger("animate_rt")
+
+
+def marks_of(
+    options: MarkOptions, bundle: Bundle, clip: ClipOptions, reference: Path, driver: Path, request: str
+) -> Marks:
+    """The marks of a result. `driver` gives the poses, `request` is a digest. Raises ConfigError."""
+    if options.metadata and not options.certificate:
+        LOG.info("request %s: its metadata is not signed, as there is no C2PA certificate", request[:12])
+    settings = clip.resolve(bundle.manifest)
+    facts = {"bundle": bundle.digest, "request": request, "seed": settings.seed, "steps": len(settings.steps)}
+    inputs = {"reference": reference, "poses": driver}
+    return options.marks(request, Origin(inputs=inputs, facts=facts))
