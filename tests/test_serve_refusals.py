@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from animate_rt.errors import BundleMismatch, ConfigError, DeviceError, OutputError
+from animate_rt.runtime.service.http import videos
 from animate_rt.runtime.service.http.failures import public_message, refusal_of
 
 from .conftest import Case
-from .serving import Form, error_of, serving
+from .serving import LONG, Form, create, error_of, serving
 
 MISSING = "0" * 24
 
@@ -131,3 +133,18 @@ def test_errors_of_the_server_name_no_file() -> None:
         assert (refused.status, secret in refused.message) == (status, False)
         assert secret not in public_message(error.code, str(error))[0]
     assert refusal_of(ConfigError("steps: expected 1")).message == "num_inference_steps: expected 1"
+
+
+def test_watchers_are_limited(client: httpx.Client, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(videos, "MAX_WATCHERS", 1)
+    path = f"/v1/videos/{create(client, form(num_inference_steps=LONG))['id']}/events"
+    with client.stream("GET", path) as events:
+        lines = events.iter_lines()  # the connection closes with it
+        assert next(lines) == "event: status"
+        assert error_of(client.get(path), 429)["retryable"]
+    for _ in range(100):  # until the server has seen that the first has left
+        with client.stream("GET", path) as events:
+            if events.status_code == 200:
+                return
+        time.sleep(0.1)
+    raise AssertionError("the place of a watcher that has left is not given to another")

@@ -206,7 +206,6 @@ def test_deleting_tells_the_truth(
     client: httpx.Client, form: Form, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A job that cannot be stopped in time is not said to be deleted. It is removed when it has stopped."""
-    from animate_rt.runtime.service.http import videos
 
     monkeypatch.setattr(videos, "ABORT_S", 0.0)
     running = Event()
@@ -289,21 +288,6 @@ def test_a_full_queue(client: httpx.Client, form: Form) -> None:
     assert int(answers[-1].headers["retry-after"]) >= 1
     headers = {"Idempotency-Key": "new", "Content-Type": "multipart/form-data; boundary=b"}
     assert error_of(client.post("/v1/videos", headers=headers, content=b""), 429)["code"] == "queue_full"
-
-
-def test_watchers_are_limited(client: httpx.Client, form: Form, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(videos, "MAX_WATCHERS", 1)
-    path = f"/v1/videos/{create(client, form(num_inference_steps=LONG))['id']}/events"
-    with client.stream("GET", path) as events:
-        lines = events.iter_lines()  # the connection closes with it
-        assert next(lines) == "event: status"
-        assert error_of(client.get(path), 429)["retryable"]
-    for _ in range(100):  # until the server has seen that the first has left
-        with client.stream("GET", path) as events:
-            if events.status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError("the place of a watcher that has left is not given to another")
 
 
 def test_seconds_and_lengths(client: httpx.Client, form: Form) -> None:
