@@ -13,24 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from animate_rt import Animator, open_writer
 
 from .conftest import Case
-from .serving import POSE_MS, Command, Form, ended, pose_file
+from .service_requests import truth
+from .serving import Command, Form, ended, pose_file
 
 KILLS, NEW, SEEDS = 50, 2, 4  # kills, new requests after each start, and different clips
-
-
-def truth(bundle: Path, case: Case, folder: Path) -> list[bytes]:
-    """The mp4 of every clip, made by an animator."""
-    pose, path, made = pose_file(case, folder), folder / "truth.mp4", []
-    with Animator.load(bundle) as animator:
-        for seed in range(SEEDS):
-            with open_writer(path, case.width, case.height, 1000 / POSE_MS) as writer:
-                for frame in animator.animate(case.reference, pose, steps=2, seed=seed):
-                    writer.write(frame)
-            made.append(path.read_bytes())
-    return made
 
 
 def ask(server: Command, form: dict[str, Any], key: str, killed: Event) -> str | None:
@@ -57,7 +45,11 @@ def records(spool: Path) -> Iterator[dict[str, Any]]:
 def test_fifty_kills_under_load(
     small: Case, small_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    form, expected = Form(small, tmp_path), truth(small_bundle, small, tmp_path)
+    form, pose = Form(small, tmp_path), pose_file(small, tmp_path)
+    expected = [
+        truth(small_bundle, small, tmp_path / f"truth-{seed}.mp4", pose=pose, seed=seed)
+        for seed in range(SEEDS)
+    ]
     chance, spool = random.Random(0), tmp_path / "spool"
     accepted: dict[str, str] = {}
     unfinished = 0  # jobs that were accepted and not made when a server was killed

@@ -302,3 +302,28 @@ def test_draining_finishes_and_closing_cancels(small_bundle: Path, small: Case, 
     assert temporary
     assert not temporary.exists()
     assert {thread.name for thread in threads()} <= before
+
+
+@pytest.mark.parametrize("deadline_s", [float("inf"), float("nan")])
+def test_a_deadline_is_finite(service: Service, small: Case, deadline_s: float) -> None:
+    with pytest.raises(ConfigError, match="deadline_s: expected a finite number of seconds"):
+        service.submit(request(small), deadline_s=deadline_s)
+
+
+def test_a_record_has_a_limit(service: Service, small: Case) -> None:
+    with pytest.raises(ConfigError, match="labels: expected a record of at most"):
+        service.submit(request(small), labels={"note": "x" * (1 << 20)})
+    assert not list(service.spool.new.iterdir())
+
+
+def test_a_fork_does_not_keep_the_spool(small_bundle: Path, tmp_path: Path) -> None:
+    with Service(small_bundle, spool=tmp_path):
+        read, write = os.pipe()
+        if not (child := fork()):
+            os.close(write)
+            os.read(read, 1)  # until the other process is done
+            os._exit(0)
+    Service(small_bundle, spool=tmp_path).close()
+    os.close(write)
+    os.waitpid(child, 0)
+    os.close(read)

@@ -83,3 +83,17 @@ def test_it_ends_with_a_cancelled_or_removed_job(service: Service, small: Case) 
         assert await watch(service, job) == b""
 
     asyncio.run(main())
+
+
+def test_it_is_made_again_for_later_watchers(small_bundle: Path, small: Case, tmp_path: Path) -> None:
+    """After another job's was, and after a restart."""
+
+    async def main(service: Service, *jobs: Job) -> None:
+        for job in jobs:
+            check_frames(await watch(service, job), await job)
+
+    with Service(small_bundle, spool=tmp_path) as service:
+        one, other = (service.submit(request(small, seed=seed)) for seed in (1, 2))
+        asyncio.run(main(service, one, other, one))
+    with Service(small_bundle, spool=tmp_path) as service:
+        asyncio.run(main(service, *service.list()))

@@ -85,7 +85,7 @@ def load(bundle: Path, small: Case, folder: Path, num_clips: int) -> dict[str, i
 
 def test_many_clients(small_bundle: Path, small: Case, tmp_path: Path) -> None:
     outcomes = load(small_bundle, small, tmp_path, 24)
-    assert outcomes["completed"] > 8
+    assert outcomes["completed"] >= 8  # as many are whole and not cancelled
     assert outcomes["refused"] >= 1
     assert sum(outcomes.values()) - outcomes["full"] == 24
 

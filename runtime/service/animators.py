@@ -99,6 +99,8 @@ class Animators:
             with self.changed:
                 place.animator, place.bundle = animator, animator.bundle
                 place.borrowers += 1
+                self.uses += 1
+                place.used = self.uses
             self._report()
             return animator
 

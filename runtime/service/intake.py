@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ class Intake:
         """The job of a request, durable; an earlier one if the key is known. See `Service.submit`."""
         if len(key) > MAX_KEY:
             raise ConfigError(f"idempotency_key: expected up to {MAX_KEY} characters, found {quoted(key)}")
+        if deadline_s is not None and not isfinite(deadline_s):
+            raise ConfigError(f"deadline_s: expected a finite number of seconds, found {deadline_s}")
         place = self.animators.find(request.size)
         with self.jobs.lock:
             known = key in self.jobs.by_key

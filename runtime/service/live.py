@@ -69,6 +69,7 @@ class LiveVideos:
         with self.lock:
             thread = self.threads.get(job.id)
             if thread is None or not path.exists():
+                path.unlink(missing_ok=True)  # of an earlier watcher, or an earlier start
                 file = path.open("xb", buffering=0)
                 thread = Thread(
                     target=encode, args=(job, file, self.review), name="animate-rt live", daemon=True

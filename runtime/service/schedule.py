@@ -83,6 +83,7 @@ class Schedule:
         with self.changed:
             found = [entry for entry in self.waiting if entry.job is job]
             self.waiting = [entry for entry in self.waiting if entry.job is not job]
+            self.changed.notify_all()
             return bool(found)
 
     def close(self) -> None:

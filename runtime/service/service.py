@@ -279,8 +279,10 @@ class Service:
         with suppress(OSError):  # then the first job tries again
             self.checker.start()
         for place in self.animators.places.values():
-            if self.draining or not self.animators.fits(place):
+            if self.draining:
                 break
+            if not self.animators.fits(place):
+                continue
             try:
                 with self.animators.borrow(place.name) as animator:
                     warm_up(animator, place.speed)

@@ -25,7 +25,7 @@ from ...atomic import unwritable
 from ...engines.files import read_bytes
 from ...engines.json_document import from_json
 from ...errors import ConfigError, OutputError, Rejected
-from ...text import quoted
+from ...text import one_line, quoted
 
 LOG = logging.getLogger("animate_rt")
 
@@ -79,6 +79,8 @@ class Spool:
             raise unwritable(path, error) from error
 
     def close(self) -> None:
+        with suppress(OSError, ValueError):  # a file system without locks; closed before
+            fcntl.flock(self.lock, fcntl.LOCK_UN)  # a fork of this process may have the file open
         self.lock.close()
 
     def start(self) -> Path:
@@ -99,6 +101,7 @@ class Spool:
             folder.rename(target)
             sync(self.jobs)
         except OSError as error:
+            self.remove(record.id)  # a job that is refused now is not made by a later start
             raise unwritable(target, error) from error
         return target
 
@@ -153,10 +156,15 @@ class Spool:
             if not (folder / RECORD).exists():
                 shutil.rmtree(folder, ignore_errors=True)  # a removal that was killed
                 continue
-            with suppress(OSError, ValueError, ConfigError, RecursionError):
+            try:
                 record: Record = from_json(Record, json.loads(read_bytes(folder / RECORD, MAX_BYTES)), RECORD)
-                if record.id == folder.name and record.schema == SCHEMA:
-                    found.append(record)
+            except (OSError, ValueError, ConfigError, RecursionError) as error:
+                LOG.warning(
+                    "job %s: its record cannot be read: %s", quoted(folder.name), one_line(str(error))
+                )
+                continue
+            if record.id == folder.name and record.schema == SCHEMA:
+                found.append(record)
         return sorted(found, key=lambda record: (record.created, record.id))
 
 
@@ -177,7 +185,10 @@ def hold(path: Path) -> IO[str]:
 
 
 def write(path: Path, record: Record) -> None:
-    path.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
+    text = json.dumps(asdict(record), indent=1, allow_nan=False)
+    if len(text) > MAX_BYTES:
+        raise ConfigError(f"labels: expected a record of at most {MAX_BYTES} bytes, found {len(text)}")
+    path.write_text(text, encoding="utf-8")
 
 
 def sync(*paths: Path) -> None:
