@@ -13,6 +13,7 @@ import animate_rt
 import av
 import numpy as np
 import pytest
+from animate_rt import Marks, Payload
 from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError
 from animate_rt.runtime.media.frame_range import FrameRange
@@ -189,7 +190,7 @@ def test_the_command_pose(walker: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_a_shot_is_driven_by_keypoints(inputs: Path, walker: Path, tmp_path: Path) -> None:
-    """It has the frames that the library makes from the same options, also after a part was made before."""
+    """It has the frames that the library makes from the same options, with the marks of the shot."""
     hero = tmp_path / "hero.npz"
     write_keypoints(hero, person("wave", frames=1, stature=40, feet=(32, 60), size=(64, 64)))
     driving = Driving(reference_keypoints=hero)
@@ -198,7 +199,8 @@ def test_a_shot_is_driven_by_keypoints(inputs: Path, walker: Path, tmp_path: Pat
     with open_animator(inputs / "bundle") as animator:
         assert make(shot, animator).num_frames == 8
         poses = open_poses(walker, reference=inputs / "reference.png", reference_keypoints=hero, frames=8)
-        expected = list(animator.animate(inputs / "reference.png", poses, steps=2))
+        mark = Marks(Payload.of(shot.digest(animator.bundle))).marker(64, 64)
+        expected = list(map(mark, animator.animate(inputs / "reference.png", poses, steps=2)))
     found = [np.asarray(Image.open(tmp_path / "frames" / f"{i:05}.png")) for i in range(8)]
     assert np.array_equal(np.stack(found), np.stack(expected))
 
