@@ -93,7 +93,10 @@ def test_the_recorded_clip_through_both_commands(run: Run, bundle: Path, case: A
     """`build` made the bundle (conftest.py); `animate` makes the recorded frames from the recorded inputs."""
     options = [part for name, value in case.animate_options.items() for part in (option(name), value)]
     inputs = ["--reference", case.reference, "--pose", case.pose]
-    assert run("animate", bundle, *inputs, *options, "--output", tmp_path / "frames").status == 0
+    assert (
+        run("animate", bundle, *inputs, *options, "--no-watermark", "--output", tmp_path / "frames").status
+        == 0
+    )
     frames = np.stack([np.asarray(Image.open(path)) for path in sorted((tmp_path / "frames").iterdir())])
     truth = case.io["video"][0].transpose(1, 2, 3, 0)
     assert -10 * np.log10(np.mean((frames / 255 - truth) ** 2)) >= 58

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import ConfigError, InputError, OutputError
+from animate_rt.runtime.marks.marks import MarkOptions
 from animate_rt.runtime.media.animated_picture import is_still
 from animate_rt.runtime.poses.driving import open_poses
 from animate_rt.runtime.poses.formats.reading import read_keypoints
@@ -29,6 +30,8 @@ from .shot_command import names
 from .square_networks import picture
 from .square_networks import pose_bundle as squares
 
+UNMARKED = MarkOptions(watermark=False)
+
 inputs, animate = shot_command.inputs, shot_command.animate
 
 
@@ -37,7 +40,7 @@ def command(inputs: Path, tmp_path: Path, monkeypatch: Any) -> Callable[..., int
     """`command(*options)`: the exit status of `animate` with arithmetic engines, to x.png."""
     monkeypatch.setattr("animate_rt.runtime.shots.commands.Animator.load", open_animator)
     fixed = ["animate", str(inputs / "bundle"), "--reference", str(inputs / "reference.png")]
-    fixed += ["--output", str(tmp_path / "x.png"), "--steps", "2"]
+    fixed += ["--output", str(tmp_path / "x.png"), "--steps", "2", "--no-watermark"]
     return lambda *options: main([*fixed, *map(str, options)])
 
 
@@ -59,7 +62,7 @@ def test_a_drawn_skeleton_gives_one_picture(
     assert capsys.readouterr().out == f"{tmp_path / 'x.png'}\n"
     assert names(tmp_path) == ["x.png", "x.png.json"]
     with open_animator(inputs / "bundle") as animator:
-        make(example(inputs, tmp_path / "folder", steps=2, frames="1"), animator)
+        make(example(inputs, tmp_path / "folder", steps=2, frames="1", marks=UNMARKED), animator)
         (expected,) = animator.animate(inputs / "reference.png", [pose], steps=2)
     assert np.array_equal(pixels(tmp_path / "x.png"), expected)
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "folder" / "00000.png").read_bytes()
@@ -175,7 +178,7 @@ def test_the_references_own_pose(inputs: Path, tmp_path: Path, models: Path, mon
     picture((300, 200, 24)).save(hero)
     command = ["animate", str(inputs / "bundle"), "--reference", str(hero), "--driving", str(hero)]
     command += ["--models", str(models), "--output", str(tmp_path / "x.png"), "--steps", "2"]
-    assert main(command) == 0
+    assert main([*command, "--no-watermark"]) == 0
     (own,) = open_poses(hero, models=models)
     (fitted,) = open_poses(hero, reference=hero, models=models)
     assert np.mean(np.asarray(own) != np.asarray(fitted)) < 0.001
@@ -220,7 +223,7 @@ def test_a_picture_is_an_output_like_others(inputs: Path, tmp_path: Path) -> Non
 
 
 def test_a_picture_that_was_stopped_resumes(inputs: Path, tmp_path: Path) -> None:
-    shot = example(inputs, tmp_path / "x.png", steps=3, frames="1")
+    shot = example(inputs, tmp_path / "x.png", steps=3, frames="1", marks=UNMARKED)
 
     def stop(progress: Any) -> None:
         if progress.stage == "denoise" and progress.done == 2:
