@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Callable
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ...atomic import unwritable
 from ...engines.files import digest_of
 from ...errors import AnimateError, ConfigError, DeadlineMissed, KeyReused, QueueFull, ServiceClosed
 from ...text import quoted
@@ -53,7 +54,7 @@ class Intake:
         """The job of a request, durable; an earlier one if the key is known. See `Service.submit`."""
         if len(key) > MAX_KEY:
             raise ConfigError(f"idempotency_key: expected up to {MAX_KEY} characters, found {quoted(key)}")
-        if deadline_s is not None and not isfinite(deadline_s):
+        if deadline_s is not None and not math.isfinite(deadline_s):
             raise ConfigError(f"deadline_s: expected a finite number of seconds, found {deadline_s}")
         place = self.animators.find(request.size)
         with self.jobs.lock:
@@ -84,9 +85,12 @@ class Intake:
                 labels=labels,
             )
             work = work_of(shot, num_frames, place.bundle)
+            self.spool.prepare(folder, record)
             with self.jobs.lock:
                 if job := self._same(record):
                     return job
+                if known:  # that job has been removed meanwhile, and this one has no place yet
+                    self.check_room()
                 self._check_open()
                 if deadline_s is not None:
                     check_deadline(deadline_s, place.speed.least_seconds(work))
@@ -94,6 +98,8 @@ class Intake:
         except AnimateError as error:
             error.args = (public(error, folder),)
             raise
+        except OSError as error:
+            raise unwritable(folder.name, error) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             with self.jobs.lock:

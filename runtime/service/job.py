@@ -60,6 +60,7 @@ class Job:
     def __init__(self, record: Record, folder: Path, work: Work, owner: Owner):
         self.record, self.folder, self.work = record, folder, work
         self.cancelled = Event()
+        self.removed = Event()  # set to remove the job as soon as it has ended
         self._status = status_of(record)
         self._owner = owner
         self._changed = Condition()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -58,29 +59,32 @@ class Jobs:
         self.spool.end(record)
         job.change(state=state, **status)
         self._measure(record)
-        reason = (
-            error.code if isinstance(error, Refused) else record.error_message
-        )  # a policy may name people
+        # A policy may name people.
+        reason = error.code if isinstance(error, Refused) else record.error_message
         log(job, f"{state}: {reason}" if error else state)
+        if job.removed.is_set():
+            self.forget(job)
         self.expire()
 
     def forget(self, job: Job) -> None:
         """Remove a job, with its result."""
         with self.lock:
-            if self.by_id.pop(job.id, None) is not None:
-                self.by_key.pop(job.record.idempotency_key, None)
-                self.spool.remove(job.id)
+            if self.by_id.pop(job.id, None) is None:
+                return
+            self.by_key.pop(job.record.idempotency_key, None)
+            folder = self.spool.take_out(job.id)
+        shutil.rmtree(folder, ignore_errors=True)  # without the lock: nobody should wait for a large folder
 
     def expire(self) -> None:
         """Remove ended jobs that are too old, and the oldest while their results are too large together."""
         with self.lock:
             ended = [job for job in self.by_id.values() if job.record.state in ENDED]
-            excess = sum(job.record.num_bytes for job in ended) - self.keep_bytes
-            oldest = time.time() - self.keep_s
-            for job in sorted(ended, key=lambda job: job.record.ended):
-                if job.record.ended < oldest or excess > 0:
-                    excess -= job.record.num_bytes
-                    self.forget(job)
+        excess = sum(job.record.num_bytes for job in ended) - self.keep_bytes
+        oldest = time.time() - self.keep_s
+        for job in sorted(ended, key=lambda job: job.record.ended):
+            if job.record.ended < oldest or (excess > 0 and job.record.num_bytes):
+                excess -= job.record.num_bytes
+                self.forget(job)
 
     def _measure(self, record: Record) -> None:
         self.metrics.add(JOBS, state=record.state)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Unpack
 
+from ...atomic import unwritable
 from ...engines.files import open_regular
 from ...errors import ConfigError, InputError, InputMissing
 from ...text import escaped, quoted
@@ -20,6 +22,7 @@ from ..shots.job_list import PATHS, SOURCES, parse, with_driving
 MAX_SUFFIX = 12  # characters of a file name's end that are kept, as it tells some formats apart
 # Keys of a job list that the service decides.
 SERVICE_KEYS = {"bundle", "name", "format", "bits", "first_number", "models", "overlay"}
+FULL = {errno.ENOSPC, errno.EDQUOT}  # what only writing a copy can meet
 COPIED = (*SOURCES, "initial_noise", "reference_keypoints")
 
 
@@ -88,7 +91,15 @@ class ClipRequest:
             picture = read_picture(picture)  # checks the array
         target = folder / "reference.png"
         # The whole picture, with its alpha channel and colour profile.
-        picture.save(target, compress_level=1, icc_profile=picture.info.get("icc_profile"))
+        try:
+            picture.save(target, compress_level=1, icc_profile=picture.info.get("icc_profile"))
+        except OSError as error:
+            if error.errno is not None:
+                raise unwritable(target, error) from error
+            raise InputError(
+                f"reference: expected a picture that can be stored as PNG, found one of mode {picture.mode}; "
+                "convert it to RGB or RGBA"
+            ) from error
         return target.name
 
 
@@ -111,9 +122,10 @@ def to_line(job: dict[str, Any]) -> bytes:
 
 
 def copy_input(source: Path, folder: Path, key: str) -> str:
-    """Copy a file, or the files of a folder, and return the name of the copy. Raises InputError.
+    """Copy a file, or the files of a folder, and return the name of the copy.
 
-    The copy is named after the key. Of the original name, only an ordinary suffix is kept.
+    The copy is named after the key. Of the original name, only an ordinary suffix is kept. Raises InputError,
+    or OutputError if the disk is full.
     """
     what = PATHS[key]
     try:
@@ -131,6 +143,8 @@ def copy_input(source: Path, folder: Path, key: str) -> str:
             f"{key}: expected {what}, found nothing at {escaped(str(source))}; check the path"
         ) from error
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in FULL:
+            raise unwritable(folder / key, error) from error
         reason = getattr(error, "strerror", None) or "no file can have this name"
         raise InputError(f"{key}: cannot read {escaped(str(source))}: {reason}") from error
 

@@ -46,14 +46,13 @@ from .review import Review
 from .run import check_wanted
 from .schedule import TURN_S, Schedule
 from .speed import Work
-from .spool import ENDED, Record, Spool
+from .spool import CANCELLED, ENDED, REMOVED, Record, Spool, State
 from .warm_up import warm_up
 from .workers import Workers, read_shot, work_of
 
 LOG = logging.getLogger("animate_rt")
 DAY_S, KEPT_BYTES = 86_400.0, 10 << 30
 HOUSEKEEPING_S = 1.0  # between two looks at what has expired
-MAX_KEY = 255  # characters of an idempotency key
 
 
 class Service:
@@ -187,6 +186,15 @@ class Service:
             )
         self.jobs.forget(job)
 
+    def remove_later(self, job: Job) -> None:
+        """Cancel a job, and remove it as soon as it has ended; a service on the same spool does so, too."""
+        self.check_process()
+        self.spool.mark(job.id, REMOVED)
+        job.removed.set()
+        self.cancel(job)
+        if job.status.has_ended:
+            self.jobs.forget(job)
+
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new jobs and finish the old ones. False if that takes longer than so many seconds."""
         self.check_process()
@@ -220,8 +228,11 @@ class Service:
 
     def cancel(self, job: Job) -> None:
         self.check_process()
+        waits = self.schedule.remove(job)
+        if not (waits or job.status.has_ended):
+            self.spool.mark(job.id, CANCELLED)  # first: a service that is killed now need not make it
         job.cancelled.set()
-        if self.schedule.remove(job):
+        if waits or self.schedule.remove(job):  # it may have paused meanwhile
             self.jobs.end(job, "cancelled")
             self._on_change()
 
@@ -251,16 +262,24 @@ class Service:
             folder, work = self.spool.folder(record.id), Work(0, record.num_frames)
             try:
                 if record.state not in ENDED:
+                    if self.spool.is_marked(record.id, CANCELLED):
+                        raise Cancelled
                     bundle = self.animators.find(record.size).bundle
                     work = work_of(read_shot(folder, bundle), record.num_frames, bundle)
                 self._take(record, folder, work)
+            except Cancelled:
+                self._end_at_once(record, work, "cancelled")
             except (AnimateError, OSError) as error:
-                job = Job(record, folder, work, self)
-                self.jobs.add(job)
-                self.jobs.end(
-                    job, "failed", InputError(f"job {job.id}: cannot be resumed: {message_of(error)}")
-                )
+                reason = f"job {record.id}: cannot be resumed: {message_of(error)}"
+                self._end_at_once(record, work, "failed", InputError(reason))
         self.jobs.expire()
+
+    def _end_at_once(
+        self, record: Record, work: Work, state: State, error: AnimateError | None = None
+    ) -> None:
+        job = Job(record, self.spool.folder(record.id), work, self)
+        self.jobs.add(job)
+        self.jobs.end(job, state, error)
 
     def _seconds(self, job: Job) -> float | None:
         """Expected seconds of a job that waits."""

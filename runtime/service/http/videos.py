@@ -177,7 +177,7 @@ class Videos:
         if status.has_ended:
             await asyncio.to_thread(self.service.remove, job)
         else:
-            self.keep(self.remove_later(job))
+            await asyncio.to_thread(self.service.remove_later, job)
         body = DeletedVideo(id=job.id, deleted=status.has_ended)
         return JSONResponse(body.model_dump(), 200 if status.has_ended else 202)
 
@@ -320,11 +320,6 @@ class Videos:
             return file_answer(request, job.path, MP4, digest, f"{job.id}.mp4")
         except FileNotFoundError as error:
             raise not_found("video", job.id) from error
-
-    async def remove_later(self, job: Job) -> None:
-        await wait_for_end(job, self.closing)
-        if job.status.has_ended:
-            await asyncio.to_thread(self.service.remove, job)
 
     def keep(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task and hold it until it is done: the event loop does not."""
