@@ -191,8 +191,9 @@ def test_cancelling(client: httpx.Client, form: Form, completed: dict[str, Any])
     again = client.post(f"/v1/videos/{running['id']}/cancel").json()
     assert (again["status"], again["error"], again["completed_at"]) == ("cancelled", None, None)
     assert client.post(f"/v1/videos/{completed['id']}/cancel").json() == completed
-    error = error_of(client.get(f"/v1/videos/{running['id']}/content"), 409)
-    assert (error["code"], error["retryable"]) == ("not_completed", False)
+    for name in ("content", "stream"):
+        error = error_of(client.get(f"/v1/videos/{running['id']}/{name}"), 409)
+        assert (error["code"], error["retryable"]) == ("not_completed", False)
 
 
 def test_content_before_the_end(client: httpx.Client, form: Form) -> None:

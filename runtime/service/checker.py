@@ -8,8 +8,10 @@ starts another one.
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -24,7 +26,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ...engines.bundle import MANIFEST, Bundle, read_bundle
-from ...errors import AnimateError, InputError
+from ...errors import AnimateError, InputError, ServiceClosed
 from ...text import message_of, one_line
 from ..marks.detection import detect
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, open_pose
@@ -39,6 +41,7 @@ from .job import error_class
 
 MEMORY_BYTES = 4 << 30  # address space; the libraries themselves take about 1 GB of it
 MAX_ANSWER = 1 << 16
+GRACE_S = 5  # after which a process that nobody waits for any more ends itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,50 +69,63 @@ class Checker:
         self.limits = limits
         self.lock = Lock()
         self.process: subprocess.Popen[bytes] | None = None
+        self.closed = False
 
     def start(self) -> None:
-        """Start the process, so that the first job need not wait for it."""
+        """Start the process, so that the first job need not wait for it. Raises OSError or ServiceClosed."""
         with self.lock:
             self._started()
 
     def examine(self, job_list: Path) -> Examined:
         """Check the shot of a job list of one line, and tell the length of its clip.
 
-        Raises ConfigError, InputError or another error that `make` would raise for these inputs.
+        Raises ConfigError, InputError or another error that `make` would raise for these inputs, and
+        ServiceClosed.
         """
         answer = self._answer({"job_list": str(job_list), "frames": self.limits.frames})
         return Examined(int(answer["frames"]), Fraction(answer["frame_rate"]))
 
     def detect(self, path: Path) -> dict[str, Any]:
-        """The marks of a picture or video, a `Detection` as JSON. Raises InputError."""
+        """The marks of a picture or video, a `Detection` as JSON. Raises InputError or ServiceClosed."""
         return self._answer({"detect": str(path)})
 
     def close(self) -> None:
+        """Stop the process, also while it is asked. Every later question raises ServiceClosed."""
+        self.closed = True
+        process = self.process
+        if process is not None:
+            process.kill()  # before the lock is taken: another thread may hold it and wait for an answer
         with self.lock:
             self._stop()
 
     def _answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """The process's answer. Raises what went wrong there."""
+        check_s = self.limits.check_s
         with self.lock:
-            # The first process may have died before: it is the inputs' fault if the second one dies too.
-            answer = self._ask(question) or self._ask(question)
+            end = monotonic() + check_s
+            answer = self._ask(question | {"check_s": check_s}, end)
+            # The process may have died before: it is the inputs' fault if a second one dies too.
+            if answer is None and monotonic() < end:
+                answer = self._ask(question | {"check_s": check_s}, end)
             if answer is None:
+                self._check_open()
                 raise InputError(
-                    f"inputs: expected files that can be read in {self.limits.check_s:g} s and "
+                    f"inputs: expected files that can be read in {check_s:g} s and "
                     f"{MEMORY_BYTES >> 30} GB of memory, found some that cannot; use shorter or smaller ones"
                 )
         if "code" in answer:
             raise error_class(str(answer["code"]))(str(answer["message"]))
         return answer
 
-    def _ask(self, question: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask the process, which is stopped if it does not answer in time."""
-        answer = ask(self._started(), question, self.limits.check_s)
+    def _ask(self, question: dict[str, Any], end: float) -> dict[str, Any] | None:
+        """Ask the process, which is stopped if it does not answer before `end`."""
+        answer = ask(self._started(), question, end)
         if answer is None:
             self._stop()
         return answer
 
     def _started(self) -> subprocess.Popen[bytes]:
+        self._check_open()
         if self.process is None or self.process.poll() is not None:
             self._stop()
             self.process = subprocess.Popen(
@@ -119,7 +135,13 @@ class Checker:
                 stderr=subprocess.DEVNULL,  # libraries print what is in the files
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             )
+            self._check_open()  # `close` may not have seen the new process
         return self.process
+
+    def _check_open(self) -> None:
+        if self.closed:
+            self._stop()
+            raise ServiceClosed("service: expected an open one, found it shutting down; try again later")
 
     def _stop(self) -> None:
         process, self.process = self.process, None
@@ -128,11 +150,11 @@ class Checker:
             process.communicate()
 
 
-def ask(process: subprocess.Popen[bytes], question: dict[str, Any], timeout: float) -> dict[str, Any] | None:
-    """Send a question and return the answer; None if the process dies or takes too long."""
+def ask(process: subprocess.Popen[bytes], question: dict[str, Any], end: float) -> dict[str, Any] | None:
+    """Send a question and return the answer; None if the process dies or does not answer before `end`."""
     assert process.stdin is not None
     assert process.stdout is not None
-    answer, end = b"", monotonic() + timeout
+    answer = b""
     try:
         process.stdin.write(json.dumps(question).encode() + b"\n")
         process.stdin.flush()
@@ -204,6 +226,8 @@ def main() -> None:
     for line in sys.stdin.buffer:
         question = json.loads(line)
         answer: dict[str, Any]
+        # The service stops a process that takes too long, but it may have been killed itself.
+        signal.alarm(math.ceil(question["check_s"]) + GRACE_S)
         try:
             if "detect" in question:
                 answer = detect(question["detect"]).document()
@@ -216,6 +240,7 @@ def main() -> None:
             answer = {"code": InputError.code, "message": "inputs: expected smaller files, out of memory"}
         except OSError as error:
             answer = {"code": InputError.code, "message": one_line(f"inputs: {message_of(error)}")}
+        signal.alarm(0)
         with suppress(BrokenPipeError):
             answers.write(json.dumps(answer).encode() + b"\n")
             answers.flush()

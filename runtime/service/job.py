@@ -10,7 +10,7 @@ from pathlib import Path
 from threading import Condition, Event
 from typing import Any, NamedTuple, Protocol
 
-from ...errors import AnimateError, Cancelled, DeviceError
+from ...errors import AnimateError, Cancelled, DeviceError, ServiceClosed
 from .speed import Work
 from .spool import ENDED, Record, State
 
@@ -65,6 +65,7 @@ class Job:
         self._owner = owner
         self._changed = Condition()
         self._version = 0
+        self._abandoned = False  # the service has stopped, so that nothing changes any more
         self._watchers: set[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = set()
 
     @property
@@ -94,17 +95,21 @@ class Job:
         self._owner.cancel(self)
 
     def wait(self, timeout: float | None = None) -> JobStatus:
-        """Wait until the job has ended, or for so many seconds, and return its status."""
+        """Wait until the job has ended, or for so many seconds, and return its status.
+
+        Raises ServiceClosed if the service has stopped before the job's end.
+        """
         self._owner.check_process()
         with self._changed:
-            self._changed.wait_for(lambda: self._status.has_ended, timeout)
+            self._changed.wait_for(lambda: self._status.has_ended or self._abandoned, timeout)
+            self._check_owner()
         return self.status
 
     def result(self, timeout: float | None = None) -> Path:
         """Wait until the job has ended and return the path of its mp4.
 
-        Raises TimeoutError if that takes longer than so many seconds, Cancelled if the job was cancelled, and
-        the error of a job that failed.
+        Raises TimeoutError if that takes longer than so many seconds, Cancelled if the job was cancelled, the
+        error of a job that failed, and ServiceClosed if the service has stopped before the job's end.
         """
         if not self.wait(timeout).has_ended:
             raise TimeoutError(f"job {self.id} has not ended after {timeout} seconds")
@@ -113,6 +118,7 @@ class Job:
     def events(self) -> Events:
         """The status now and after every change, up to the end. For `for` and `async for`.
 
+        They raise ServiceClosed if the service has stopped before the job's end.
         Changes that follow one another faster than they are taken become one.
         """
         self._owner.check_process()
@@ -140,6 +146,23 @@ class Job:
         with self._changed:
             self._status = replace(self._status, **changes)
             self._version += 1
+        self._tell()
+
+    def abandon(self) -> None:
+        """Tell those who wait for the end that this service does not make it."""
+        with self._changed:
+            self._abandoned = True
+        self._tell()
+
+    def _check_owner(self) -> None:
+        if self._abandoned and not self._status.has_ended:
+            raise ServiceClosed(
+                f"job {self.id}: expected a running service, found it stopped; "
+                "the next one on the same spool makes the job"
+            )
+
+    def _tell(self) -> None:
+        with self._changed:
             self._changed.notify_all()
             watchers = list(self._watchers)
         for loop, event in watchers:
@@ -153,9 +176,11 @@ class Job:
         self.record = replace(self.record, stage_seconds=spent)
 
     def next_version(self, seen: int) -> tuple[int, JobStatus]:
-        """Wait for a version after `seen`."""
+        """Wait for a version after `seen`. Raises ServiceClosed if there will be none."""
         with self._changed:
-            self._changed.wait_for(lambda: self._version > seen)
+            self._changed.wait_for(lambda: self._version > seen or self._abandoned)
+            if self._version <= seen:
+                self._check_owner()
             return self._version, self.status
 
 
@@ -188,6 +213,7 @@ class Events(Iterator[JobStatus]):
                     self.seen, self.ended = version, status.has_ended
                     yield status
                 else:
+                    self.job._check_owner()
                     await event.wait()
         finally:
             with self.job._changed:

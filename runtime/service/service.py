@@ -29,6 +29,7 @@ from ...errors import (
     DeadlineMissed,
     InputError,
     Rejected,
+    ServiceClosed,
 )
 from ...text import message_of, one_line
 from ..clip.options import whole_number
@@ -197,22 +198,19 @@ class Service:
 
     def drain(self, timeout: float | None = None) -> bool:
         """Refuse new jobs and finish the old ones. False if that takes longer than so many seconds."""
-        self.check_process()
-        self.intake.closed = True
+        self._refuse()
         return self.schedule.wait_until_idle(timeout)
 
     def close(self) -> None:
         """Cancel all jobs that have not ended, and unload the bundles."""
-        self.check_process()
-        self.intake.closed = True
+        self._refuse()
         for job in self.list():
             self.cancel(job)
         self._stop()
 
     def suspend(self) -> None:
         """Stop without cancelling: the next service on the same spool finishes the jobs."""
-        self.check_process()
-        self.intake.closed = True
+        self._refuse()
         self.workers.suspend()
         self._stop()
 
@@ -295,7 +293,7 @@ class Service:
 
     def _keep_house(self) -> None:
         """Load and warm up the bundles that fit, then remove what has expired from time to time."""
-        with suppress(OSError):  # then the first job tries again
+        with suppress(OSError, ServiceClosed):  # then the first job tries again, if there is one
             self.checker.start()
         for place in self.animators.places.values():
             if self.draining:
@@ -325,14 +323,22 @@ class Service:
             except Cancelled:
                 pass  # it ends in another thread
 
+    def _refuse(self) -> None:
+        """Accept no more jobs, not even those that are being checked."""
+        self.check_process()
+        self.intake.closed = True
+        self.checker.close()
+        self.detector.close()
+
     def _stop(self) -> None:
         self.schedule.close()
         self.closed.set()
+        self.live.close()
         self.workers.join()
         self.housekeeping.join()
         self.animators.close()
-        self.checker.close()
-        self.detector.close()
+        for job in self.jobs.by_id.values():
+            job.abandon()
         self._leave_spool()
 
     def _leave_spool(self) -> None:

@@ -171,7 +171,7 @@ class Spool:
         shutil.rmtree(self.take_out(job_id), ignore_errors=True)
 
     def take_out(self, job_id: str) -> Path:
-        """Move a job to what is not accepted, so that it does not count after a kill. Returns its new path."""
+        """Move a job to what is not accepted, so that no kill leaves half of it. Returns its path."""
         folder = self.new / job_id
         with suppress(OSError):
             (self.jobs / job_id).rename(folder)

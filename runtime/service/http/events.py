@@ -8,6 +8,7 @@ from contextlib import suppress
 from threading import Event
 from time import monotonic
 
+from ....errors import ServiceClosed
 from ..job import Job, JobStatus
 from .video import Video
 
@@ -32,14 +33,17 @@ async def statuses(job: Job, closing: Event, timeout: float | None = None) -> As
             if not change.done():
                 yield None
                 continue
-            status = change.result()
+            try:
+                status = change.result()
+            except ServiceClosed:
+                return
             if status is None:
                 return
             yield status
             change = asyncio.ensure_future(anext(changes, None))
     finally:
         change.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, ServiceClosed):
             await change
 
 

@@ -203,6 +203,9 @@ class Videos:
     async def stream(self, video_id: str) -> Response:
         """A fragmented mp4 with the frames of a job as they are finished, for players."""
         job = await asyncio.to_thread(self.find, video_id)
+        status = job.status
+        if status.has_ended and status.state != "completed":
+            raise not_completed(status)
         return self.watched(self.service.live.watch(job), MP4)
 
     def watched(self, content: AsyncIterator[str | bytes], kind: str) -> StreamingResponse:
@@ -301,15 +304,7 @@ class Videos:
         """A file of a completed job. Raises Refused if it is not completed, or was removed just now."""
         status = job.status
         if status.state != "completed":
-            raise Refused(
-                409,
-                f"video: expected a completed one, found it {status.state}",
-                code="not_completed",
-                retryable=not status.has_ended,
-                headers={}
-                if status.has_ended
-                else {"retry-after": str(max(1, poll_after_ms(status) // 1000))},
-            )
+            raise not_completed(status)
         try:
             sidecar = Sidecar.read(Path(f"{job.path}.json"))
             digest = sidecar.files.get(job.path.name, job.id) if sidecar else job.id
@@ -327,6 +322,17 @@ class Videos:
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
         return task
+
+
+def not_completed(status: JobStatus) -> Refused:
+    ended = status.has_ended
+    return Refused(
+        409,
+        f"video: expected a completed one, found it {status.state}",
+        code="not_completed",
+        retryable=not ended,
+        headers={} if ended else {"retry-after": str(max(1, poll_after_ms(status) // 1000))},
+    )
 
 
 async def disconnected(request: Request) -> None:
