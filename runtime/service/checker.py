@@ -147,7 +147,12 @@ class Checker:
         process, self.process = self.process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            process.wait()
+            # Nothing is read until its end: a fork of this process may still hold the other ends.
+            for pipe in (process.stdin, process.stdout):
+                if pipe is not None:
+                    with suppress(OSError):  # a question that was not sent whole
+                        pipe.close()
 
 
 def ask(process: subprocess.Popen[bytes], question: dict[str, Any], end: float) -> dict[str, Any] | None:
