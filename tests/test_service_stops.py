@@ -18,6 +18,7 @@ import pytest
 from animate_rt import AnimateError, InputError, Job, Service, ServiceClosed
 from animate_rt.runtime.service import Limits, checker
 
+from .forks import fork
 from .quick_service import LONG, Quick, prepare, wait_for_stage
 
 
@@ -127,6 +128,31 @@ def stop_checker(service: Service) -> None:
     service.checker.start()
     assert service.checker.process is not None
     service.checker.process.send_signal(signal.SIGSTOP)
+
+
+def test_a_fork_does_not_keep_a_checker_from_stopping() -> None:
+    """The forks are made while the checker's process starts, and hold what they got until the end."""
+    read, write = os.pipe()
+    forks = []
+    for _ in range(5):
+        checks = checker.Checker(Limits())
+        start = Thread(target=checks.start)
+        start.start()
+        while start.is_alive():
+            if not (child := fork()):
+                os.close(write)
+                os.read(read, 1)
+                os._exit(0)
+            forks.append(child)
+        close = Thread(target=checks.close, daemon=True)
+        close.start()
+        close.join(timeout=20)
+        assert not close.is_alive()
+    os.close(write)
+    for child in forks:
+        os.waitpid(child, 0)
+    os.close(read)
+    assert forks
 
 
 def test_a_hanging_check_does_not_keep_a_service_from_stopping(quick: Quick) -> None:

@@ -42,6 +42,12 @@ from .job import error_class
 MEMORY_BYTES = 4 << 30  # address space; the libraries themselves take about 1 GB of it
 MAX_ANSWER = 1 << 16
 GRACE_S = 5  # after which a process that nobody waits for any more ends itself
+# Held while a process is started, and for the moment of a fork. A fork in between would keep the ends of
+# the pipes that belong to the new process, and nobody would see that this process has ended.
+STARTING = Lock()
+os.register_at_fork(
+    before=STARTING.acquire, after_in_parent=STARTING.release, after_in_child=STARTING.release
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +134,14 @@ class Checker:
         self._check_open()
         if self.process is None or self.process.poll() is not None:
             self._stop()
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,  # libraries print what is in the files
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            )
+            with STARTING:
+                self.process = subprocess.Popen(
+                    [sys.executable, "-m", __name__],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,  # libraries print what is in the files
+                    env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                )
             self._check_open()  # `close` may not have seen the new process
         return self.process
 
@@ -148,7 +155,6 @@ class Checker:
         if process is not None:
             process.kill()
             process.wait()
-            # Nothing is read until its end: a fork of this process may still hold the other ends.
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     with suppress(OSError):  # a question that was not sent whole
