@@ -17,6 +17,10 @@ from ..clip.options import ClipOptions
 from ..shots.loaded_bundle import check_unchanged
 from .speed import Speed
 
+CHECK_S = 0.1  # between two looks at whether somebody who waits still wants to
+
+Check = Callable[[], None]
+
 
 class Place:
     """One bundle of a service, and its animator while it is loaded."""
@@ -57,10 +61,13 @@ class Animators:
         return self.budget is None or self._loaded_bytes() + loaded <= self.budget
 
     @contextmanager
-    def borrow(self, name: str) -> Iterator[Animator]:
-        """The animator of a bundle, which is loaded first if need be. Raises what `Animator.load` does."""
+    def borrow(self, name: str, check: Check) -> Iterator[Animator]:
+        """The animator of a bundle, which is loaded first if need be. Raises what `Animator.load` does.
+
+        `check` is called again and again while other clips keep the memory; what it raises ends the wait.
+        """
         place = self.places[name]
-        animator = self._borrow_loaded(place) or self._borrow_cold(place)
+        animator = self._borrow_loaded(place) or self._borrow_cold(place, check)
         try:
             yield animator
         finally:
@@ -83,19 +90,21 @@ class Animators:
             place.used = self.uses
             return animator
 
-    def _borrow_cold(self, place: Place) -> Animator:
-        with self.loading:
+    def _borrow_cold(self, place: Place, check: Check) -> Animator:
+        while not self.loading.acquire(timeout=CHECK_S):
+            check()
+        try:
             if animator := self._borrow_loaded(place):
                 return animator
             if place.animator is not None:  # its files were written to, and clips of it may still run
                 with self.changed:
-                    self.changed.wait_for(lambda: not place.borrowers)
+                    self._wait_until(lambda: not place.borrowers, check)
                 self._unload(place)
             needed = memory_of(place.bundle)
             while self.budget is not None and self._loaded_bytes() + needed > self.budget:
-                if not self._unload_oldest():
+                if not self._unload_oldest(check):
                     break
-            animator = self._load(place)
+            animator = self._load(place, check)
             with self.changed:
                 place.animator, place.bundle = animator, animator.bundle
                 place.borrowers += 1
@@ -103,26 +112,31 @@ class Animators:
                 place.used = self.uses
             self._report()
             return animator
+        finally:
+            self.loading.release()
 
-    def _load(self, place: Place) -> Animator:
+    def _wait_until(self, is_true: Callable[[], bool], check: Check) -> None:
+        """Wait with `changed` held."""
+        while not is_true():
+            check()
+            self.changed.wait(CHECK_S)
+
+    def _load(self, place: Place, check: Check) -> Animator:
         while True:
             try:
                 return Animator.load(place.path)
             except OutOfMemory:
-                if not self._unload_oldest():
+                if not self._unload_oldest(check):
                     raise
 
-    def _unload_oldest(self) -> bool:
+    def _unload_oldest(self, check: Check) -> bool:
         """Unload the bundle unused for longest, once no clip uses it. False if none is loaded."""
         with self.changed:
-            while True:
-                loaded = [place for place in self.places.values() if place.animator is not None]
-                if not loaded:
-                    return False
-                if free := [place for place in loaded if not place.borrowers]:
-                    break
-                self.changed.wait()
-            oldest = min(free, key=lambda place: place.used)
+            loaded = [place for place in self.places.values() if place.animator is not None]
+            if not loaded:  # while one is loaded, no other is: `loading` is held
+                return False
+            self._wait_until(lambda: any(not place.borrowers for place in loaded), check)
+            oldest = min((place for place in loaded if not place.borrowers), key=lambda place: place.used)
             animator, oldest.animator = oldest.animator, None
         assert animator is not None
         animator.close()

@@ -91,7 +91,7 @@ class Intake:
                     return job
                 if known:  # that job has been removed meanwhile, and this one has no place yet
                     self.check_room()
-                self._check_open()
+                self.check_open()
                 if deadline_s is not None:
                     check_deadline(deadline_s, place.speed.least_seconds(work))
                 job = self.take(record, self.spool.accept(folder, record), work)
@@ -109,7 +109,7 @@ class Intake:
 
     def check_room(self) -> None:
         """Raise ServiceClosed or QueueFull if a new request would be refused."""
-        self._check_open()
+        self.check_open()
         if self.schedule.num_waiting + self.reserved >= self.queue_size:
             seconds = max(1.0, self.schedule.seconds_to_room())
             raise QueueFull(
@@ -118,7 +118,8 @@ class Intake:
                 seconds,
             )
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ServiceClosed once new jobs are refused."""
         if self.closed:
             raise ServiceClosed("service: expected an open one, found it shutting down; try again later")
 

@@ -90,9 +90,13 @@ class Run:
                 seconds_left=self.seconds_left(),
             )
 
+    def work_left(self) -> float | None:
+        """Expected seconds of the work that is left, on a device of its own."""
+        return self.speed.seconds(self.left)
+
     def seconds_left(self) -> float | None:
         """Expected seconds until the clip is done, given how many share the device."""
-        seconds = self.speed.seconds(self.left)
+        seconds = self.work_left()
         return None if seconds is None else seconds * max(1, self.num_running())
 
 

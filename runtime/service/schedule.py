@@ -15,7 +15,7 @@ SLACK = 1.5  # a job must be that many times as long as a waiting one to make ro
 
 @dataclass(eq=False)
 class Entry:
-    """A job in the schedule."""
+    """A job in the schedule. `seconds_left` is the time of its work on a device of its own."""
 
     job: Job
     seconds_left: Callable[[], float | None]
@@ -30,7 +30,8 @@ class Schedule:
     The shortest job goes first, but one that has waited for `turn_s` goes before those that came later. If
     all places are taken, the longest job that has run for `turn_s` pauses for the shortest one that waits,
     unless they are about as long. So a job waits for longer ones at most `turn_s` and the time of a snapshot,
-    and no job waits for ever.
+    and no job waits for ever. A job whose driving video is being extracted pauses after that: keypoints are
+    kept when all are there.
     """
 
     def __init__(self, num_active: int, turn_s: float = TURN_S, clock: Callable[[], float] = monotonic):
@@ -98,7 +99,10 @@ class Schedule:
             return self.changed.wait_for(lambda: not (self.waiting or self.active), timeout)
 
     def seconds_ahead(self, of: Job | None = None) -> float:
-        """Expected seconds until a waiting job begins; of None, until one that is added now would."""
+        """Expected seconds until a waiting job begins; of None, until one that is added now would.
+
+        Counted as if one job ran after another: jobs that share the device take as long together.
+        """
         with self.changed:
             ahead = self._order()
             if of is not None:
@@ -109,7 +113,7 @@ class Schedule:
     def seconds_to_room(self) -> float:
         """Expected seconds until an active job has ended, so that a waiting one begins."""
         with self.changed:
-            return min(map(expected, self.active), default=0.0)
+            return len(self.active) * min(map(expected, self.active), default=0.0)
 
     @property
     def num_waiting(self) -> int:

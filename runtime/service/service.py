@@ -296,13 +296,13 @@ class Service:
         with suppress(OSError, ServiceClosed):  # then the first job tries again, if there is one
             self.checker.start()
         for place in self.animators.places.values():
-            if self.draining:
-                break
             if not self.animators.fits(place):
                 continue
             try:
-                with self.animators.borrow(place.name) as animator:
-                    warm_up(animator, place.speed)
+                with self.animators.borrow(place.name, self.intake.check_open) as animator:
+                    warm_up(animator, place.speed, self.intake.check_open)
+            except ServiceClosed:
+                break
             except Exception as error:
                 self.failure = error
                 LOG.error("bundle %s: %s", place.name, one_line(message_of(error)))

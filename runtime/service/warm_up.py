@@ -10,13 +10,17 @@ import numpy as np
 from ..animator import Animator
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
+from .animators import Check
 from .speed import Speed
 
 STEPS = 2  # the first run of an engine is slower
 
 
-def warm_up(animator: Animator, speed: Speed) -> None:
-    """Run every engine that a clip with default options uses, and measure a run of the UNet."""
+def warm_up(animator: Animator, speed: Speed, check: Check) -> None:
+    """Run every engine that a clip with default options uses, and measure a run of the UNet.
+
+    `check` is called at every report of the clip; what it raises ends the warm-up.
+    """
     manifest = animator.bundle.manifest
     bucket, schedule = manifest.bucket, manifest.model.sampling.schedule
     black = np.zeros((bucket.height, bucket.width, 3), np.uint8)
@@ -24,6 +28,7 @@ def warm_up(animator: Animator, speed: Speed) -> None:
     ended: list[float] = []
 
     def on_progress(progress: Progress) -> None:
+        check()
         if progress.stage == "denoise" and progress.done:
             ended.append(monotonic())
 

@@ -103,9 +103,15 @@ class Workers:
     def _render(self, entry: Entry) -> None:
         job, place = entry.job, self.animators.places[entry.job.record.size]
         run = Run(job, place.speed, self.schedule.num_running, lambda: self.suspended)
-        entry.seconds_left = run.seconds_left
+        entry.seconds_left = run.work_left
+
+        def check_wait() -> None:
+            check_wanted(job, place.speed.least_seconds(run.left))
+            if self.schedule.should_pause(entry):
+                raise Paused
+
         try:
-            with self.animators.borrow(place.name) as animator:
+            with self.animators.borrow(place.name, check_wait) as animator:
                 run.enter("reference")
                 if animator.bundle.digest != job.record.bundle:
                     raise BundleMismatch(
