@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,23 @@ def test_the_command_keeps_the_list(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["consent", "revoke", listed, picture]) == 65
     assert main(["consent", "add", listed, picture, "--who", "Ada", "--until", "tomorrow"]) == 64
     assert main(["consent", "add", listed, picture, "--who", " "]) == 64
+
+
+def test_changes_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
+    def change(number: int) -> None:
+        consents = ConsentList(tmp_path / "list")
+        consents.add(PEOPLE[number], f"Ada {number}")
+        if number % 2:
+            consents.revoke(PEOPLE[number])
+
+    with ThreadPoolExecutor(len(PEOPLE)) as threads:
+        list(threads.map(change, range(len(PEOPLE))))
+    found = ConsentList(tmp_path / "list").read()
+    assert {each.who for each in found} == {f"Ada {number}" for number in range(len(PEOPLE))}
+    assert {each.who for each in found if each.revoked} == {
+        f"Ada {number}" for number in range(1, len(PEOPLE), 2)
+    }
+    assert [path.name for path in tmp_path.iterdir()] == ["list"]
 
 
 @pytest.mark.parametrize("line", ["{}", "[1]", "x", '{"digest": "zz"}', "[" * 3000, '{"who": 1}'])

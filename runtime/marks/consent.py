@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +19,7 @@ import numpy as np
 from ...atomic import write_text
 from ...engines.files import read_bytes
 from ...errors import ConfigError, InputError, Refused
+from ...locks import locked
 from ...text import escaped, quoted
 from ..media.picture import Frame
 from .policy import picture_digest
@@ -112,20 +114,26 @@ class ConsentList:
             given=today(),
             until=until and day_of(until),
         )
-        self.write([*self.read(), consent])
+        with self.changing():
+            self.write([*self.read(), consent])
         return consent
 
     def revoke(self, picture: Frame) -> list[Consent]:
         """End every consent for a picture or its copies today; returns those that ended."""
         digest, likeness = picture_digest(picture), likeness_of(picture)
-        consents, ended = self.read(), []
-        for index, consent in enumerate(consents):
-            if not consent.revoked and consent.is_of(digest, likeness):
-                consents[index] = replace(consent, revoked=today())
-                ended.append(consents[index])
-        if ended:
-            self.write(consents)
+        with self.changing():
+            consents, ended = self.read(), []
+            for index, consent in enumerate(consents):
+                if not consent.revoked and consent.is_of(digest, likeness):
+                    consents[index] = replace(consent, revoked=today())
+                    ended.append(consents[index])
+            if ended:
+                self.write(consents)
         return ended
+
+    def changing(self) -> AbstractContextManager[None]:
+        """Held while the list is changed: two processes may do so at the same time."""
+        return locked(self.path.with_name(f".{self.path.name}.lock"))
 
     def write(self, consents: Sequence[Consent]) -> None:
         lines = (json.dumps(asdict(consent), ensure_ascii=True) for consent in consents)

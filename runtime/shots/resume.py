@@ -26,12 +26,12 @@ from typing import IO, Any, Self
 from ...atomic import atomic, unwritable
 from ...engines.files import digest_of, hashed
 from ...errors import ConfigError, InputError, OutputError
+from ...locks import ATTEMPTS, in_use, is_at, locked, share
 from ..clip.snapshot import Snapshot
 from ..media.folder import contents, counts
 from ..media.picture import Frame
 from ..media.writer import FrameWriter
 from .kept_files import is_intact_png, read_png, read_snapshot, write_snapshot
-from .locks import ATTEMPTS, in_use, is_at, locked, share
 from .output import PICTURE, VIDEO, Output
 from .previews import FILES
 from .sidecar import Sidecar
