@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from socket import create_server
 from tempfile import TemporaryFile
 from threading import Event, Thread
 from typing import Any, NamedTuple
@@ -117,6 +119,11 @@ class Command:
         self._close()
 
 
+def free_port() -> int:
+    with closing(create_server(("127.0.0.1", 0))) as listener:
+        return int(listener.getsockname()[1])
+
+
 def pose_file(case: Case, folder: Path) -> Path:
     """The case's first poses as one file, without loss."""
     path = folder / "pose.webp"
@@ -138,6 +145,15 @@ class Form:
                 "control_reference": ("walk.webp", self.pose if pose is None else pose),
             },
             "data": {"num_inference_steps": "2"} | texts,
+        }
+
+    def keywords(self, **texts: Any) -> dict[str, Any]:
+        """The arguments of the openai client's `videos.create`. What it does not know goes in as text."""
+        pose = f"data:image/webp;base64,{b64encode(self.pose).decode()}"
+        return {
+            "prompt": "a walk",
+            "input_reference": ("hero.png", self.picture),
+            "extra_body": {"control_reference": pose, "num_inference_steps": 2} | texts,
         }
 
 

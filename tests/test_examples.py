@@ -10,10 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
-from socket import create_server
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,7 @@ import pytest
 
 from .conftest import Case
 from .service_requests import truth
-from .serving import FRAMES, Form, pose_file, serving
+from .serving import FRAMES, Form, free_port, pose_file, serving
 
 EXAMPLES = Path(animate_rt.__file__).parent / "docs" / "examples"
 REPLICAS = 2
@@ -32,11 +31,6 @@ REPLICAS = 2
 def made_by_hand(bundle: Path, case: Case, folder: Path) -> bytes:
     """The mp4 of `Form`, made by an animator."""
     return truth(bundle, case, folder / "truth.mp4", pose=pose_file(case, folder))
-
-
-def free_port() -> int:
-    with closing(create_server(("127.0.0.1", 0))) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

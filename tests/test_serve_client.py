@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import openai
 import pytest
@@ -36,23 +34,10 @@ def client(served: Served) -> Iterator[OpenAI]:
         yield client
 
 
-def data_url(content: bytes) -> str:
-    return f"data:image/webp;base64,{base64.b64encode(content).decode()}"
-
-
-def keywords(form: Form, **texts: Any) -> dict[str, Any]:
-    """The arguments of `videos.create`. What the client does not know goes into extra_body, as text."""
-    return {
-        "prompt": "a walk",
-        "input_reference": ("hero.png", form.picture),
-        "extra_body": {"control_reference": data_url(form.pose), "num_inference_steps": 2} | texts,
-    }
-
-
 def test_create_and_poll_then_download(
     client: OpenAI, form: Form, small: Case, small_bundle: Path, tmp_path: Path
 ) -> None:
-    video = client.videos.create_and_poll(**keywords(form))
+    video = client.videos.create_and_poll(**form.keywords())
     assert (video.object, video.status, video.progress) == ("video", "completed", 100)
     assert (video.size, video.seconds, video.prompt) == ("64x96", "0.6", "a walk")
     assert video.created_at <= video.completed_at < video.expires_at
@@ -66,7 +51,7 @@ def test_create_and_poll_then_download(
 
 def test_create_retrieve_list_delete(client: OpenAI, form: Form, served: Served) -> None:
     with held(served.service):
-        videos = [client.videos.create(**keywords(form, seed=seed)) for seed in range(3)]
+        videos = [client.videos.create(**form.keywords(seed=seed)) for seed in range(3)]
         assert all(video.status in ("queued", "in_progress") for video in videos)
     assert client.videos.retrieve(videos[0].id).id == videos[0].id
     listed = [video.id for video in client.videos.list(limit=2)]  # goes on with the next page by itself
@@ -79,7 +64,7 @@ def test_create_retrieve_list_delete(client: OpenAI, form: Form, served: Served)
 
 
 def test_deleting_a_running_job_stops_it(client: OpenAI, form: Form, served: Served) -> None:
-    video = client.videos.create(**keywords(form, num_inference_steps=LONG))
+    video = client.videos.create(**form.keywords(num_inference_steps=LONG))
     job = served.service.get(video.id)
     assert client.videos.delete(video.id).deleted is True
     assert job is not None
@@ -89,10 +74,10 @@ def test_deleting_a_running_job_stops_it(client: OpenAI, form: Form, served: Ser
 
 def test_a_bad_request_is_an_error_of_the_client(client: OpenAI, form: Form) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        client.videos.create(**keywords(form) | {"size": "720x1280"})
+        client.videos.create(**form.keywords() | {"size": "720x1280"})
     assert (caught.value.code, caught.value.param) == ("config", "size")
     with pytest.raises(openai.UnprocessableEntityError, match="cannot read input_reference as a picture: "):
-        client.videos.create(**keywords(form) | {"input_reference": ("hero.png", b"no picture")})
+        client.videos.create(**form.keywords() | {"input_reference": ("hero.png", b"no picture")})
 
 
 def test_models(client: OpenAI) -> None:
@@ -112,7 +97,7 @@ def test_a_wrong_token(served: Served) -> None:
 
 async def poll(url: str, form: Form) -> str:
     async with AsyncOpenAI(base_url=f"{url}/v1", api_key=TOKEN) as client:
-        video = await client.videos.create_and_poll(**keywords(form))
+        video = await client.videos.create_and_poll(**form.keywords())
         return video.status
 
 

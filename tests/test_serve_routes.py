@@ -318,6 +318,9 @@ def test_models_and_health(client: httpx.Client) -> None:
     assert 0 < model["seconds_per_frame"] < 60
     assert client.get("/livez").json() == {"status": "alive"}
     assert client.get("/readyz").json() == {"status": "ready"}
+    for path in ("/livez", "/readyz", "/metrics"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
 
 
 def test_the_event_loop_is_not_blocked(

@@ -174,6 +174,9 @@ def add_health(app: FastAPI, service: Service, metrics: PrometheusMetrics) -> No
         """Measurements for Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE)
 
+    for path, answer in {"/livez": livez, "/readyz": readyz, "/metrics": read_metrics}.items():
+        app.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)  # monitors ask so, too
+
 
 def add_security(app: FastAPI) -> None:
     """Describe in OpenAPI that a token is needed."""
