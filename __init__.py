@@ -45,10 +45,6 @@ from .runtime.clip.progress import Progress
 from .runtime.clip.snapshot import Snapshot, SnapshotSink
 from .runtime.media.pose_sequence import PoseSequence
 from .runtime.media.writer import FrameWriter, open_writer
-from .runtime.poses.driving import open_poses
-from .runtime.poses.formats.reading import read_keypoints
-from .runtime.poses.formats.writing import write_keypoints
-from .runtime.poses.keypoints import Keypoints
 
 if TYPE_CHECKING:
     from .runtime.marks.consent import ConsentList
@@ -56,6 +52,10 @@ if TYPE_CHECKING:
     from .runtime.marks.marks import MarkOptions, Marks
     from .runtime.marks.policy import Policy
     from .runtime.marks.watermark import Payload
+    from .runtime.poses.driving import open_poses
+    from .runtime.poses.formats.reading import read_keypoints
+    from .runtime.poses.formats.writing import write_keypoints
+    from .runtime.poses.keypoints import Keypoints
     from .runtime.service import ClipRequest, Job, JobStatus, Service
 
 __all__ = [
@@ -113,6 +113,10 @@ LATER = {
     **dict.fromkeys(("MarkOptions", "Marks"), "marks.marks"),
     "Payload": "marks.watermark",
     "Policy": "marks.policy",
+    "open_poses": "poses.driving",
+    "read_keypoints": "poses.formats.reading",
+    "write_keypoints": "poses.formats.writing",
+    "Keypoints": "poses.keypoints",
 }
 
 
