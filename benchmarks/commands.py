@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .reporting.result import Result
     from .workload import Workload
 
-SIZES = ("small", "mid", "full-512", "full-768")
+SIZES = ("small", "mid", "sd15-cpu", "full-512", "full-768")
 SCENARIOS = ("single-stream", "offline", "server")
 
 
@@ -208,7 +208,8 @@ def serve(options: argparse.Namespace, console: Console) -> None:
 
 def peers(options: argparse.Namespace, console: Console) -> None:
     need_packages("bench", "torch", "onnx", "onnxscript", "onnxruntime", "safetensors", "yaml")
-    from .peers import bench_peers, drawn, from_files
+    from .peers import bench_peers
+    from .renderers import drawn, from_files
     from .sizes import RECORDED_CHECKPOINT, bundles_of, checkpoint_of
     from .sizes import SIZES as KNOWN
 
@@ -229,6 +230,7 @@ def peers(options: argparse.Namespace, console: Console) -> None:
             console.step,
             without=options.without,
             quick=options.quick,
+            alone=size.alone,
         )
     finish(result, options, console)
 

@@ -11,7 +11,6 @@ that a peer can reach.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -22,34 +21,25 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..engines.bundle import open_bundle
-from ..engines.contract import DENOISING_UNET
 from ..engines.device import Array
 from ..engines.precision import Backend, Precision
-from ..runtime.animator import Animator
-from ..runtime.clip.clip import latent_shape
-from ..runtime.clip.noise import seeded_noise
-from ..runtime.clip.windows import KnownLength
-from ..runtime.media.picture import fit, read_picture, square
 from .instruments import host
 from .instruments.accuracy import compare_frames
-from .instruments.own_process import Failed, Make, Render, Worker
+from .instruments.own_process import Failed, Make, Worker
+from .renderers import load_compiled, load_eager, load_exported, load_our_modules, load_ours
 from .reporting.result import JSON, OURS, Result, Samples, describe_engines
 from .reporting.samples import ratio_of_medians, summary
-from .sizes import on_gpu
-from .workload import Pictures, Workload
+from .sizes import computes_bf16, on_gpu
+from .workload import Workload
 
 if TYPE_CHECKING:
-    import torch
-
-    from ..export.checkpoints.checkpoint import Checkpoint
-    from .baselines.plain import PlainPipeline
+    from .renderers import Networks
 
 EAGER, COMPILED = "eager PyTorch", "torch.compile"
 # Steps of the two warm-up clips, in which a peer compiles, packs weights and, on repeated calls, captures
 # CUDA graphs; more clips would warm up nothing further.
 WARM_UP = (1, 3)
 Progress = Callable[[str], None]
-Networks = Callable[["torch.dtype"], "Checkpoint"]  # called in each peer's process
 
 
 @dataclass(slots=True)
@@ -82,10 +72,14 @@ def bench_peers(
     *,
     without: Iterable[str] = (),
     quick: bool = False,
+    alone: bool = False,
 ) -> Result:
     """Measure the truth and all other peers but those named in `without`. `bundles` are ours, built from the
     same networks. A peer that fails, or takes more than `limit_s` to load or for a clip, is dropped with a
     warning.
+
+    With `alone`, a peer renders all its clips and ends before the next one starts, as the machine's memory
+    does not hold several; otherwise the peers take turns.
 
     `quick` is for a GPU that is available only for minutes: all peers load at the same time, fp32 peers other
     than the truth are left out if there are fp16 ones, and the truth renders one clip alone and ends before
@@ -100,23 +94,26 @@ def bench_peers(
             for peer in peers:
                 launch(peer, workload, stack)
             measure_one_clip(truth, workload, limit_s, progress)
-        for peer in in_turns:
-            if peer.worker is None:
-                launch(peer, workload, stack)
-            warm_up(peer, WARM_UP, workload, limit_s, progress)
-        for turn in range(1, rounds + 1):
-            # A new order each time, so that no peer always follows the same other.
-            for index in np.random.default_rng(turn).permutation(len(in_turns)):
-                peer = in_turns[index]
-                tick = partial(progress, f"clip {turn}/{rounds}: {peer.label}")
-                take_turn(peer, turn, workload.num_steps, limit_s, tick)
+        for group in [[peer] for peer in in_turns] if alone else [in_turns]:
+            for peer in group:
+                if peer.worker is None:
+                    launch(peer, workload, stack)
+                warm_up(peer, WARM_UP, workload, limit_s, progress)
+            for turn in range(1, rounds + 1):
+                # A new order each time, so that no peer always follows the same other.
+                for index in np.random.default_rng(turn).permutation(len(group)):
+                    peer = group[index]
+                    tick = partial(progress, f"clip {turn}/{rounds}: {peer.label}")
+                    take_turn(peer, turn, workload.num_steps, limit_s, tick)
+            for peer in group:
+                end(peer)
     samples: Samples = {peer.label: peer.seconds for peer in peers if peer.seconds}
     warnings += [f"{peer.label}: {peer.failure}" for peer in peers if peer.failure]
     return Result(
         kind="peers",
         workload=workload.as_json(),
         engines=[engine for bundle in bundles for engine in describe_engines(open_bundle(bundle))],
-        results={"truth": truth.label, "peers": [row(peer, truth) for peer in peers]},
+        results={"truth": truth.label, "alone": alone, "peers": [row(peer, truth) for peer in peers]},
         samples=samples,
         warnings=warnings,
     )
@@ -156,6 +153,10 @@ def measure_one_clip(peer: Peer, workload: Workload, limit_s: float, progress: P
     """All the truth does with `quick`: load, warm up, render clip 1 and end."""
     warm_up(peer, [1], workload, limit_s, progress)
     take_turn(peer, 1, workload.num_steps, limit_s, partial(progress, f"clip 1: {peer.label}"))
+    end(peer)
+
+
+def end(peer: Peer) -> None:
     assert peer.worker is not None
     peer.worker.close()
 
@@ -203,12 +204,13 @@ def eight_bit(frames: Array | None) -> Array:
 
 
 def public_peers(networks: Networks) -> list[Peer]:
-    """Peers that run the public formulation, the truth first. On a GPU also in float16, which the public
-    projects use there."""
+    """Peers that run the public formulation, the truth first. Also in half precision: float16 on a GPU, and
+    bfloat16 on a CPU that computes in it."""
     gpu = on_gpu()
+    half = ["fp16"] if gpu else ["bf16"] if computes_bf16() else []
     peers = [
         Peer(name, precision, partial(make, networks, precision))
-        for precision in (("fp32", "fp16") if gpu else ("fp32",))
+        for precision in ("fp32", *half)
         for name, make in ((EAGER, load_eager), (COMPILED, load_compiled))
     ]
     return [*peers, *([] if gpu else [Peer("ONNX Runtime", "fp32", partial(load_exported, networks))])]
@@ -224,119 +226,3 @@ def our_peer(bundle: Path) -> Peer:
 def our_modules(networks: Networks) -> Peer:
     precision: Precision = "fp16" if on_gpu() else "fp32"
     return Peer(f"{OURS}, PyTorch", precision, partial(load_our_modules, networks, precision))
-
-
-def load_ours(bundle: Path, workload: Workload) -> Render:
-    return our_render(Animator.load(bundle), workload)
-
-
-def load_our_modules(networks: Networks, precision: Precision, workload: Workload) -> Render:
-    import torch
-
-    from .baselines.torch_engine import bundle_of, engines_of
-
-    loaded = networks(torch.float16 if precision == "fp16" else torch.float32)
-    bundle = bundle_of(loaded, workload.bucket, precision)
-    return our_render(Animator(bundle, load=engines_of(lambda _dtype: loaded)), workload)
-
-
-def our_render(animator: Animator, workload: Workload) -> Render:
-    """Renders with `animator`. The reference is computed for every clip, as the other peers do."""
-    animator.session.engine(DENOISING_UNET)  # loads it here and not in the first clip
-
-    def render(clip: int, pictures: Pictures, steps: int) -> Array:
-        animator.references.clear()
-        return np.stack(list(workload.animate(animator, clip, pictures, steps)))
-
-    return render
-
-
-def load_eager(networks: Networks, precision: str, workload: Workload) -> Render:
-    from .baselines.plain import PlainPipeline
-
-    loaded = load_networks(networks)
-    return public_render(PlainPipeline(loaded), loaded, precision, workload)
-
-
-def load_compiled(networks: Networks, precision: str, workload: Workload) -> Render:
-    import torch
-
-    from .baselines.public_parts import PublicLoop, public_parts
-
-    loaded = load_networks(networks)
-    parts = {name: torch.compile(part, dynamic=False) for name, part in public_parts(loaded).items()}
-    return public_render(PublicLoop(loaded, parts), loaded, precision, workload)
-
-
-def load_exported(networks: Networks, workload: Workload) -> Render:
-    from .baselines.public_parts import ExportedPart, PublicLoop, public_parts
-
-    loaded = load_networks(networks)
-    folder = tempfile.TemporaryDirectory(prefix="animate-rt-peer-")
-    parts = {name: ExportedPart(name, part, Path(folder.name)) for name, part in public_parts(loaded).items()}
-    render = public_render(PublicLoop(loaded, parts), loaded, "fp32", workload)
-
-    def render_in_folder(clip: int, pictures: Pictures, steps: int) -> Array:
-        assert folder  # this reference keeps the temporary folder alive
-        return render(clip, pictures, steps)
-
-    return render_in_folder
-
-
-def from_files(checkpoint: Path, inference_config: Path | None, dtype: torch.dtype) -> Checkpoint:
-    from ..export import load_checkpoint
-
-    return load_checkpoint(checkpoint, inference_config, dtype)
-
-
-def drawn(size: str, dtype: torch.dtype) -> Checkpoint:
-    from .random_checkpoint import random_networks
-
-    return random_networks(size, dtype)
-
-
-def load_networks(networks: Networks) -> Checkpoint:
-    """The networks in float32, on the GPU if there is one."""
-    import torch
-
-    loaded = networks(torch.float32)
-    if on_gpu():
-        torch.backends.cudnn.allow_tf32 = False  # the truth must not round to TF32
-        parts = loaded.denoising_unet, loaded.reference_net, loaded.pose_guider, loaded.vae
-        for network in (*parts, loaded.image_encoder):
-            network.cuda()
-    return loaded
-
-
-def public_render(pipeline: PlainPipeline, loaded: Checkpoint, precision: str, workload: Workload) -> Render:
-    """Renders with the public formulation, on the GPU if there is one; frames are not rounded."""
-    import torch
-
-    from .baselines.torch_engine import bundle_of
-
-    device, bucket = "cuda" if on_gpu() else "cpu", workload.bucket
-    manifest = bundle_of(loaded, bucket, "fp32").manifest
-    settings = workload.options.resolve(manifest)
-    windows = list(settings.windows(KnownLength(workload.frames)))
-
-    def render(clip: int, pictures: Pictures, steps: int) -> Array:
-        picture = read_picture(pictures.reference)
-        side = manifest.model.image_encoder.image_size
-        arrays = (
-            fit(picture, bucket.width, bucket.height)[None],
-            square(picture, side)[None],
-            pictures.pose,
-            seeded_noise(settings.seed + clip, range(workload.frames), latent_shape(manifest)),
-        )
-        half = torch.autocast(device, torch.float16, enabled=precision == "fp16")
-        with half:
-            frames = pipeline(
-                *(torch.from_numpy(array).to(device) for array in arrays),
-                steps=steps,
-                guidance_scale=settings.guidance_scale,
-                windows=windows,
-            )
-        result: Array = (frames.float().permute(0, 2, 3, 1) * 255).cpu().numpy()
-        return result
-
-    return render

@@ -22,10 +22,14 @@ RECORDED_CHECKPOINT = RECORDED / "checkpoint", RECORDED / "inference.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """A workload and the random checkpoint (random_checkpoint.py) it runs on; None is the recorded one."""
+    """A workload and the random checkpoint (random_checkpoint.py) it runs on; None is the recorded one.
+
+    alone: one peer after another, as a machine with 24 GB does not hold two at this size.
+    """
 
     workload: Workload
     checkpoint: str | None
+    alone: bool = False
 
 
 def full(width: int, height: int) -> Size:
@@ -44,6 +48,7 @@ def workload(
 SIZES = {
     "small": Size(workload(64, 96, window=6, steps=4, frames=10, overlap=2), None),
     "mid": Size(workload(256, 256, window=16, steps=10), "mid"),
+    "sd15-cpu": Size(workload(256, 384, window=8, steps=4), "sd15", alone=True),
     "full-512": full(512, 512),
     "full-768": full(512, 768),
 }

@@ -17,9 +17,10 @@ from animate_rt.benchmarks.baselines import plain_unet
 from animate_rt.benchmarks.baselines.plain import PlainPipeline
 from animate_rt.benchmarks.baselines.public_parts import POSE_GUIDER, ExportedPart, PublicLoop, public_parts
 from animate_rt.benchmarks.instruments.own_process import Failed, Worker
-from animate_rt.benchmarks.peers import bench_peers, drawn, from_files, load_eager
+from animate_rt.benchmarks.peers import bench_peers
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
-from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, in_precision, workload
+from animate_rt.benchmarks.renderers import drawn, from_files, load_eager
+from animate_rt.benchmarks.sizes import RECORDED_CHECKPOINT, SIZES, computes_bf16, in_precision, workload
 from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.contract import DENOISING_UNET, REFERENCE_NET, ShapeBucket, contracts
 from animate_rt.engines.cpu.openvino import PASSES
@@ -151,6 +152,22 @@ def test_eager_pytorch_and_ours_side_by_side(small_bundle: Path, monkeypatch: py
     }
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(not computes_bf16(), reason="this CPU does not compute in bfloat16")
+def test_eager_pytorch_in_bfloat16_alone(small_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One peer after another, and autocast."""
+    from animate_rt.benchmarks import peers
+
+    everyone = peers.public_peers
+    monkeypatch.setattr(peers, "public_peers", lambda *given: everyone(*given)[0:3:2])
+    result = bench_peers(NETWORKS, [small_bundle], WORK, 2, 250, print, alone=True)
+    labels = [(peer["name"], peer["precision"]) for peer in result.results["peers"]]
+    assert labels == [("eager PyTorch", "fp32"), ("eager PyTorch", "bf16"), ("ours, openvino", "fp32")]
+    assert [peer["failure"] for peer in result.results["peers"]] == [None] * 3
+    assert [len(seconds) for seconds in result.samples.values()] == [2, 2, 2]
+    assert 30 < result.results["peers"][1]["accuracy"]["psnr_db"] < 58
+
+
 def test_quick_comparison(capsys: pytest.CaptureFixture[str]) -> None:
     """`--quick` needs no bundle and makes one clip with eager PyTorch."""
     options = [
@@ -163,6 +180,8 @@ def test_quick_comparison(capsys: pytest.CaptureFixture[str]) -> None:
         "torch.compile",
         "--without",
         "ONNX Runtime",
+        "--without",
+        "eager PyTorch",  # in half precision, where this CPU computes in it
     ]
     assert main(["bench", "peers", *options]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])

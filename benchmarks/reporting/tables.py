@@ -193,7 +193,8 @@ def peers_tables(result: Result) -> list[Table]:
         )
     names = ("peer", "precision", "n", "median s", "CV", "times faster (95 %)")
     head = (*names, "PSNR dB", "SSIM", "load s", "peak MB")
-    title = f"Interleaved clips, {size(result)}; speed and accuracy are against {result.results['truth']}"
+    turns = "Clips of one peer after another" if result.results.get("alone") else "Interleaved clips"
+    title = f"{turns}, {size(result)}; speed and accuracy are against {result.results['truth']}"
     return [Table(title, head, rows)]
 
 
