@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
+import time
 from collections.abc import Sequence
 from fractions import Fraction
+from threading import Thread
 
 import av
 import numpy as np
 import pytest
 from animate_rt.benchmarks.puppets.world.scene import Scene
-from animate_rt.runtime.marks.pattern import Pattern, signs
+from animate_rt.runtime.marks.pattern import Pattern, pattern, signs
 from animate_rt.runtime.marks.watermark import PRODUCT, THRESHOLD, Payload, chance, right_bits
 from animate_rt.runtime.media.picture import Frame
 from PIL import Image
+
+from .forks import fork
 
 FRAMES = 8
 PAYLOAD = Payload.of("a job")
@@ -132,3 +137,22 @@ def test_pictures_without_the_mark_are_not_taken_for_marked(clips: list[list[Fra
         reading = Pattern().read(frames)
         assert not reading.found
         assert reading.false_positive_rate > 1e3 * THRESHOLD
+
+
+def test_a_fork_does_not_stop_a_thread_that_marks(clips: list[list[Frame]]) -> None:
+    """The process forks again and again while another thread marks and reads, as in a service."""
+
+    def work() -> None:
+        for _ in range(10):
+            pattern(512, 512, PAYLOAD)
+        Pattern().read(clips[0][:1])
+
+    thread = Thread(target=work, daemon=True)
+    thread.start()
+    end = time.monotonic() + 60
+    while thread.is_alive():
+        assert time.monotonic() < end
+        if not (child := fork()):
+            os._exit(0)
+        os.waitpid(child, 0)
+        thread.join(timeout=0.01)

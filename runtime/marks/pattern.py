@@ -77,10 +77,13 @@ class Pattern:
 
 def pattern(width: int, height: int, payload: Payload) -> Array:
     """The pattern of these bits for frames of this size, (height, width), with a root mean square of 1."""
+    # Products by einsum: OpenBLAS ends its threads while the process forks, and a product of another thread
+    # that waits for them never returns.
     weights = np.array([SYNC, *(2 * bit - 1 for bit in payload.bits)])
-    cells = details(np.tensordot(weights, signs(), 1))
+    cells = details(np.einsum("s,sij->ij", weights, signs()))
     cell = cell_size(width, height)
-    field = interpolation(height, cell) @ cells @ interpolation(width, cell).T
+    rows = np.einsum("yi,ij->yj", interpolation(height, cell), cells)
+    field = np.einsum("yj,xj->yx", rows, interpolation(width, cell))
     return np.asarray(field / field.std(), np.float32)
 
 
@@ -116,7 +119,7 @@ def equalised(cells: Array) -> Array:
 
 def reading(cells: Array, alignments: int) -> Reading:
     """Read all bits, and bound the chance of finding such a mark in one of so many alignments."""
-    values = np.tensordot(signs(), cells, 2) / max(float(np.linalg.norm(cells)), 1e-9)
+    values = np.einsum("sij,ij->s", signs(), cells) / max(float(np.linalg.norm(cells)), 1e-9)
     payload = Payload.from_bits((values[1:] > 0).astype(int).tolist())
     right = right_bits(payload)
     # The signs of the bits are independent of how the grid was found. Three ways of looking are tried.
