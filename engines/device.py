@@ -7,7 +7,7 @@ on a stream return at once. An error that occurs later is raised when the host w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, NamedTuple, Protocol
 
@@ -182,6 +182,12 @@ class Stream(Protocol):
     def wait(self, event: Event, *, needs: bool) -> None:
         """Wait for the event. With `needs`, a failure before it also fails the work that follows on this
         stream."""
+
+    def check(self, check: Callable[[], None]) -> None:
+        """Call `check` once the stream gets here; an exception of it fails the work that follows.
+
+        So work that is no longer wanted is left out. A GPU's streams do nothing: they cannot call Python.
+        """
 
 
 class Device(Protocol):

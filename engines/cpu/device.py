@@ -201,6 +201,9 @@ class CPUStream:
 
         self.queue.put(task)
 
+    def check(self, check: Callable[[], None]) -> None:
+        self.call(check)
+
     def close(self) -> None:
         self.end()
         if not ENDING.is_set():

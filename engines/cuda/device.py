@@ -257,6 +257,9 @@ class CUDAStream:
             with cuda_errors(self.name):
                 self.stream.wait(event.event)
 
+    def check(self, check: Callable[[], None]) -> None:
+        """Does nothing: what has been given to a GPU cannot be taken back."""
+
     def capture(self, work: Callable[[], None]) -> CUDAGraph:
         """Capture what `work` enqueues as a CUDA graph, without running it. Raises DeviceError if that fails.
 

@@ -63,6 +63,7 @@ class Denoiser:
         self.layout, self.steps, self.prepare = layout, clip.settings.steps, session.prepare
         self.num_estimates = num_estimates(self.steps, len(self.steps))  # of each segment
         self.scheduler, self.lease = session.scheduler, lease
+        self.check_cancelled = clip.check_cancelled
         self.resumed = dict(clip.snapshots.start.segments)  # saved segments, until they are on the device
         self.places: dict[int, list[Place]] = {}  # by window, for windows in progress
         self.buffers: dict[Segment, SegmentBuffers] = {}  # of segments in progress
@@ -90,7 +91,7 @@ class Denoiser:
             unet = unets[task.window % len(unets)]
             self._gather(unet, task)
             inputs, outputs = self._features(unet, task) if self.cached else ({}, {})
-            unet.run(inputs, outputs, bound=self.conditions.reference)
+            unet.run(inputs, outputs, self.conditions.reference, self.check_cancelled)
             return self._update(unet, task)
 
     def take_finished(self, task: Task) -> list[tuple[Segment, SegmentBuffers]]:

@@ -38,8 +38,12 @@ class Frames(Iterator[Array]):
             raise
 
     def close(self) -> None:
-        """Abandon the clip. Call it from the iterating thread, or when no thread is iterating."""
+        """Abandon the clip. Call it from the iterating thread, or when no thread is iterating.
+
+        On a CPU, of the tasks that are issued only the one that runs is finished.
+        """
         self._check_process()
+        self._cancelled.set()  # which these tasks look at
         self._rendering.close()
         self._on_end()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from ...engines.contract import DType
@@ -115,16 +115,20 @@ class BoundEngine:
         inputs: Mapping[str, Buffer] = NOTHING,
         outputs: Mapping[str, Buffer] = NOTHING,
         bound: Mapping[str, Buffer] = NOTHING,
+        check: Callable[[], None] | None = None,
     ) -> Event:
         """Issue one operation: copy `inputs` in, run the engine, copy `outputs` out.
 
-        Buffers in `bound` are used in place. Called with the scheduler held.
+        Buffers in `bound` are used in place. The stream calls `check` first (`Stream.check`). Called with the
+        scheduler held.
         """
         buffers = {name: bound[name] if name in bound else self[name] for name in self.specs}
         reads = [*inputs.values(), *(buffers[name] for name in self.inputs if name not in inputs)]
         written = (name for name in self.specs if name in inputs or name not in self.inputs)
 
         def work() -> None:
+            if check:
+                self.stream.check(check)
             for name, buffer in buffers.items():
                 self.context.bind(name, buffer)
             if inputs:
