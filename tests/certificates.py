@@ -9,12 +9,15 @@ from typing import Any
 NAME = "A studio that exists in tests"
 
 
-def write_certificate(folder: Path) -> tuple[Path, Path, Any]:
-    """Write a chain and a key in PEM, and return both paths and the key."""
+def write_certificate(folder: Path, *, days: int = 30, ocsp: str = "") -> tuple[Path, Path, Any]:
+    """Write a chain and a key in PEM, and return both paths and the key.
+
+    `days` may be negative: the certificate ended so many days ago. `ocsp` is the address of its authority.
+    """
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+    from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
     def name(text: str) -> x509.Name:
         return x509.Name(
@@ -34,8 +37,8 @@ def write_certificate(folder: Path) -> tuple[Path, Path, Any]:
             .issuer_name(name("An authority of tests"))
             .public_key(public)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=30))
+            .not_valid_before(now - datetime.timedelta(days=100))
+            .not_valid_after(now + datetime.timedelta(days=days))
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(root_key.public_key()), False)
         )
@@ -63,8 +66,12 @@ def write_certificate(folder: Path) -> tuple[Path, Path, Any]:
         .add_extension(usage(key_cert_sign=True, crl_sign=True), True)
         .sign(root_key, hashes.SHA256())
     )
+    access = x509.AccessDescription(
+        AuthorityInformationAccessOID.OCSP, x509.UniformResourceIdentifier(ocsp or "http://127.0.0.1:9/")
+    )
     leaf = (
         builder(NAME, key.public_key())
+        .add_extension(x509.AuthorityInformationAccess([access]), False)
         .add_extension(x509.BasicConstraints(False, None), True)
         .add_extension(usage(digital_signature=True), True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), True)

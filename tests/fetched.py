@@ -22,6 +22,17 @@ ASTRONAUT = ModelSet(
         )
     },
 )
+FACES = ModelSet(
+    name="faces",
+    package=ASTRONAUT.package,
+    wheel=ASTRONAUT.wheel,
+    licence="of each photograph; a part of Labeled Faces in the Wild",
+    files={
+        "skimage/data/lfw_subset.npy": File(
+            "9560ec2f5edfac01973f63a8a99d00053fecd11e21877e18038fbe500f8e872c", 1_000_080
+        )
+    },
+)
 UNREACHABLE = "check the connection"
 
 

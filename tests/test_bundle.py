@@ -18,6 +18,8 @@ from animate_rt import Animator, BundleCorrupt, BundleError, BundleMismatch, Inp
 from animate_rt.engines.bundle import MANIFEST, new_bundle, open_bundle
 from animate_rt.engines.files import canonical, digest_of
 
+from .slow import SLOW
+
 FLIPS_PER_FILE = 12
 
 
@@ -54,12 +56,13 @@ def test_a_flipped_bit_in_any_file_is_refused(copy: Path) -> None:
     open_bundle(copy)
 
 
-def test_a_flipped_bit_in_the_manifest_is_refused(copy: Path) -> None:
+@pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=SLOW)])
+def test_a_flipped_bit_in_the_manifest_is_refused(copy: Path, count: int) -> None:
     """White space and the digest included. Reading only the manifest is fast, so many bits are tried."""
     path = copy / MANIFEST
     content = path.read_bytes()
     chance = random.Random(1)
-    for bit in chance.sample(range(len(content) * 8), 3000):
+    for bit in chance.sample(range(len(content) * 8), count):
         changed = bytearray(content)
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)

@@ -25,6 +25,8 @@ from animate_rt.runtime.media.picture import read_picture
 from animate_rt.runtime.media.pose_sequence import open_pose
 from PIL import Image
 
+from .slow import SLOW
+
 PROGRESS = re.compile(r"(load|export|compile|seal|pose|denoise|decode)\b.* \d\d:\d\d")
 
 Run = Callable[..., "Outcome"]
@@ -240,7 +242,7 @@ def test_a_bad_frame_rate_is_a_usage_error(animate: Run, tmp_path: Path) -> None
     assert "expected frames per second" in done.err
 
 
-@pytest.mark.parametrize("output", ["out.mp4", "frames"])
+@pytest.mark.parametrize("output", ["out.mp4", pytest.param("frames", marks=SLOW)])
 def test_a_full_disk(small: Any, small_bundle: Path, tmp_path: Path, output: str) -> None:
     """A limit on file sizes makes writes fail as on a full disk."""
 
@@ -260,10 +262,16 @@ def test_a_full_disk(small: Any, small_bundle: Path, tmp_path: Path, output: str
 
 
 @pytest.mark.parametrize(
-    ("number", "status"),
-    [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ("number", "status", "output"),
+    [
+        (signal.SIGKILL, -signal.SIGKILL, "out.mp4"),
+        (signal.SIGTERM, 143, "frames"),
+        (signal.SIGINT, 130, "out.mp4"),
+        pytest.param(signal.SIGKILL, -signal.SIGKILL, "frames", marks=SLOW),
+        pytest.param(signal.SIGTERM, 143, "out.mp4", marks=SLOW),
+        pytest.param(signal.SIGINT, 130, "frames", marks=SLOW),
+    ],
 )
-@pytest.mark.parametrize("output", ["out.mp4", "frames"])
 def test_a_stopped_run_leaves_only_files_to_resume_from(
     small: Any, small_bundle: Path, tmp_path: Path, number: int, status: int, output: str
 ) -> None:

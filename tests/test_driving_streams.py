@@ -19,13 +19,13 @@ from . import shot_command
 from .damage import peak_bytes, reset_peak
 from .fixed_cost import HEIGHT, WIDTH, open_animator
 from .people import person
+from .slow import SLOW
 from .test_driving_portraits import film
 
 inputs = shot_command.inputs
 # Bytes, of freed memory that is kept for later. All frames of the long video would take 184 MB, and their
 # skeletons ten times as much.
 MOST_GROWTH = 40e6
-SLOW = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 
 class Made(NamedTuple):

@@ -29,6 +29,7 @@ from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 from . import ray_cluster
 from .job_lists import NUM_POSES, job, shots
 from .ray_cluster import FARM, run
+from .slow import SLOW
 
 if not find_spec("ray"):
     pytest.skip("needs the extra farm", allow_module_level=True)
@@ -172,7 +173,7 @@ def throughput(report: FarmReport) -> float:
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
     ("most", "shots_each", "cost_s", "turns"),
-    [(2, 2, 0.03, 12), pytest.param(8, 6, 0.3, 1, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(2, 2, 0.03, 12), pytest.param(8, 6, 0.3, 1, marks=SLOW)],
 )
 def test_throughput_scales_with_the_number_of_workers(
     inputs: Path,

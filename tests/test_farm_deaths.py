@@ -26,6 +26,7 @@ from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 from . import ray_cluster
 from .job_lists import job, shots
 from .ray_cluster import FARM, run
+from .slow import SLOW
 
 if not find_spec("ray"):
     pytest.skip("needs the extra farm", allow_module_level=True)
@@ -222,7 +223,7 @@ class Killer:
 @pytest.mark.usefixtures("ray")
 @pytest.mark.parametrize(
     ("num_shots", "every_s", "cost_s"),
-    [(4, 1.5, 0.06), pytest.param(20, 3.0, 0.15, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(4, 1.5, 0.06), pytest.param(20, 3.0, 0.15, marks=SLOW)],
 )
 def test_results_are_the_same_if_workers_are_killed(
     inputs: Path,

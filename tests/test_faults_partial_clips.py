@@ -15,6 +15,7 @@ from animate_rt.runtime.shots.shot import Shot, is_done, make
 from PIL import Image
 
 from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs
+from .slow import SLOW
 from .stopped_shots import files, make_until, truth
 
 NUM_POSES = 7
@@ -104,10 +105,11 @@ def test_a_snapshot_that_is_not_of_this_clip_is_ignored(
         shot.output.mark_stale()
 
 
+@pytest.mark.parametrize("count", [60, pytest.param(200, marks=SLOW)])
 def test_any_position_in_a_snapshot_gives_the_same_clip(
-    inputs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    inputs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
-    """200 random positions, and latents that are missing or of other segments."""
+    """Random positions, and latents that are missing or of other segments."""
     chance = np.random.default_rng(0)
     shot = example(inputs, folder / "frames", steps=2, windows="open")
     expected = truth(shot, folder.parent / "truth")
@@ -116,7 +118,7 @@ def test_any_position_in_a_snapshot_gives_the_same_clip(
     shutil.copytree(partial, kept)
     monkeypatch.undo()
     with open_animator(shot.bundle) as animator:
-        for _ in range(200):
+        for _ in range(count):
             shutil.copytree(kept, partial, dirs_exist_ok=True)
             with np.load(partial / SNAPSHOT) as archive:
                 names = [name for name in archive.files if "_" in name and chance.random() < 0.3]

@@ -21,6 +21,7 @@ import pytest
 from animate_rt.runtime.media.pose_sequence import open_pose
 
 from .numbered_frames import number, numbered
+from .slow import SLOW
 
 CODECS = {
     "mp4": "libx264",
@@ -250,7 +251,7 @@ def script(rng: random.Random) -> tuple[str, Fraction, list[int]]:
     return suffix, rate, ticks
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=SLOW) for seed in range(1, 4))])
 def test_50_videos_show_what_their_times_say(tmp_path: Path, seed: int) -> None:
     rng, judge = random.Random(seed), shutil.which("ffmpeg")
     for index in range(50):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from animate_rt import InputError, InputMissing, Marks, Payload, detect, open_writer
 from animate_rt.__main__ import main
 from animate_rt.benchmarks.puppets.world.scene import Scene
-from animate_rt.runtime.marks.metadata import GENERATED, add_packet, packet, read_metadata
+from animate_rt.runtime.marks.metadata import GENERATED, XMP_BOX, add_packet, packet, read_metadata
 from animate_rt.runtime.media.picture import Frame
+from animate_rt.text import one_line
 from PIL import Image
 
 from .written_frames import decode
@@ -102,6 +107,63 @@ def test_metadata_of_a_picture_is_read_wherever_it_is(tmp_path: Path) -> None:
     add_packet(tmp_path / "b.png", packet("", "https://a.example"))
     assert read_metadata(tmp_path / "b.png").detector == "https://a.example"
     assert detect(tmp_path / "b.png").marked
+
+
+def test_text_in_metadata_is_read_as_it_was_written(tmp_path: Path) -> None:
+    for detector in ('https://a.example/"?a&b', "<a b='c'>\x01\n&amp;", "\ud800" * 3, "&" * 500):
+        content = packet("pattern-1", detector)
+        ElementTree.fromstring(content)
+        Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+        add_packet(tmp_path / "a.png", content)
+        assert read_metadata(tmp_path / "a.png").detector == one_line(detector, 200)
+
+
+def test_metadata_of_any_size_take_little_memory(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    with path.open("wb") as file:
+        file.write(b"\0\0\0\x18ftypisom\0\0\0\0isom\0\0\0\0")
+        for _ in range(200):
+            file.write(struct.pack(">I4s", 1_000_024, b"uuid") + XMP_BOX)
+            file.seek(1_000_000, os.SEEK_CUR)
+        xmp = packet("", "https://a.example")
+        file.write(struct.pack(">I4s", 0, b"uuid") + XMP_BOX + xmp)  # to the end of the file
+    tracemalloc.start()
+    assert read_metadata(path).source_type == GENERATED
+    assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    tracemalloc.stop()
+
+
+def test_tiny_videos_and_long_pictures_are_looked_into(tmp_path: Path) -> None:
+    Image.new("RGB", (1, 1)).save(tmp_path / "a.gif")
+    Image.new("RGB", (16, 1_000_000)).save(tmp_path / "b.png")
+    with open_writer(tmp_path / "c.mp4", 2, 2, 24) as writer:
+        writer.write(np.zeros((2, 2, 3), np.uint8))
+    for path in sorted(tmp_path.iterdir()):
+        assert not detect(path).marked
+    with pytest.raises(InputError, match="found a folder"):
+        detect(tmp_path)
+
+
+def test_a_mark_whose_bits_are_not_certain_is_found_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scene = Scene("held-out", 0, 256)
+    mark = MARKS.marker(256, 256)
+    pictures = [Image.fromarray(mark(scene.frame(index))).resize((269, 256)) for index in range(8)]
+    found = []
+    for index, picture in enumerate(pictures):
+        picture.save(tmp_path / f"{index}.png")
+        found.append(detect(tmp_path / f"{index}.png"))
+    uncertain = next(each for each in found if each.reading.found and not each.reading.certain)
+    document = uncertain.document()
+    assert document["marked"]
+    assert [document["watermark"][name] for name in ("found", "bits", "product", "job")] == [
+        True,
+        *[None] * 3,
+    ]
+    assert document["watermark"]["bits_confidence"] < 0.999
+    assert main(["detect", uncertain.file]) == 0
+    assert "watermark found, but its bits are not certain (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", [b"", b"\xff\xff\xff\xff" * 8, b"\0" * 4000])

@@ -6,7 +6,8 @@ import hashlib
 import io
 import os
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from threading import Thread
 
@@ -14,8 +15,9 @@ import av
 import numpy as np
 import pytest
 from animate_rt.benchmarks.puppets.world.scene import Scene
-from animate_rt.runtime.marks.pattern import Pattern, pattern, signs
-from animate_rt.runtime.marks.watermark import PRODUCT, THRESHOLD, Payload, chance, right_bits
+from animate_rt.runtime.marks.label import labeller
+from animate_rt.runtime.marks.pattern import Pattern, bits_confidence, pattern, signs
+from animate_rt.runtime.marks.watermark import PRODUCT, SURE, THRESHOLD, Payload, chance, right_bits
 from animate_rt.runtime.media.picture import Frame
 from PIL import Image
 
@@ -122,6 +124,60 @@ def test_every_size_of_frame_holds_the_bits(size: tuple[int, int]) -> None:
     reading = Pattern().read([Pattern().marker(width, height, PAYLOAD)(frame)])
     assert reading.found
     assert reading.payload == PAYLOAD
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (2, 2), (3, 5), (16, 16), (17, 33), (2, 3000), (15, 400)])
+@pytest.mark.parametrize("level", [0, 128, 255])
+def test_frames_that_are_too_small_are_marked_all_the_same(size: tuple[int, int], level: int) -> None:
+    """They cannot hold all bits, but are written and looked into like others."""
+    width, height = size
+    frame = np.full((height, width, 3), level, np.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        marked = Pattern().marker(width, height, PAYLOAD)(frame)
+        reading = Pattern().read([marked])
+    assert marked.shape == frame.shape
+    assert np.abs(marked.astype(int) - frame).max() <= 16
+    assert reading.payload == PAYLOAD or not reading.certain
+    label = labeller(width, height)(frame)
+    assert label.shape == frame.shape
+
+
+@pytest.mark.parametrize("level", [0, 255])
+def test_black_and_white_frames_hold_the_bits(level: int) -> None:
+    """Half of the pattern is lost, as nothing is darker than black."""
+    frame = np.full((256, 256, 3), level, np.uint8)
+    reading = Pattern().read(h264([Pattern().marker(256, 256, PAYLOAD)(frame)] * 4, 18))
+    assert (reading.certain, reading.payload) == (True, PAYLOAD)
+
+
+def test_bits_are_stated_only_if_they_are_certain(marked: list[list[Frame]]) -> None:
+    """A mark is found in worn frames, whose bits are partly wrong."""
+    for frames in marked:
+        assert Pattern().read(frames).certain
+    changes: list[Callable[[list[Frame]], list[Frame]]] = [
+        lambda frames: h264(resized(frames, 128, 128), 23),
+        lambda frames: resized(frames, 269, 256),
+        lambda frames: h264(frames, 33),
+    ]
+    readings = [Pattern().read(change(frames)) for change in changes for frames in marked]
+    wrong = [reading for reading in readings if reading.found and reading.payload != PAYLOAD]
+    assert wrong
+    assert not any(reading.certain for reading in wrong)
+    assert all(reading.bits_confidence < 0.9 for reading in wrong)
+
+
+def test_the_confidence_of_bits_is_that_of_their_noise() -> None:
+    """Bits of a mark of any strength, with noise of which every value has a standard deviation of 1."""
+    chance = np.random.default_rng(0)
+    signs = 2 * np.array(PAYLOAD.bits) - 1
+    for strength in (1.0, 2.0, 3.0, 4.0):
+        values = strength * signs + chance.normal(size=(20_000, 32))
+        expected = [bits_confidence(each) for each in values]
+        right = (np.sign(values) == signs).all(axis=1)
+        assert abs(np.mean(expected) - right.mean()) < 0.05
+        certain = np.array(expected) >= SURE
+        assert not certain.any() or right[certain].mean() >= SURE - 0.001
 
 
 def test_pictures_without_the_mark_are_not_taken_for_marked(clips: list[list[Frame]]) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt import Payload, detect
+from animate_rt import ConfigError, MarkOptions, Payload, detect
+from animate_rt.__main__ import main
 from animate_rt.engines.device import Array
 from animate_rt.runtime.marks.commands import CERTIFICATE, KEY
 from animate_rt.runtime.marks.metadata import GENERATED
 from animate_rt.runtime.marks.pattern import Pattern
+from animate_rt.runtime.shots.shot import make
 from PIL import Image
 
 from . import shot_command
@@ -99,6 +102,63 @@ def test_a_signed_result_is_done(
         assert animate(result) == 0  # is left alone
         assert (tmp_path / file).stat().st_mtime_ns == changed
     assert sidecar(tmp_path / "out.mp4")["digest"] == sidecar(tmp_path / "plain.mp4")["digest"]
+
+
+@pytest.mark.parametrize("command", ["animate", "farm"])
+def test_a_certificate_that_cannot_sign_is_found_before_anything_is_made(
+    inputs: Path, tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    (tmp_path / "keys").mkdir()
+    chain, key, _loaded = write_certificate(tmp_path / "keys", days=-3)
+    shot = example(inputs, tmp_path / "out.mp4")
+    options = ["--c2pa-cert", str(chain), "--c2pa-key", str(key)]
+    files = [
+        "--reference",
+        str(shot.reference),
+        "--pose",
+        str(shot.pose),
+        "--output",
+        str(tmp_path / "out.mp4"),
+    ]
+    jobs = tmp_path / "jobs.jsonl"
+    line = {
+        "name": "out",
+        "bundle": str(shot.bundle),
+        "reference": str(shot.reference),
+        "pose": str(shot.pose),
+    }
+    jobs.write_text(json.dumps(line))
+    given = [str(shot.bundle), *files] if command == "animate" else [str(jobs), "--output", str(tmp_path)]
+    assert main([command, *given, *options]) == ConfigError.exit_status
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "expected a certificate that is valid today" in message
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs", "keys", "jobs.jsonl"}
+
+
+def test_a_certificate_that_cannot_sign_any_more_is_found_before_the_first_frame(
+    inputs: Path, tmp_path: Path
+) -> None:
+    """As on another host of a farm, which checks it for itself."""
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    (tmp_path / "keys").mkdir()
+    chain, key, _loaded = write_certificate(tmp_path / "keys", days=-3)
+    marks = MarkOptions(certificate=chain, key=key)
+    shot = replace(example(inputs, tmp_path / "out.mp4"), marks=marks)
+    stages: list[str] = []
+    with open_animator(shot.bundle) as animator, pytest.raises(ConfigError, match="valid today"):
+        make(shot, animator, progress=lambda progress: stages.append(progress.stage))
+    assert stages == []
+    assert {path.name for path in tmp_path.iterdir()} == {"inputs", "keys"}
+
+
+def test_a_contact_sheet_says_that_it_was_generated(animate: Callable[..., int], tmp_path: Path) -> None:
+    sheet, overlay = tmp_path / "sheet.png", tmp_path / "overlay.mp4"
+    previews = ["--contact-sheet", str(sheet), "--overlay", str(overlay)]
+    assert animate("out.mp4", *previews) == 0
+    assert [detect(path).metadata.source_type for path in (sheet, overlay)] == [GENERATED] * 2
+    assert animate("out.mp4", *previews, "--no-metadata") == 0
+    assert [detect(path).metadata.source_type for path in (sheet, overlay)] == [""] * 2
 
 
 def test_half_a_certificate_is_refused(animate: Callable[..., int], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import pytest
 from animate_rt import Animator
 from animate_rt.benchmarks.puppets.evaluation import variants
 from animate_rt.benchmarks.puppets.evaluation.clothes import clothes_likeness
+from animate_rt.benchmarks.puppets.evaluation.histories import Histories, rms
 from animate_rt.benchmarks.puppets.evaluation.limbs import limbs_found, offset
 from animate_rt.benchmarks.puppets.evaluation.truth import Truth
 from animate_rt.benchmarks.puppets.training.model import SIZE
-from animate_rt.benchmarks.puppets.world.scene import Scene
+from animate_rt.benchmarks.puppets.world.scene import Picture, Scene
 from animate_rt.benchmarks.reporting.charts import charts_of, svg
 from animate_rt.benchmarks.reporting.result import Result
 from animate_rt.benchmarks.reporting.tables import tables_of
@@ -63,6 +65,38 @@ def test_the_background_does_not_affect_the_character_psnr(truth: Truth) -> None
     made[~truth.character] //= 2
     figures = truth.figures(made)
     assert figures["character_db"] == float("inf") > figures["psnr_db"]
+
+
+@pytest.fixture(scope="module")
+def soft() -> Scene:
+    return Scene("held-out-soft", 1000, SIZE)
+
+
+def test_the_soft_parts_of_the_true_frames_get_perfect_scores(soft: Scene) -> None:
+    truth = Truth(soft, 6)
+    figures = truth.figures(truth.frames)
+    assert figures["open_flicker"] == 0
+    assert figures["consistency"] == 1
+
+
+def test_soft_parts_that_jump_or_freeze_score_worse_than_the_true_ones(soft: Scene) -> None:
+    """Every frame of these clips is one that the world could show."""
+    count = 16
+    histories = Histories(soft, count)
+
+    def clip(moments: Iterable[int]) -> Picture:
+        return np.stack([soft.frame(i, moment) for i, moment in enumerate(moments)])
+
+    mixed = np.random.default_rng(0).permutation(count).tolist()
+    shuffled = histories.figures(clip(mixed))
+    frozen = histories.figures(clip([0] * count))
+    late = histories.figures(clip(range(-4, count - 4)))
+    changes = np.diff(histories.true.astype(np.float32), axis=0)
+    usual = rms(changes[histories.open[1:] | histories.open[:-1]])
+    assert shuffled["open_flicker"] > frozen["open_flicker"] > 0.5 * usual
+    assert shuffled["consistency"] < 0.2 < frozen["consistency"] < 0.7
+    assert late["consistency"] == 1  # one history, though not the true one
+    assert late["open_flicker"] > 0.5 * usual
 
 
 # Models with parts switched off

@@ -20,6 +20,7 @@ from animate_rt.runtime.shots.resume import KEYPOINTS
 from animate_rt.runtime.shots.shot import make
 
 from .fixed_cost import example, open_animator, write_inputs
+from .slow import SLOW
 from .square_networks import picture
 from .square_networks import pose_bundle as squares
 from .stopped_shots import result
@@ -63,7 +64,7 @@ def stages(running: Any) -> list[str]:
 
 @pytest.mark.parametrize(
     ("num_kills", "cost_s"),
-    [(2, 0.01), pytest.param(20, 0.05, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(2, 0.01), pytest.param(20, 0.05, marks=SLOW)],
 )
 def test_kills_at_random_moments(
     inputs: Path, tmp_path: Path, num_kills: int, cost_s: float, capsys: pytest.CaptureFixture[str]

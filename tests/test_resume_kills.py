@@ -20,6 +20,7 @@ from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done
 from . import stopped_shots
 from .fixed_cost import example
 from .forks import fork
+from .slow import SLOW
 from .stopped_shots import make_until, result, start
 
 inputs = stopped_shots.inputs
@@ -62,9 +63,7 @@ def status_of_a_process_that_makes(shot: Shot, kill_at: int = -1, count: Path | 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # no other thread runs here
 @pytest.mark.parametrize(("output", "windows"), [("out.mp4", "open"), ("frames", "uniform")])
-@pytest.mark.parametrize(
-    "every", [False, pytest.param(True, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
-)
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=SLOW)])
 def test_kills_at_every_change_of_the_file_system(
     inputs: Path, tmp_path: Path, output: str, windows: str, every: bool
 ) -> None:
@@ -128,7 +127,7 @@ def kill_and_resume(
 
 @pytest.mark.parametrize(
     ("num_kills", "num_steps", "cost_s"),
-    [(2, 20, 0.01), pytest.param(50, 20, 0.03, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])],
+    [(2, 20, 0.01), pytest.param(50, 20, 0.03, marks=SLOW)],
 )
 def test_kills_at_random_moments(
     inputs: Path,

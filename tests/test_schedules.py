@@ -25,6 +25,7 @@ from .arithmetic import FreeEngine
 from .clips import pictures, render
 from .delays import DelayedDevice
 from .hazards import NotingDevice, NotingStream, hazards
+from .slow import SLOW
 
 SHAPES = [("uniform", "step-major"), ("open", "step-major"), ("open", "time-skewed")]
 
@@ -50,12 +51,13 @@ def test_orders_and_streams_do_not_change_a_bit(bundle: Path, case: Any, guidanc
         assert all(np.array_equal(first, other) for other in others)
 
 
-def test_200_random_schedules_give_the_same_bits(arithmetic: Callable[..., Animator]) -> None:
+@pytest.mark.parametrize("count", [80, pytest.param(400, marks=SLOW)])
+def test_random_schedules_give_the_same_bits(arithmetic: Callable[..., Animator], count: int) -> None:
     chance = random.Random(0)
     with arithmetic() as animator:
         truth = {windows: render(animator, windows=windows) for windows in ("uniform", "open")}
     assert not np.array_equal(*truth.values())
-    longest_s = [chance.choice([0.0005, 0.001, 0.005]) for _ in range(200)]
+    longest_s = [chance.choice([0.0005, 0.001, 0.005]) for _ in range(count)]
 
     def check(seed: int) -> None:
         windows, order = SHAPES[seed % len(SHAPES)]
@@ -66,7 +68,7 @@ def test_200_random_schedules_give_the_same_bits(arithmetic: Callable[..., Anima
         assert not hazards(log), seed
 
     with ThreadPoolExecutor(8) as pool:  # they mostly sleep
-        assert len(list(pool.map(check, range(200)))) == 200
+        assert len(list(pool.map(check, range(count)))) == count
 
 
 @pytest.mark.slow

@@ -14,8 +14,9 @@ import pytest
 from animate_rt import AnimateError, ConsentList, MarkOptions, Refused, Service, detect
 from animate_rt.runtime.marks.policy import picture_digest
 from animate_rt.runtime.media.picture import read_picture
-from animate_rt.runtime.service.http.failures import refusal_of
+from animate_rt.runtime.service.http.failures import public_message, refusal_of
 
+from .certificates import write_certificate
 from .conftest import Case
 from .policies import WHY, Recording
 from .service_requests import request, truth
@@ -111,6 +112,56 @@ def test_a_policy_that_fails_allows_nothing(
     assert "expected an answer about reference" in caplog.text
 
 
+class Answering:
+    """A policy that returns something, or raises SystemExit."""
+
+    def __init__(self, about_references: object, about_frames: object):
+        self.about_references, self.about_frames = about_references, about_frames
+
+    def check_reference(self, _picture: object, _request: object) -> object:
+        return answered(self.about_references)
+
+    def check_frames(self, _frames: object) -> object:
+        return answered(self.about_frames)
+
+
+class Waiting(Recording):
+    """Refuses everything, but its methods have to be awaited."""
+
+    async def check_reference(self, _picture: object, _request: object) -> None:  # type: ignore[override]
+        raise Refused(WHY)
+
+
+def answered(answer: object) -> object:
+    if answer is SystemExit:
+        raise SystemExit(0)
+    return answer
+
+
+@pytest.mark.parametrize(
+    "policy", [Answering(False, None), Answering(SystemExit, None), Waiting(), Answering]
+)
+def test_a_policy_that_does_not_refuse_as_it_should_allows_nothing(
+    small_bundle: Path, small: Case, tmp_path: Path, policy: object
+) -> None:
+    with service_with(small_bundle, policy, tmp_path / "spool") as service:
+        with pytest.raises(AnimateError, match=r"policy: expected an answer, found (TypeError|SystemExit)"):
+            service.submit(request(small))
+        assert service.list() == []
+
+
+@pytest.mark.parametrize("answer", [False, SystemExit])
+def test_frames_about_which_a_policy_fails_are_not_given_away(
+    small_bundle: Path, small: Case, tmp_path: Path, answer: object
+) -> None:
+    with service_with(small_bundle, Answering(None, answer), tmp_path / "spool") as service:
+        job = service.submit(request(small))
+        with pytest.raises(AnimateError, match="policy: expected an answer"):
+            job.result(60)
+        assert not job.path.exists()
+        assert service.submit(request(small)).id != job.id  # its worker lives
+
+
 def test_the_list_of_consents_is_a_policy(small_bundle: Path, small: Case, tmp_path: Path) -> None:
     consents = ConsentList(tmp_path / "consents.jsonl")
     with service_with(small_bundle, consents, tmp_path / "spool") as service:
@@ -122,6 +173,24 @@ def test_the_list_of_consents_is_a_policy(small_bundle: Path, small: Case, tmp_p
         consents.revoke(picture)
         with pytest.raises(Refused):
             service.submit(request(small))
+
+
+def test_a_certificate_that_goes_away_fails_jobs_and_its_path_is_not_told(
+    small_bundle: Path, small: Case, tmp_path: Path
+) -> None:
+    pytest.importorskip("c2pa", reason="c2pa-python is not installed")
+    (tmp_path / "keys").mkdir()
+    chain, key, _loaded = write_certificate(tmp_path / "keys")
+    marks = MarkOptions(certificate=chain, key=key)
+    with service_with(small_bundle, None, tmp_path / "spool", marks=marks) as service:
+        assert detect(service.submit(request(small)).result(60)).signature.state == "valid"
+        key.unlink()
+        job = service.submit(request(small))
+        with pytest.raises(AnimateError, match="C2PA: cannot read") as raised:
+            job.result(60)
+        assert not job.path.exists()
+    message, _field = public_message(raised.value.code, str(raised.value))
+    assert message == "server: the clip could not be made; the server's log says why"
 
 
 def test_marks_of_a_service_can_be_switched_off(small_bundle: Path, small: Case, tmp_path: Path) -> None:

@@ -45,7 +45,8 @@ def test_every_row_of_the_tables_is_measured(tmp_path: Path, monkeypatch: pytest
     """One scene, few frames and settings. Switching a part off lowers the scores. Precisions differ by less
     than 1 dB."""
     (tmp_path / "measure").mkdir()
-    result, sheet = measure.measure(held_out(1, 13, SIZE), tmp_path / "measure")
+    soft = held_out(1, 13, SIZE, "held-out-soft")
+    result, sheet, strips = measure.measure(held_out(1, 13, SIZE), soft, tmp_path / "measure")
     rows = {row["name"].strip("*"): row for row in result.results["tables"][0]["rows"]}
     steps = SAMPLING["steps"]
     best = rows[f"{steps} steps, guidance"]
@@ -53,7 +54,10 @@ def test_every_row_of_the_tables_is_measured(tmp_path: Path, monkeypatch: pytest
         assert rows[worse]["psnr_db"] < best["psnr_db"] - 2, worse
     assert rows[f"{steps} steps without poses"]["limbs"] < best["limbs"]
     assert sheet.shape == (SIZE + measure.HEADER, (3 + len(rows)) * SIZE, 3)
-    assert tables_of(result)[0].markdown()
+    assert strips.shape == ((1 + len(rows)) * SIZE, (1 + len(measure.STRIP)) * SIZE, 3)
+    whole, softer = tables_of(result)
+    assert whole.markdown()
+    assert softer.head[-2:] == ("open flicker", "consistency")
 
     monkeypatch.setattr(tradeoffs, "STEPS", (4,))
     monkeypatch.setattr(tradeoffs, "FEW", (4,))

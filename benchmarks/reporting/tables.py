@@ -247,6 +247,8 @@ def puppets_tables(result: Result) -> list[Table]:
 
 def puppets_table(title: str, rows: list[JSON]) -> Table:
     head = ["", "PSNR dB", "character dB", "SSIM", "clothes", "limbs", "flicker"]
+    if soft := "consistency" in rows[0]:
+        head += ["open flicker", "consistency"]
     costs = "time_ratio" in rows[0]
     if costs:
         head += ["UNet evaluations", "CPU time" if "cpu_time_ratio" in rows[0] else "time"]
@@ -256,6 +258,8 @@ def puppets_table(title: str, rows: list[JSON]) -> Table:
     for row in rows:
         cells = [row["name"], f"{row['psnr_db']:.2f}", f"{row['character_db']:.2f}", f"{row['ssim']:.3f}"]
         cells += [f"{row['clothes']:.2f}", f"{100 * row['limbs']:.0f} %", f"{row['flicker']:.2f}"]
+        if soft:
+            cells += [f"{row['open_flicker']:.2f}", f"{row['consistency']:.2f}"]
         if costs:
             cells += [
                 number(row["unet_evaluations"], 6),

@@ -78,7 +78,7 @@ def add_marks(command: argparse.ArgumentParser) -> None:
 
 
 def marks_of(options: argparse.Namespace) -> MarkOptions:
-    """The marks that a command was asked for. Raises ConfigError for a certificate that cannot be read."""
+    """The marks that a command was asked for. Raises ConfigError for a certificate that cannot sign."""
     marks = MarkOptions(
         watermark=options.watermark,
         metadata=options.metadata,
@@ -86,7 +86,7 @@ def marks_of(options: argparse.Namespace) -> MarkOptions:
         certificate=options.c2pa_cert and options.c2pa_cert.absolute(),
         key=options.c2pa_key and options.c2pa_key.absolute(),
     )
-    marks.check()
+    marks.credentials()
     return marks
 
 

@@ -1,7 +1,10 @@
 """A list of references whose persons agreed to be animated, as a policy.
 
 The list is a file with one JSON object per line. It holds no picture: a reference is known by the digest of
-its pixels and by a perceptual hash, which a copy in another size or format has too.
+its pixels, and a copy in another size or format by the colours of 24 x 24 places.
+
+A copy has these colours everywhere. A hash of which only most has to be right would take another person for
+one: in the same pose in front of the same wall, most of the picture is the same.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any, Self
 import numpy as np
 
 from ...atomic import write_text
-from ...engines.files import read_bytes
+from ...engines.files import SHA256, read_bytes
 from ...errors import ConfigError, InputError, Refused
 from ...locks import locked
 from ...text import escaped, quoted
@@ -26,8 +29,8 @@ from .policy import picture_digest
 
 MAX_BYTES = 64_000_000  # of a list
 MAX_TEXT = 200  # characters of who agreed
-SIDE = 16  # of the perceptual hash: 256 bits
-NEAR = 12  # bits in which the hashes of copies may differ
+SIDE = 24  # places along each side of a picture, of which the colours are kept
+NEAR = 8  # levels of 255 by which any of these colours may differ in a copy
 SHOWN = 12  # digits of a digest in messages
 
 
@@ -36,7 +39,7 @@ class Consent:
     """One reference and who agreed. Days are ISO dates; a consent without an end has an empty `until`."""
 
     digest: str
-    likeness: str  # the perceptual hash, in hexadecimal
+    likeness: str  # see `likeness_of`
     who: str
     given: str
     until: str = ""
@@ -49,19 +52,23 @@ class Consent:
         names = cls.__dataclass_fields__.keys()
         if not isinstance(document, dict) or not document.keys() <= names:
             raise ValueError(f"expected an object with {', '.join(names)}")
-        if not all(isinstance(value, str) and len(value) <= MAX_TEXT for value in document.values()):
-            raise ValueError(f"expected texts of at most {MAX_TEXT} characters")
+        if not all(isinstance(value, str) for value in document.values()):
+            raise ValueError("expected texts")
         consent = cls(**document)
-        int(consent.digest, 16), int(consent.likeness, 16)
-        for day in filter(None, (consent.given, consent.until, consent.revoked)):
-            datetime.date.fromisoformat(day)
+        if not SHA256.fullmatch(consent.digest) or len(consent.who) > MAX_TEXT:
+            raise ValueError(f"expected a SHA-256, and who agreed in at most {MAX_TEXT} characters")
+        if len(bytes.fromhex(consent.likeness)) != 3 * SIDE * SIDE:
+            raise ValueError(f"expected the colours of {SIDE} x {SIDE} places")
+        for day in (consent.given, *filter(None, (consent.until, consent.revoked))):
+            if datetime.date.fromisoformat(day).isoformat() != day:  # days are compared as texts
+                raise ValueError("expected a day like 2027-06-30")
         return consent
 
     def holds(self, day: str) -> bool:
         return self.given <= day and (not self.until or day <= self.until) and not self.revoked
 
     def is_of(self, digest: str, likeness: str) -> bool:
-        return digest == self.digest or distance(likeness, self.likeness) <= NEAR
+        return digest == self.digest or difference(likeness, self.likeness) <= NEAR
 
 
 class ConsentList:
@@ -114,6 +121,8 @@ class ConsentList:
             given=today(),
             until=until and day_of(until),
         )
+        if until and consent.until < consent.given:
+            raise ConfigError(f"--until: expected today or a later day, found {quoted(until)}")
         with self.changing():
             self.write([*self.read(), consent])
         return consent
@@ -141,17 +150,20 @@ class ConsentList:
 
 
 def likeness_of(picture: Frame) -> str:
-    """A perceptual hash in hexadecimal: whether brightness rises from each of 17 x 16 cells to the next."""
+    """The colours of 24 x 24 places of a picture, uint8 (height, width, 3), in hexadecimal.
+
+    Each is a mean, in which the middle of the place weighs most: the edges of a copy are a little softer or
+    harder than those of its original, which hardly changes such a mean.
+    """
     from PIL import Image
 
-    grey = Image.fromarray(picture).convert("L").resize((SIDE + 1, SIDE), Image.Resampling.BOX)
-    cells = np.asarray(grey, np.int16)
-    return np.packbits(cells[:, 1:] > cells[:, :-1]).tobytes().hex()
+    return Image.fromarray(picture).resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes().hex()
 
 
-def distance(one: str, other: str) -> int:
-    """The number of bits in which two hashes differ."""
-    return (int(one, 16) ^ int(other, 16)).bit_count()
+def difference(one: str, other: str) -> int:
+    """The most by which a colour of one likeness differs from that of the other, in levels of 255."""
+    colours = [np.frombuffer(bytes.fromhex(likeness), np.uint8).astype(int) for likeness in (one, other)]
+    return int(np.abs(colours[0] - colours[1]).max())
 
 
 def today() -> str:

@@ -1,4 +1,4 @@
-"""C2PA: signed metadata, which says who made a file, how and from what, and shows every later change.
+"""C2PA: signing a file. The signed metadata say who made it, how and from what, and show every later change.
 
 Signing needs c2pa-python (`pip install 'animate-rt[marks]'`) and a certificate. The key may be a file, or
 stay elsewhere: then a function signs.
@@ -6,24 +6,25 @@ stay elsewhere: then a function signs.
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from ...engines.files import read_bytes
 from ...errors import ConfigError, OutputError
 from ...text import message_of, one_line, quoted
 from .metadata import GENERATED, PNG_START, SOURCE_TYPES
+from .signature import INSTALL, MESSAGE, offline, signature_in
 from .watermark import Payload
 
 MAX_BYTES = 1_000_000  # of a certificate or a key
-MESSAGE = 300  # characters of the library's message in ours
 ALGORITHMS = ("es256", "es384", "es512", "ps256", "ps384", "ps512", "ed25519")
-INSTALL = "pip install 'animate-rt[marks]'"
 INVISIBLE = "c2pa.soft-binding"
 
 
@@ -42,6 +43,9 @@ class Credentials:
     certificates: the chain in PEM, the signer's own first. key: in PEM (PKCS 8). sign: returns the signature
     of bytes; for ECDSA as the two numbers, not as DER. algorithm: of ALGORITHMS. time_authority: address of a
     service that signs the time; it needs a network.
+
+    Raises ConfigError if they cannot sign: when they are made they sign something small, so that this is
+    known before a clip is.
     """
 
     certificates: str
@@ -61,6 +65,7 @@ class Credentials:
             raise ConfigError("C2PA: expected certificates in PEM, found something else; convert them")
         if (self.sign is None) == (not self.key):
             raise ConfigError("C2PA: expected a key or a function that signs, found both or none; give one")
+        self.check()
 
     @classmethod
     def read(cls, certificates: Path, key: Path) -> Self:
@@ -75,26 +80,42 @@ class Credentials:
                 raise ConfigError(f"C2PA: expected PEM in {quoted(str(path))}, found other bytes") from error
         return cls(certificates=texts[0], key=texts[1], algorithm=algorithm_of(texts[1], key))
 
+    def check(self) -> None:
+        """Sign a small picture. Raises ConfigError if that is impossible, or the signature is not valid."""
+        import c2pa
+        from PIL import Image
+
+        check_certificate(self.certificates, self.key)
+        picture, signed = io.BytesIO(), io.BytesIO()
+        Image.new("RGB", (16, 16)).save(picture, "PNG")
+        picture.seek(0)
+        try:
+            self.sign_file(picture, signed, "image/png", document(Origin(), "", Payload(0)), {})
+        except c2pa.C2paError as error:
+            raise ConfigError(
+                f"C2PA: expected a certificate and a key that can sign, found others: "
+                f"{one_line(message_of(error), MESSAGE)}"
+            ) from error
+        signed.seek(0)
+        found = signature_in(signed)
+        if found.state != "valid":
+            raise ConfigError(
+                f"C2PA: expected a certificate whose signatures are valid, found {', '.join(found.why)}"
+            )
+
     def apply(self, path: Path, origin: Origin, watermark: str, payload: Payload) -> None:
         """Sign a PNG or mp4 in place: not for files with their final name.
 
         `watermark` is the name of the mark in the frames, or empty. Raises ConfigError, OutputError.
         """
-        import mimetypes
-
         import c2pa
 
         signed = path.with_name(f"{path.name}.signed")
         try:
-            with self.signer() as signer, c2pa.Builder(document(origin, watermark, payload)) as builder:
-                for name, file in origin.inputs.items():
-                    if file.is_file() and (kind := mimetypes.guess_type(file.name)[0]):
-                        with file.open("rb") as source:
-                            builder.add_ingredient({"title": name, "relationship": "inputTo"}, kind, source)
-                with path.open("rb") as source, signed.open("w+b") as target:
-                    kind = "image/png" if source.read(len(PNG_START)) == PNG_START else "video/mp4"
-                    source.seek(0)
-                    builder.sign(signer, kind, source, target)
+            with path.open("rb") as source, signed.open("w+b") as target:
+                kind = "image/png" if source.read(len(PNG_START)) == PNG_START else "video/mp4"
+                source.seek(0)
+                self.sign_file(source, target, kind, document(origin, watermark, payload), origin.inputs)
             os.replace(signed, path)
         except c2pa.C2paError as error:
             raise OutputError(
@@ -102,6 +123,17 @@ class Credentials:
             ) from error
         finally:
             signed.unlink(missing_ok=True)
+
+    def sign_file(
+        self, source: BinaryIO, target: BinaryIO, kind: str, about: str, inputs: Mapping[str, Path]
+    ) -> None:
+        """Write a signed copy of a file of this media type. Raises C2paError or ConfigError."""
+        import c2pa
+
+        with offline() as context, self.signer() as signer, c2pa.Builder(about, context) as builder:
+            for name, path in inputs.items():
+                add_input(builder, name, path)
+            builder.sign(signer, kind, source, target)
 
     def signer(self) -> Any:
         import c2pa
@@ -120,6 +152,45 @@ class Credentials:
                 f"C2PA: expected a certificate with its key, found others: "
                 f"{one_line(message_of(error), MESSAGE)}"
             ) from error
+
+
+def add_input(builder: Any, name: str, path: Path) -> None:
+    """Add a file as an ingredient, with its own manifest if it has one; a folder by its name only."""
+    import mimetypes
+
+    import c2pa
+
+    about = {"title": name, "relationship": "inputTo"}
+    try:
+        if path.is_file():
+            with path.open("rb") as source:
+                builder.add_ingredient(about, mimetypes.guess_type(path.name)[0] or "", source)
+            return
+    except c2pa.C2paError:  # c2pa-python cannot read it, or not what it says of itself
+        pass
+    builder.add_ingredient(about, "", io.BytesIO())
+
+
+def check_certificate(certificates: str, key: str) -> None:
+    """Raise ConfigError unless the first certificate is valid now and, if it is given, of this key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        first = x509.load_pem_x509_certificates(certificates.encode())[0]
+    except ValueError as error:
+        raise ConfigError("C2PA: expected certificates in PEM, found some that cannot be read") from error
+    begin, end = first.not_valid_before_utc, first.not_valid_after_utc
+    if not begin <= datetime.now(UTC) <= end:
+        raise ConfigError(
+            f"C2PA: expected a certificate that is valid today, found one for {begin:%Y-%m-%d} to "
+            f"{end:%Y-%m-%d}; renew it"
+        )
+    if key and load_pem_private_key(key.encode(), None).public_key() != first.public_key():
+        raise ConfigError(
+            "C2PA: expected the key of the first certificate, found another one; the signer's own "
+            "certificate has to be the first in its file"
+        )
 
 
 def algorithm_of(key: str, path: Path) -> str:
@@ -152,43 +223,3 @@ def document(origin: Origin, watermark: str, payload: Payload) -> str:
     if origin.facts:
         assertions.append({"label": "animate-rt.request", "data": origin.facts})
     return json.dumps({"claim_generator_info": [{"name": "animate-rt"}], "assertions": assertions})
-
-
-@dataclass(frozen=True, slots=True)
-class Signature:
-    """What c2pa-python says of a file. state is "none", "valid", "invalid" or "not checked"."""
-
-    state: str = "none"
-    why: tuple[str, ...] = ()  # codes of what is wrong
-    signer: str = ""
-    source_type: str = ""  # of the action that created the file
-
-
-def read_signature(path: Path, kind: str, *, present: bool) -> Signature:
-    """Check the C2PA manifest of a file of this media type. `present`: whether the file seems to have one."""
-    if not present:
-        return Signature()
-    if not find_spec("c2pa"):
-        return Signature("not checked", (f"c2pa-python is not installed: {INSTALL}",))
-    import c2pa
-
-    try:
-        with path.open("rb") as file, c2pa.Reader(kind, file) as reader:
-            store = json.loads(reader.json())
-    except (c2pa.C2paError, ValueError) as error:
-        return Signature("invalid", (one_line(message_of(error), MESSAGE),))
-    active = store.get("manifests", {}).get(store.get("active_manifest"), {})
-    info = active.get("signature_info", {})
-    signer = " / ".join(str(info[name]) for name in ("common_name", "issuer") if info.get(name))
-    actions = [
-        action
-        for assertion in active.get("assertions", ())
-        if str(assertion.get("label", "")).startswith("c2pa.actions")
-        for action in assertion.get("data", {}).get("actions", ())
-    ]
-    types = [str(action.get("digitalSourceType", "")) for action in actions]
-    results = (store.get("validation_results") or {}).get("activeManifest", {})
-    why = tuple(dict.fromkeys(str(failure.get("code")) for failure in results.get("failure", ())))
-    state = "valid" if store.get("validation_state") in ("Valid", "Trusted") else "invalid"
-    source = next((each.rpartition("/")[2] for each in types if each), "")
-    return Signature(state, why[:10], one_line(signer, MESSAGE), one_line(source, 60))

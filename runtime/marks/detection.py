@@ -16,9 +16,9 @@ from ...text import escaped, quoted
 from ..media.picture import Frame, read_picture
 from ..media.picture_file import FORMATS, looks_like
 from ..media.video import open_video
-from .credentials import Signature, read_signature
 from .metadata import GENERATED, Metadata, read_metadata
 from .pattern import Pattern
+from .signature import Signature, read_signature
 from .watermark import Reading, Watermark
 
 FRAMES = 24  # of a video that are read
@@ -55,9 +55,10 @@ class Detection:
             "watermark": {
                 "found": reading.found,
                 "name": reading.watermark,
-                "bits": str(reading.payload) if reading.found else None,
-                "product": f"{reading.payload.product:04x}" if reading.found else None,
-                "job": f"{reading.payload.job:04x}" if reading.found else None,
+                "bits": str(reading.payload) if reading.certain else None,
+                "product": f"{reading.payload.product:04x}" if reading.certain else None,
+                "job": f"{reading.payload.job:04x}" if reading.certain else None,
+                "bits_confidence": reading.bits_confidence if reading.found else None,
                 "confidence": reading.confidence,
                 "false_positive_rate": reading.false_positive_rate,
                 "frames": self.num_frames,
@@ -69,11 +70,10 @@ class Detection:
     def line(self) -> str:
         """For people."""
         reading, signature = self.reading, self.signature
-        found = (
-            f"watermark {reading.payload} (seen by chance in {reading.false_positive_rate:.0e} of files)"
-            if reading.found
-            else "no watermark"
-        )
+        found = "no watermark"
+        if reading.found:
+            bits = str(reading.payload) if reading.certain else "found, but its bits are not certain"
+            found = f"watermark {bits} (seen by chance in {reading.false_positive_rate:.0e} of files)"
         c2pa = f"C2PA {signature.state}" if signature.state != "none" else "no C2PA"
         if detail := ", ".join(filter(None, (signature.signer, *signature.why))):
             c2pa += f" ({detail})"
@@ -88,25 +88,25 @@ def detect(path: str | os.PathLike[str], watermarks: Sequence[Watermark] = (Patt
 
     Raises InputMissing or InputError if the file cannot be read.
     """
-    import mimetypes
-
     path = Path(path)
     shown = escaped(str(path))
     if not path.exists():
         raise InputMissing(f"{shown}: expected a picture or a video, found none; check the path")
+    if path.is_dir():
+        raise InputError(f"{shown}: expected a picture or a video, found a folder; give the files in it")
     frames = list(pictures(path))
     if not frames:
         raise InputError(f"{shown}: expected a picture or a video, found no frames")
     try:
         metadata = read_metadata(path)
+        signature = read_signature(path, present=metadata.has_c2pa)
     except OSError as error:
         raise InputError(f"{shown}: cannot read it: {error.strerror}") from error
-    kind = mimetypes.guess_type(path.name)[0] or ("image/png" if is_still(path) else "video/mp4")
     readings = [watermark.read(frames) for watermark in watermarks]
     return Detection(
         file=str(path),
         reading=min(readings, key=lambda reading: reading.false_positive_rate),
-        signature=read_signature(path, kind, present=metadata.has_c2pa),
+        signature=signature,
         metadata=metadata,
         num_frames=len(frames),
     )

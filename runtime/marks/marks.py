@@ -81,11 +81,9 @@ class MarkOptions:
         if (self.certificate is None) != (self.key is None):
             raise ConfigError("--c2pa-cert, --c2pa-key: expected both or none, found one; give both")
 
-    def check(self) -> None:
-        """Raise ConfigError for a certificate or key that cannot be used."""
-        if self.certificate and self.key:
-            with Credentials.read(self.certificate, self.key).signer():
-                pass
+    def credentials(self) -> Credentials | None:
+        """What signs, if there is a certificate. Raises ConfigError for one that cannot sign."""
+        return Credentials.read(self.certificate, self.key) if self.certificate and self.key else None
 
     def request(self) -> dict[str, Any]:
         """What of it decides the bytes of a result. No two signatures are equal, so they do not count."""
@@ -106,8 +104,6 @@ class MarkOptions:
             watermark=Pattern() if self.watermark else None,
             metadata=self.metadata,
             label=self.label,
-            credentials=Credentials.read(self.certificate, self.key)
-            if self.certificate and self.key
-            else None,
+            credentials=self.credentials(),
             origin=origin,
         )

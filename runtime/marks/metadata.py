@@ -6,12 +6,13 @@ places that the XMP specification names, part 3.
 
 from __future__ import annotations
 
+import html
 import os
 import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,8 +27,9 @@ XMP_BOX = bytes.fromhex("be7acfcb97a942e89c71999491e3afac")
 C2PA_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")
 MAX_PACKET = 1_000_000  # bytes that are looked into
 MAX_PARTS = 100_000  # boxes or chunks of a file
+MAX_ATTRIBUTE = 200  # characters, before they are escaped
 SOURCE_TYPE = re.compile(rb"digitalsourcetype/(\w{1,60})")
-DETECTED_BY = re.compile(rb'Detector="([^"]{1,400})"')
+DETECTED_BY = re.compile(rb'Detector="([^"]{1,2400})"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +64,8 @@ def packet(watermark: str, detector: str = DETECTOR) -> bytes:
 
 
 def attribute(text: str) -> str:
-    """Text for an attribute of XML."""
-    for character, name in (("&", "amp"), ("<", "lt"), (">", "gt"), ('"', "quot")):
-        text = text.replace(character, f"&{name};")
-    return one_line(text, 400)
+    """Text for an attribute of XML, on one line of at most 200 characters."""
+    return html.escape(one_line(text, MAX_ATTRIBUTE))  # then, so that no escape is cut in two
 
 
 def add_packet(path: Path, xmp: bytes) -> None:
@@ -88,30 +88,37 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 
 def read_metadata(path: Path) -> Metadata:
     """Read the metadata of a picture or video; empty if there is none. Raises OSError."""
-    packets: list[bytes] = []
     with path.open("rb") as file:
         start = file.read(12)
         if start.startswith(PNG_START):
-            parts = list(png_chunks(file))
-            packets = [content for kind, content in parts if kind == b"iTXt"]
-            has_c2pa = any(kind == b"caBX" for kind, _content in parts)
-        elif start[4:8] == b"ftyp":
-            parts = list(boxes(file))
-            packets = [content for kind, content in parts if kind == XMP_BOX]
-            has_c2pa = any(kind == C2PA_BOX for kind, _content in parts)
-        else:  # JPEG and others have the packet near their start
-            file.seek(0)
-            packets = [file.read(MAX_PACKET)]
-            has_c2pa = b"jumb" in packets[0] and b"c2pa" in packets[0]
-    for content in packets:
-        if found := SOURCE_TYPE.search(content):
-            by = DETECTED_BY.search(content)
-            return Metadata(text_of(found[1]), text_of(by[1]) if by else "", has_c2pa)
-    return Metadata(has_c2pa=has_c2pa)
+            return found_in(png_chunks(file), b"iTXt", b"caBX")
+        if start[4:8] == b"ftyp":
+            return found_in(boxes(file), XMP_BOX, C2PA_BOX)
+        file.seek(0)  # JPEG and others have the packet near their start
+        content = file.read(MAX_PACKET)
+    return replace(said_in(content), has_c2pa=b"jumb" in content and b"c2pa" in content)
+
+
+def found_in(parts: Iterator[tuple[bytes, bytes]], text: bytes, signature: bytes) -> Metadata:
+    """The metadata in the parts of a file of the kind `text`; those of the kind `signature` are C2PA."""
+    found, has_c2pa = Metadata(), False
+    for kind, content in parts:  # one by one: together they may be larger than the memory
+        if kind == text and not found.source_type:
+            found = said_in(content)
+        has_c2pa = has_c2pa or kind == signature
+    return replace(found, has_c2pa=has_c2pa)
+
+
+def said_in(content: bytes) -> Metadata:
+    """What an XMP packet says; empty if there is none."""
+    if not (found := SOURCE_TYPE.search(content)):
+        return Metadata()
+    by = DETECTED_BY.search(content)
+    return Metadata(text_of(found[1]), text_of(by[1]) if by else "")
 
 
 def text_of(content: bytes) -> str:
-    return one_line(content.decode("utf-8", "backslashreplace"), 400)
+    return one_line(html.unescape(content.decode("utf-8", "backslashreplace")), MAX_ATTRIBUTE)
 
 
 def png_chunks(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
@@ -140,6 +147,8 @@ def boxes(file: BinaryIO) -> Iterator[tuple[bytes, bytes]]:
         begin = 8
         if size == 1 and len(head) >= 16:
             size, begin = int.from_bytes(head[8:16]), 16
+        elif size == 0:  # to the end of the file
+            size = end - at
         if kind == b"uuid":
             file.seek(at + begin)
             content = file.read(min(max(size - begin, 0), MAX_PACKET))

@@ -21,7 +21,7 @@ import numpy as np
 
 from ...engines.device import Array
 from ..media.picture import Frame
-from .watermark import Payload, Reading, chance, right_bits
+from .watermark import PRODUCT_BITS, Payload, Reading, chance, right_bits
 
 GRID = 96  # cells along each side of the pattern, which repeats beyond them
 SMALLEST = 2.0  # pixels of a cell: in small frames they are not made smaller
@@ -40,6 +40,7 @@ NEAR = 1.5  # levels of detail below which it is not amplified further
 SCALES = tuple(0.3 * 1.01**i for i in range(162))
 STEPS = (0.0025, 0.001)  # refinements of the best one
 FINEST = 1.0  # pixels of a cell that is tried
+NOTHING = 1e-9  # instead of zero, as a divisor
 
 
 class Pattern:
@@ -84,7 +85,7 @@ def pattern(width: int, height: int, payload: Payload) -> Array:
     cell = cell_size(width, height)
     rows = np.einsum("yi,ij->yj", interpolation(height, cell), cells)
     field = np.einsum("yj,xj->yx", rows, interpolation(width, cell))
-    return np.asarray(field / field.std(), np.float32)
+    return np.asarray(field / (float(field.std()) or 1.0), np.float32)  # that of one pixel is 0
 
 
 def cell_size(width: int, height: int) -> float:
@@ -119,13 +120,30 @@ def equalised(cells: Array) -> Array:
 
 def reading(cells: Array, alignments: int) -> Reading:
     """Read all bits, and bound the chance of finding such a mark in one of so many alignments."""
-    values = np.einsum("sij,ij->s", signs(), cells) / max(float(np.linalg.norm(cells)), 1e-9)
+    values = np.einsum("sij,ij->s", signs(), cells) / max(float(np.linalg.norm(cells)), NOTHING)
     payload = Payload.from_bits((values[1:] > 0).astype(int).tolist())
     right = right_bits(payload)
     # The signs of the bits are independent of how the grid was found. Three ways of looking are tried.
     found_by_chance = min(1.0, alignments * exp(-(max(float(values[0]), 0.0) ** 2) / 2))
     rate = min(1.0, 3 * found_by_chance * chance(right))
-    return Reading(watermark=Pattern.name, payload=payload, right=right, false_positive_rate=rate)
+    return Reading(
+        watermark=Pattern.name,
+        payload=payload,
+        right=right,
+        false_positive_rate=rate,
+        bits_confidence=bits_confidence(values[1:]),
+    )
+
+
+def bits_confidence(values: Array) -> float:
+    """The probability that all bits have the signs of their values, if the frames are marked.
+
+    A value is the strength of the mark with the sign of its bit, and noise with a standard deviation of 1.
+    The product's bits are known, so they tell the strength.
+    """
+    known = 2 * np.array(Payload(0).bits[:PRODUCT_BITS]) - 1
+    strength = max(float(np.mean(known * values[:PRODUCT_BITS])), 0.0)
+    return float(np.exp(-np.log1p(np.exp(-2 * strength * np.abs(values))).sum()))
 
 
 def search(lumas: Sequence[Array], cell: float) -> tuple[float, int, int, int]:
@@ -135,7 +153,7 @@ def search(lumas: Sequence[Array], cell: float) -> tuple[float, int, int, int]:
     def fit(scale: float) -> tuple[float, float, int]:
         cells = read_cells(lumas, cell * scale)
         values = np.fft.irfft2(np.fft.rfft2(cells) * spectrum, cells.shape) / max(
-            float(np.linalg.norm(cells)), 1e-9
+            float(np.linalg.norm(cells)), NOTHING
         )
         return float(values.max()), scale, int(values.argmax())
 
@@ -187,7 +205,7 @@ def averages(picture: Array, cell: float) -> Array:
     from PIL import Image
 
     height, width = picture.shape
-    size = int(width / cell), int(height / cell)
+    size = max(1, int(width / cell)), max(1, int(height / cell))
     part = (0, 0, min(size[0] * cell, width), min(size[1] * cell, height))
     return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR, part))
 

@@ -20,7 +20,7 @@ from ...engines.device import Array
 from ...engines.runner import Runner
 from ..media.picture import Frame
 from ..poses.models import RIVAGAN, find
-from .watermark import Payload, Reading, chance, right_bits
+from .watermark import JOB_BITS, PRODUCT_BITS, Payload, Reading, chance, right_bits
 
 BITS = 32
 
@@ -51,7 +51,14 @@ class RivaGAN:
         values = np.sum([next(iter(run({"frame": scaled(frame)}).values()))[0] for frame in frames], axis=0)
         payload = Payload.from_bits((values > 0).astype(int).tolist())
         right = right_bits(payload)
-        return Reading(watermark=self.name, payload=payload, right=right, false_positive_rate=chance(right))
+        return Reading(
+            watermark=self.name,
+            payload=payload,
+            right=right,
+            false_positive_rate=chance(right),
+            # Rule of succession: the product's bits, which are known, tell how many of the others are right.
+            bits_confidence=((right + 1) / (PRODUCT_BITS + 2)) ** JOB_BITS if right == PRODUCT_BITS else 0.0,
+        )
 
     def runner(self, network: str, size: tuple[int, ...], others: dict[str, tuple[int, ...]]) -> Runner:
         if (network, size) not in self.runners:

@@ -17,6 +17,7 @@ from ..media.picture import Frame
 PRODUCT_BITS, JOB_BITS = 16, 16
 PRODUCT = int.from_bytes(hashlib.sha256(b"animate-rt").digest()[:2])
 THRESHOLD = 1e-6  # a file counts as marked if an unmarked one looks like this less often
+SURE = 0.999  # bits are stated if all are right with at least this probability
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,15 @@ class Reading:
     """What a watermark's detector read in some frames.
 
     right: how many of the 16 product bits are ours. false_positive_rate: an upper bound of how often frames
-    without this watermark would look as marked as these do.
+    without this watermark would look as marked as these do. bits_confidence: the probability that all 32 bits
+    of `payload` are right, if the frames are marked.
     """
 
     watermark: str  # its name
     payload: Payload
     right: int
     false_positive_rate: float
+    bits_confidence: float
 
     @property
     def found(self) -> bool:
@@ -65,6 +68,11 @@ class Reading:
     @property
     def confidence(self) -> float:
         return 1 - self.false_positive_rate
+
+    @property
+    def certain(self) -> bool:
+        """Whether the bits can be relied on. A mark may be found when some of its bits are lost."""
+        return self.found and self.bits_confidence >= SURE
 
 
 class Watermark(Protocol):

@@ -6,7 +6,7 @@ Log lines name a picture by its digest only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -35,13 +35,13 @@ class Review:
         if self.policy is not None:
             picture = np.asarray(read_picture(shot.reference, shot.options.background))
             with logged("reference", picture):
-                self.policy.check_reference(picture, request)
+                ask(self.policy.check_reference, picture, request)
 
     def frames(self, frames: Sequence[Frame]) -> None:
         """Raise Refused unless the policy allows these frames, at least one."""
         if self.policy is not None:
             with logged("frame", frames[0]):
-                self.policy.check_frames(frames)
+                ask(self.policy.check_frames, frames)
 
     def result(self, path: Path) -> None:
         """Raise Refused unless the policy allows all frames of an mp4."""
@@ -49,6 +49,18 @@ class Review:
             frames = map(np.asarray, open_video(str(path)).pictures(1))
             while some := list(islice(frames, FRAMES)):
                 self.frames(some)
+
+
+def ask(check: Callable[..., object], *about: object) -> None:
+    """Call a method of a policy. Raises TypeError unless it returns None.
+
+    One that returns False means to refuse, and a coroutine function has not looked at anything yet.
+    """
+    answer = check(*about)
+    if isinstance(answer, Coroutine):
+        answer.close()
+    if answer is not None:
+        raise TypeError(f"expected None or Refused, found {type(answer).__name__}")
 
 
 @contextmanager
@@ -59,7 +71,7 @@ def logged(what: str, picture: Frame) -> Iterator[None]:
     except Refused:
         LOG.warning("policy: %s %s is refused", what, picture_digest(picture))
         raise
-    except Exception as error:  # of any class: it is somebody's code
+    except (Exception, SystemExit) as error:  # of any class: it is somebody's code
         name = type(error).__name__
         LOG.error("policy: expected an answer about %s %s, found %s", what, picture_digest(picture), name)
         raise AnimateError(

@@ -93,6 +93,8 @@ class Service:
         policy: Policy | None = None,
         marks: MarkOptions | None = None,
     ):
+        marks = marks or MarkOptions()
+        marks.credentials()  # now, and not when the first job has been accepted
         self.metrics = metrics or NoMetrics()
         self.process = os.getpid()
         self.ready, self.closed = Event(), Event()
@@ -124,9 +126,7 @@ class Service:
         except BaseException:
             self._leave_spool()
             raise
-        self.workers = Workers(
-            self.schedule, self.jobs, self.animators, review, marks or MarkOptions(), self._on_change
-        )
+        self.workers = Workers(self.schedule, self.jobs, self.animators, review, marks, self._on_change)
         self.housekeeping = Thread(target=self._keep_house, name="animate-rt housekeeping", daemon=True)
         self.housekeeping.start()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from threading import Thread
 
 from ...engines.bundle import Bundle
-from ...errors import AnimateError, BundleMismatch, Cancelled, OutOfMemory
+from ...errors import AnimateError, BundleMismatch, Cancelled, ConfigError, OutOfMemory
+from ...text import message_of
 from ..clip.windows import KnownLength
 from ..marks.marks import MarkOptions
 from ..poses.sources import is_keypoint_source
@@ -118,6 +119,7 @@ class Workers:
                         f"job {job.id}: expected the bundle that {place.name} was when the job was accepted, "
                         "found another one; submit the job again"
                     )
+                self._check_marks()
                 shot = replace(read_shot(job.folder, animator.bundle), marks=self.marks)
                 make(
                     shot, animator, progress=run.on_progress, pause=partial(self.schedule.should_pause, entry)
@@ -125,6 +127,13 @@ class Workers:
                 self.review.result(job.path)
         finally:
             run.leave()
+
+    def _check_marks(self) -> None:
+        """Raise AnimateError if the certificate cannot sign any more. The client is told nothing of it."""
+        try:
+            self.marks.credentials()
+        except ConfigError as error:
+            raise AnimateError(message_of(error)) from error
 
 
 def read_shot(folder: Path, bundle: Bundle) -> Shot:

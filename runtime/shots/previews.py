@@ -86,7 +86,12 @@ def panel_width(picture: Image.Image, height: int) -> int:
 
 
 def write_overlay(
-    path: Path, clip: Finished, rate: Fraction, sound: Sound | None, progress: ProgressCallback
+    path: Path,
+    clip: Finished,
+    rate: Fraction,
+    sound: Sound | None,
+    progress: ProgressCallback,
+    marks: Marks | None = None,
 ) -> None:
     """Write the overlay of a clip as an mp4. Raises OutputError."""
     frames = clip.overlay()
@@ -98,7 +103,7 @@ def write_overlay(
             progress(Progress(OVERLAY, number, clip.num_frames))
 
     height, width, _ = first.shape
-    encode(path, width, height, rate, reported(), sound)
+    encode(path, width, height, rate, reported(), sound, marks)
 
 
 def encode(

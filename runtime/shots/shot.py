@@ -334,10 +334,12 @@ def render(
         width=bucket.width,
         height=bucket.height,
     )
+    about = replace(marks.of_marked_frames(), watermark=None)  # their frames may be smaller than the clip's
     if shot.contact_sheet:
         write_png(partial.preview(CONTACT_SHEET), clip.contact_sheet())
+        about.finish(partial.preview(CONTACT_SHEET))
     if shot.overlay:
-        write_overlay(partial.preview(OVERLAY), clip, rate, sound, progress)
+        write_overlay(partial.preview(OVERLAY), clip, rate, sound, progress, about)
     with partial.locked():
         partial.recover()
         if not is_done(shot, partial.digest):

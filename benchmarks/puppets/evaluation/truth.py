@@ -8,8 +8,9 @@ import numpy as np
 
 from ...instruments.accuracy import compare_frames, psnr
 from ..training.stage import Figures
-from ..world.scene import Picture, Scene
+from ..world.scene import Picture, Scene, Split
 from .clothes import clothes_likeness
+from .histories import Histories
 from .limbs import limbs_found
 
 HELD_OUT_SEEDS = range(1000, 1_000_000)  # training evaluates scenes with seeds below 1000
@@ -26,6 +27,7 @@ class Truth:
         self.character = np.stack([scene.mask(i) for i in numbers])
         self.clothes = np.stack([scene.clothes(i) for i in numbers])
         self.keypoints = np.stack([scene.keypoints(i) for i in numbers])
+        self.histories = Histories(scene, frames) if scene.is_soft else None
 
     def figures(self, made: Picture) -> Figures:
         """The quality of generated frames, as many as there are true ones:
@@ -35,6 +37,8 @@ class Truth:
         clothes         fraction of the clothes that has the true colours, 0 to 1 (clothes.py)
         limbs           fraction of elbows, wrists, knees and ankles found where they should be (limbs.py)
         flicker         RMS difference between generated and true changes from frame to frame, in 0 to 255
+
+        and of soft scenes open_flicker and consistency (histories.py).
         """
         whole = compare_frames(made, self.frames)
         errors = (made.astype(np.float32) - self.frames) ** 2
@@ -45,12 +49,13 @@ class Truth:
             "clothes": clothes_likeness(made, self.frames, self.clothes),
             "limbs": limbs_found(made, self.frames, self.keypoints),
             "flicker": whole["flicker"],
+            **(self.histories.figures(made) if self.histories else {}),
         }
         return {name: float("inf") if figure is None else figure for name, figure in figures.items()}
 
 
-def held_out(count: int, frames: int, size: int) -> list[Truth]:
-    return [Truth(Scene("held-out", seed, size), frames) for seed in HELD_OUT_SEEDS[:count]]
+def held_out(count: int, frames: int, size: int, split: Split = "held-out") -> list[Truth]:
+    return [Truth(Scene(split, seed, size), frames) for seed in HELD_OUT_SEEDS[:count]]
 
 
 def mean_figures(figures: Sequence[Figures]) -> Figures:

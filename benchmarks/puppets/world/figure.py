@@ -3,25 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
 from .character import Character
 from .cloth import Cloth, emblem_share
 from .drawing import Canvas, Point, Shape, clipped, mix
+from .hat import draw_hat
+from .lively import STILL, Life, feet
 from .motion import SIDES, Body, face_point
+from .soft import LOCKS, Strands, draw_skirt, draw_strand
 
 
-def draw_figure(canvas: Canvas, character: Character, body: Body) -> None:
-    """The character on the canvas, with its shadow on the ground."""
-    Figure(canvas, character, body).draw()
+def draw_figure(
+    canvas: Canvas, character: Character, body: Body, strands: Strands | None = None, life: Life = STILL
+) -> None:
+    """The character on the canvas, with its shadow on the ground. Without strands its hair, skirt and scarf
+    are stiff."""
+    Figure(canvas, character, body, strands, life).draw()
 
 
 class Figure:
     """One character at one moment."""
 
-    def __init__(self, canvas: Canvas, character: Character, body: Body):
+    def __init__(self, canvas: Canvas, character: Character, body: Body, strands: Strands | None, life: Life):
         self.canvas, self.character, self.body = canvas, character, body
+        self.strands, self.life = strands, life
         self.build, self.girth = character.build, character.build.girth
         self.at = {name: joint[:2] for name, joint in body.joints.items()}
         self.depth = {name: float(joint[2]) for name, joint in body.joints.items()}
@@ -34,7 +42,7 @@ class Figure:
             (-0.02, self.neck),
             (0.0, self.torso),
             (0.035, self.head),
-            (-0.10 if np.cos(self.body.look) > 0.3 else -0.02, self.back_hair),
+            *self.hair(),
         ]
         if self.character.legwear in ("skirt", "dress"):
             parts.append((0.004, self.skirt))  # also over a raised thigh
@@ -48,9 +56,8 @@ class Figure:
             paint()
 
     def shadow(self) -> None:
-        feet = (self.at["right_ankle"] + self.at["left_ankle"]) / 2
-        spread = abs(float(self.at["right_ankle"][0] - self.at["left_ankle"][0]))
-        shape = self.canvas.ellipse(np.array([feet[0], 0.938]), 0.11 + spread * 0.5, 0.026)
+        middle, spread = feet(self.body) + self.life.shadow
+        shape = self.canvas.ellipse(np.array([middle, 0.938]), 0.11 + spread * 0.5, 0.026)
         self.canvas.soften(shape, (0.05, 0.04, 0.08), 0.5, 0.02)
 
     def clothe(self, shape: Shape, cloth: Cloth, ink: float = 0.5) -> None:
@@ -130,7 +137,8 @@ class Figure:
         left = [centre + side * (width - rounding) for centre, width in rows]
         shape = self.canvas.polygon([*right, *reversed(left)], rounding)
         shape = self.on_body(shape, neck, up, chest)
-        self.clothe(shape, look.top)
+        across, down = self.life.slide.astype(np.float32)
+        self.clothe(shape._replace(along=shape.along - down, across=shape.across - across), look.top)
         if look.emblem is not None:
             self.emblem(shape)
         if look.belt is not None and look.legwear != "dress":
@@ -163,6 +171,9 @@ class Figure:
         pelvis = self.at["pelvis"]
         knees = self.at["right_knee"], self.at["left_knee"]
         cloth = look.top if look.legwear == "dress" else look.bottom
+        if self.strands is not None:
+            draw_skirt(self.canvas, self.strands.skirt, cloth, self.body.turn)
+            return
         waist = self.half_width(build.hips * 1.2 + 0.014 * girth, 0.058 * girth)
         drop = float(np.mean([knee[1] for knee in knees]) - pelvis[1]) * 0.72
         low = min(float(knee[0]) for knee in knees) - 0.035 * girth
@@ -191,6 +202,21 @@ class Figure:
         point = face_point(self.build, self.body, sideways, above, ahead)
         return point[:2], float(point[2])
 
+    def hair(self) -> list[tuple[float, Callable[[], None]]]:
+        """The hair that hangs behind the head, or in strands behind or in front of the body, by depth."""
+        look, half = self.character, self.build.head
+        behind = -0.10 if np.cos(self.body.look) > 0.3 else -0.02
+        if self.strands is None:
+            return [(behind, self.back_hair)]
+        parts: list[tuple[float, Callable[[], None]]] = []
+        for lock, points in zip(LOCKS[look.cut], self.strands.hair, strict=True):
+            ahead = self.on_face(*lock.root)[1] > -0.5 * half
+            widths = (half * lock.thick, half * lock.thin)
+            parts.append(
+                (0.02 if ahead else behind, partial(draw_strand, self.canvas, points, *widths, look.hair))
+            )
+        return parts
+
     def back_hair(self) -> None:
         look, canvas, half = self.character, self.canvas, self.build.head
         if look.cut in ("long", "bob"):
@@ -211,10 +237,13 @@ class Figure:
             neck = self.at["neck"] - np.array([0, 0.006])
             wide = self.half_width(0.052, 0.045)
             canvas.paint(canvas.ellipse(neck, wide, 0.026, tilt), look.scarf)
-            tail = neck + np.array([0.03 * self.cos + 0.03 * self.sin, 0.1])
-            canvas.paint(
-                canvas.capsule(neck + np.array([0.02 * self.cos, 0.01]), tail, 0.014, 0.019), look.scarf
-            )
+            if self.strands is None:
+                tail = neck + np.array([0.03 * self.cos + 0.03 * self.sin, 0.1])
+                start = neck + np.array([0.02 * self.cos, 0.01])
+                canvas.paint(canvas.capsule(start, tail, 0.014, 0.019), look.scarf)
+            else:
+                for points in self.strands.scarf:
+                    draw_strand(canvas, points, 0.016, 0.021, look.scarf)
         width = half * (0.86 + 0.06 * abs(np.sin(self.body.look)))
         for side in SIDES.values():
             ear, depth = self.on_face(0.86 * side, -0.05, -0.05)
@@ -223,7 +252,7 @@ class Figure:
         canvas.paint(canvas.ellipse(self.at["head"], width, half, tilt), look.skin)
         self.face()
         self.front_hair(width)
-        self.headwear(width)
+        draw_hat(canvas, look, self.body, width)
 
     def face(self) -> None:
         look, canvas, half, tilt = self.character, self.canvas, self.build.head, self.body.tilt
@@ -238,6 +267,10 @@ class Figure:
             )
             pupil, _ = self.on_face(0.37 * side, 0.06, 0.8)
             canvas.paint(canvas.ellipse(pupil, half * 0.11, half * 0.15, tilt), (0.1, 0.08, 0.1), ink=0)
+            if self.life.lids:
+                lid = canvas.ellipse(eye, half * 0.21 * squeeze, half * 0.24, tilt)
+                edge = (lid.along + half * (0.24 - 0.48 * self.life.lids)).astype(np.float32)
+                canvas.paint(clipped(lid, edge), look.skin, ink=0.3)
             brow, _ = self.on_face(0.4 * side, 0.42, 0.74)
             canvas.paint(canvas.ellipse(brow, half * 0.2 * squeeze, half * 0.06, tilt), dark, ink=0)
             cheek, _ = self.on_face(0.5 * side, -0.3, 0.72)
@@ -284,47 +317,3 @@ class Figure:
         canvas.paint(clipped(shape, (shape.along + line * half).astype(np.float32)), look.hair)
         if look.cut == "bun":
             canvas.paint(canvas.ellipse(centre + up * half * 1.18, half * 0.42, half * 0.38), look.hair)
-
-    def headwear(self, width: float) -> None:
-        look, canvas, half, tilt = self.character, self.canvas, self.build.head, self.body.tilt
-        if look.hat is None:
-            return
-        up = np.array([np.sin(tilt), -np.cos(tilt)])
-        side = np.array([-up[1], up[0]])
-        head = self.at["head"]
-        if look.hat == "headband":
-            shape = canvas.ellipse(head + up * 0.05 * half, width * 1.1, half * 1.08, tilt)
-            self.canvas.paint(
-                clipped(shape, np.abs(shape.along + 0.5 * half) - 0.13 * half), look.hat_cloth.colour, ink=0.3
-            )
-            return
-        if look.hat == "top hat":
-            base, top = head + up * half * 0.72, head + up * half * 1.7
-            canvas.paint(
-                canvas.capsule(base - side * width * 1.15, base + side * width * 1.15, half * 0.12),
-                look.hat_cloth.colour,
-            )
-            corners = [
-                base - side * width * 0.7,
-                base + side * width * 0.7,
-                top + side * width * 0.75,
-                top - side * width * 0.75,
-            ]
-            canvas.paint(canvas.polygon(corners, 0.004), look.hat_cloth.colour)
-            reach, rim = side * width * 0.72, base + up * half * 0.25
-            band = [base - reach, base + reach, rim + reach, rim - reach]
-            canvas.paint(canvas.polygon(band), look.hat_cloth.accent, ink=0)
-            return
-        shape = canvas.ellipse(head + up * 0.1 * half, width * 1.16, half * 1.12, tilt)
-        self.clothe(clipped(shape, shape.along + np.float32(0.34 * half)), look.hat_cloth)
-        if look.hat == "cap":
-            start, _ = self.on_face(0, 0.5, 0.8)
-            brim, _ = self.on_face(0, 0.34, 1.75)
-            canvas.paint(
-                canvas.capsule(start - side * half * 0.3 * self.cos, brim, half * 0.22, half * 0.2),
-                look.hat_cloth.accent,
-            )
-        else:
-            canvas.paint(
-                canvas.ellipse(head + up * half * 1.3, half * 0.26, half * 0.26), look.hat_cloth.accent
-            )

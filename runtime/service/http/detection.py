@@ -24,9 +24,10 @@ MAX_WAITING = 8  # requests that are received or looked into
 class WatermarkFound(BaseModel):
     found: bool
     name: str
-    bits: str | None
+    bits: str | None  # none unless all are right with a probability of 0.999
     product: str | None  # the first half of the bits
     job: str | None  # and the second
+    bits_confidence: float | None  # the probability that all are right; none unless the watermark was found
     confidence: float
     false_positive_rate: float  # how often files without the watermark look as marked as this one, at most
     frames: int  # that were looked into
