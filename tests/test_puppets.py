@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Barrier, Thread
@@ -12,11 +15,18 @@ import pytest
 import torch
 from animate_rt.benchmarks.puppets.training import autoencoder, dataset, denoising, stage, train
 from animate_rt.benchmarks.puppets.training.model import LATENT_CHANNELS as CHANNELS
-from animate_rt.benchmarks.puppets.training.model import SIZE, SmallModel, small_config, write_checkpoint
+from animate_rt.benchmarks.puppets.training.model import (
+    SIZE,
+    WEIGHTS,
+    SmallModel,
+    small_config,
+    write_checkpoint,
+)
 from animate_rt.benchmarks.puppets.world.drawing import Canvas
 from animate_rt.benchmarks.puppets.world.scene import Scene
 from animate_rt.benchmarks.puppets.world.skeleton import COLOURS, KEYPOINTS, draw_skeleton
 from animate_rt.engines.model import SamplingConfig
+from animate_rt.errors import CheckpointError
 from animate_rt.export import load_checkpoint
 from animate_rt.export.networks.vae import VAE
 
@@ -199,11 +209,12 @@ def world(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def test_pictures_are_drawn_once_and_do_not_depend_on_the_parts(drawn: Path) -> None:
-    pictures, poses, image = (np.load(drawn / f"{name}.npy") for name in dataset.Drawn._fields)
-    whole = dataset.draw_clips("train", range(4))
+    pictures, poses, image, weight = (np.load(drawn / f"{name}.npy") for name in dataset.Drawn._fields)
+    whole = dataset.draw_clips(dataset.scenes_of(dataset.MIXED, range(4)))
     assert np.array_equal(pictures, whole.pictures)
     assert np.array_equal(poses, whole.poses)
     assert np.array_equal(image, whole.image)
+    assert np.array_equal(weight, whole.weight)
     assert [path.name for path in drawn.parent.iterdir()] == ["drawn"]
     before = {path: path.stat().st_mtime_ns for path in drawn.iterdir()}
     dataset.write_pictures(drawn, 4)
@@ -258,6 +269,69 @@ def test_training_runs_all_stages(world: Path, monkeypatch: pytest.MonkeyPatch) 
     before = {path: path.stat().st_mtime_ns for path in files}
     train.work(0, 1, world)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_half_of_the_scenes_are_soft_and_errors_in_faces_and_open_pixels_count_more(drawn: Path) -> None:
+    scenes = dataset.scenes_of(dataset.MIXED, range(4))
+    assert [scene.is_soft for scene in scenes] == [False, True, False, True]
+    assert scenes[2].character == Scene("train", 1).character
+    weights = np.load(drawn / "weight.npy") / dataset.UNIT
+    for scene, weight in zip(scenes, weights[:, 5], strict=True):
+        column, row = (scene.body(5).joints["head"][:2] * SIZE // 8).astype(int)
+        assert weight[row, column] >= 1 + dataset.FACE * 0.9
+        assert weight[0, 0] == 1  # a corner of the background
+    elsewhere = [(weight > 1).sum() for weight in weights[:, 5]]
+    assert min(elsewhere[1], elsewhere[3]) > 1.5 * max(elsewhere[0], elsewhere[2])
+
+
+def test_training_goes_on_from_a_checkpoint(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 0 iterations it writes the same weights; more iterations change those that they train."""
+    for kind in STAGES:
+        monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(1, 1e-3, batch=2)})
+    plan = train.Plan(WEIGHTS, {"frames": 0, "motion": 1, "few-steps": 0})
+    train.work(0, 1, world, plan)
+    assert not (world / "vae.pt").exists()
+    before, after = load_checkpoint(WEIGHTS), load_checkpoint(world / "puppets")
+    changed = {name for name in before.weights if before.weights[name] != after.weights[name]}
+    assert changed == {"motion_module.safetensors"}
+    for name in ("denoising_unet", "vae"):
+        old, new = (getattr(checkpoint, name).state_dict() for checkpoint in (before, after))
+        assert {key for key in old if not old[key].equal(new[key])} <= {
+            key for key in old if "temporal_transformer" in key
+        }
+
+
+def test_training_starts_only_from_networks_of_the_same_sizes(small: Any, world: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected networks of the same sizes as in weights/puppets"):
+        train.work(0, 1, world, train.Plan(small.checkpoint))
+
+
+def test_a_killed_run_resumes_from_a_whole_checkpoint(world: Path) -> None:
+    """A process that writes a checkpoint after every iteration is killed at some moment, several times."""
+    script = (
+        "import sys, torch; from pathlib import Path\n"
+        "from animate_rt.benchmarks.puppets.training import autoencoder, train\n"
+        "torch.set_num_threads(1); train.CHECKPOINT_S = 0\n"
+        "train.train(autoencoder.Autoencoder(Path(sys.argv[1])), Path(sys.argv[1]), until=10_000)"
+    )
+    checkpoint, done = world / "vae-checkpoint.pt", []
+    for more in (2, 3):
+        process = subprocess.Popen([sys.executable, "-c", script, str(world)])
+        seen = set[int]()
+        while len(seen) < more:
+            assert process.poll() is None
+            time.sleep(0.05)
+            if checkpoint.exists():
+                seen.add(checkpoint.stat().st_mtime_ns)
+        process.kill()
+        process.wait()
+        done.append(torch.load(checkpoint, weights_only=True)["iteration"])
+    assert done[1] > done[0] >= 1
+    run = train.Run(autoencoder.Autoencoder(world), world)
+    assert run.done == done[1]
+    run.step()
+    run.save()
+    assert {path.name for path in world.iterdir()} == {"drawn", checkpoint.name}
 
 
 def test_workers_encode_the_latents_together(world: Path) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ....export.networks.vae import VAE
-from ..world.scene import Picture, Scene
-from .dataset import mapped
+from ..world.scene import Picture
+from .dataset import WATCHED, mapped, scenes_of
 from .model import LATENT_CHANNELS, SIZE, small_config
 from .stage import (
     HELD_OUT,
@@ -48,8 +48,7 @@ class Autoencoder(Stage):
         self.network = VAE(small_config().vae)
         # Start with little noise on the latents: with unit noise (zero weights) the start takes far longer.
         nn.init.constant_(self.network.quant_conv.bias[LATENT_CHANNELS:], -6)
-        scenes = [Scene("held-out", seed, SIZE) for seed in range(HELD_OUT)]
-        self.held_out = np.stack([scene.frame(0) for scene in scenes])
+        self.held_out = np.stack([scene.frame(0) for scene in scenes_of(WATCHED, range(HELD_OUT))])
 
     def batch(self, now: Iteration) -> Batch:
         """Random crops, or a quarter as many whole frames, and noise for their latents."""

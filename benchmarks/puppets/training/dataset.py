@@ -6,7 +6,7 @@ A field is one file, which is complete or absent. On a CPU the file is memory-ma
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -22,12 +22,18 @@ from torch import Tensor
 
 from ....atomic import atomic
 from ....runtime.media.picture import square
-from ..world.scene import Picture, Scene, Split
+from ..world.scene import Mask, Picture, Scene, Split
 from .model import IMAGE_ENCODER_CONFIG, LATENT_CHANNELS, SIZE
 
 FRAMES = 16  # consecutive frames in a clip: the window that motion modules are trained with
 SCENES = {"cpu": 3072, "cuda": 6144}  # as many as training on a device uses; 1.7 MB each
 PART = 64  # scenes drawn or encoded at a time
+MIXED: tuple[Split, ...] = ("train", "train-soft")  # training takes scenes of these in turns
+WATCHED: tuple[Split, ...] = ("held-out", "held-out-soft")
+# How much more an error counts in the face, which is a few pixels that one looks at, and where a single frame
+# leaves the picture open, which are the pixels that only the motion modules can get right.
+FACE, OPEN = 3.0, 2.0
+UNIT = 32  # the weight 1 of an error as it is stored
 IMAGE_SIDE = IMAGE_ENCODER_CONFIG["image_size"]
 
 Encode = Callable[[Picture], NDArray[np.float32]]  # pictures (n, H, W, 3) to latents (n, C, h, w)
@@ -39,28 +45,46 @@ class Drawn(NamedTuple):
     pictures: Picture  # (1 + FRAMES, SIZE, SIZE, 3): the reference, then the frames
     poses: Picture  # (FRAMES, SIZE, SIZE, 3)
     image: Picture  # (IMAGE_SIDE, IMAGE_SIDE, 3): the reference as input of the image encoder
+    weight: Picture  # (FRAMES, SIZE / 8, SIZE / 8): of an error in each latent pixel, in units of 1 / UNIT
 
 
-SHAPES = Drawn((1 + FRAMES, SIZE, SIZE, 3), (FRAMES, SIZE, SIZE, 3), (IMAGE_SIDE, IMAGE_SIDE, 3))
+SHAPES = Drawn(
+    (1 + FRAMES, SIZE, SIZE, 3),
+    (FRAMES, SIZE, SIZE, 3),
+    (IMAGE_SIDE, IMAGE_SIDE, 3),
+    (FRAMES, SIZE // 8, SIZE // 8),
+)
 LATENTS_SHAPE = (1 + FRAMES, LATENT_CHANNELS, SIZE // 8, SIZE // 8)
 
 
-def draw_clip(split: Split, seed: int) -> Drawn:
-    scene = Scene(split, seed, SIZE)
+def scenes_of(splits: tuple[Split, ...], numbers: Iterable[int]) -> list[Scene]:
+    """Scenes by number, which come from the splits in turns."""
+    return [Scene(splits[n % len(splits)], n // len(splits), SIZE) for n in numbers]
+
+
+def draw_clip(scene: Scene) -> Drawn:
     reference = scene.reference()
     return Drawn(
         np.stack([reference, *(scene.frame(i) for i in range(FRAMES))]),
         np.stack([scene.pose(i) for i in range(FRAMES)]),
         square(Image.fromarray(reference), IMAGE_SIDE),
+        np.stack([weights(scene.face(i), scene.open(i)) for i in range(FRAMES)]),
     )
 
 
-def draw_clips(split: Split, seeds: Sequence[int]) -> Drawn:
-    return Drawn(*map(np.stack, zip(*(draw_clip(split, seed) for seed in seeds), strict=True)))
+def weights(face: Mask, opened: Mask) -> NDArray[np.uint8]:
+    """Weights of errors in latent pixels, by the fractions of them that are in these masks."""
+    extra = FACE * face.astype(np.float32) + OPEN * opened
+    cells = extra.reshape(SIZE // 8, 8, SIZE // 8, 8).mean(axis=(1, 3))
+    return (UNIT * (1 + cells)).round().astype(np.uint8)
+
+
+def draw_clips(scenes: list[Scene]) -> Drawn:
+    return Drawn(*map(np.stack, zip(*map(draw_clip, scenes), strict=True)))
 
 
 def write_pictures(folder: Path, scenes: int) -> None:
-    """Draw scenes 0, 1, ... of the training split, unless `folder` exists."""
+    """Draw scenes 0, 1, ... of the training splits, unless `folder` exists."""
     if folder.exists():
         return
     with atomic(folder) as temporary:
@@ -72,9 +96,9 @@ def write_pictures(folder: Path, scenes: int) -> None:
             list(pool.map(partial(write_part, temporary), parts))
 
 
-def write_part(folder: Path, seeds: range) -> None:
-    for name, drawn in zip(Drawn._fields, draw_clips("train", seeds), strict=True):
-        open_memmap(folder / f"{name}.npy", "r+")[seeds.start : seeds.stop] = drawn
+def write_part(folder: Path, numbers: range) -> None:
+    for name, drawn in zip(Drawn._fields, draw_clips(scenes_of(MIXED, numbers)), strict=True):
+        open_memmap(folder / f"{name}.npy", "r+")[numbers.start : numbers.stop] = drawn
 
 
 def write_latents(folder: Path, encode: Encode, rank: int, size: int, barrier: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from ....export.networks.vae import VAE
 from ....runtime.clip.sampler import alphas_cumprod, ddim
 from ..world.scene import Picture
 from .autoencoder import decode, encoder
-from .dataset import FRAMES, draw_clips, mapped
+from .dataset import FRAMES, UNIT, WATCHED, draw_clips, mapped, scenes_of
 from .model import SIZE, SmallModel, predict, small_config
 from .stage import (
     HELD_OUT,
@@ -24,7 +24,6 @@ from .stage import (
     Pace,
     Stage,
     autocast,
-    change,
     generator,
     psnr,
     scaled,
@@ -36,6 +35,7 @@ from .stage import (
 
 DROPPED = 0.1  # fraction of batches without the reference, for classifier-free guidance
 FEW_STEPS = (4, 5, 6)
+CONTINUED = 0.25  # of the learning rate, for weights that are trained already
 
 
 class Denoising(Stage):
@@ -48,20 +48,20 @@ class Denoising(Stage):
 
     def __init__(self, folder: Path, vae: VAE):
         self.vae = vae
-        self.latents, self.poses, self.images = (
-            mapped(folder / name) for name in ("latents.npy", "drawn/poses.npy", "drawn/image.npy")
-        )
+        names = ("latents.npy", "drawn/poses.npy", "drawn/image.npy", "drawn/weight.npy")
+        self.latents, self.poses, self.images, self.weight = (mapped(folder / name) for name in names)
         self.network = SmallModel()
         self.schedule = torch.tensor(alphas_cumprod(small_config().noise), dtype=torch.float32)
         self.watched = Watched(vae, self.watched_frames)
 
     def clips(self, rng: torch.Generator) -> list[Tensor]:
-        """Random clips: latents and poses of the chosen frames (n * frames, ...), latents and images of the
-        references (n, ...)."""
+        """Random clips: latents, weights of their errors and poses of the chosen frames (n * frames, ...),
+        latents and images of the references (n, ...)."""
         clip = torch.randint(len(self.latents), (self.pace.batch,), generator=rng)
         rows, frame = clip[:, None], self.chosen(len(clip), rng)
-        latents, poses = self.latents[rows, 1 + frame].float(), self.poses[rows, frame]
-        return [latents.flatten(0, 1), poses.flatten(0, 1), self.latents[clip, 0].float(), self.images[clip]]
+        latents, weight = self.latents[rows, 1 + frame].float(), self.weight[rows, frame].float() / UNIT
+        frames = [latents, weight[:, :, None], self.poses[rows, frame]]
+        return [*(each.flatten(0, 1) for each in frames), self.latents[clip, 0].float(), self.images[clip]]
 
     def chosen(self, clips: int, _rng: torch.Generator) -> Tensor:
         """The frames to use of each clip, (clips, frames)."""
@@ -73,15 +73,15 @@ class Denoising(Stage):
 
     def batch(self, now: Iteration) -> Batch:
         """Clips at random noise levels; some batches have no reference."""
-        latents, poses, reference, images = self.clips(now.rng)
-        timesteps = self.timesteps(len(reference), now.rng)
-        epsilon = torch.randn(latents.shape, generator=now.rng)
+        clips = self.clips(now.rng)
+        timesteps = self.timesteps(self.pace.batch, now.rng)
+        epsilon = torch.randn(clips[0].shape, generator=now.rng)
         dropped = bool(now.shared.random() < DROPPED)
-        return Batch(dropped, [latents, poses, reference, images, timesteps, epsilon])
+        return Batch(dropped, [*clips, timesteps, epsilon])
 
     def loss(self, dropped: Any, *tensors: Tensor) -> Tensor:
-        """Mean squared error of the predicted velocity."""
-        latents, poses, reference, images, timesteps, epsilon = tensors
+        """Weighted mean squared error of the predicted velocity."""
+        latents, weight, poses, reference, images, timesteps, epsilon = tensors
         alpha = self.schedule[timesteps][:, None, None, None]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * epsilon
         velocity = alpha.sqrt() * epsilon - (1 - alpha).sqrt() * latents
@@ -95,24 +95,23 @@ class Denoising(Stage):
                 self.frames,
                 motion=self.motion,
             )
-        return F.mse_loss(predicted, velocity)
+        return weighted_error(predicted, velocity, weight)
 
     @torch.no_grad()
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
-        """Sample the held-out scenes in five steps without guidance."""
+        """Sample the held-out scenes in five steps without guidance, clips also without motion modules."""
         assert isinstance(network, SmallModel)
+        figures, picture = self.sampled(network, motion=self.motion)
+        if self.motion:
+            without, _ = self.sampled(network, motion=False)
+            figures |= {f"{name}_without_motion": without[name] for name in ("psnr", "flicker")}
+        return figures, picture
+
+    def sampled(self, network: SmallModel, *, motion: bool) -> tuple[Figures, Picture]:
         watched = self.watched
+        shape, frames = watched.latents.shape, watched.frames
         poses, reference, images = watched.conditions
-        sampled = sample(
-            network,
-            watched.latents.shape,
-            poses,
-            reference,
-            images,
-            watched.frames,
-            motion=self.motion,
-            steps=5,
-        )
+        sampled = sample(network, shape, poses, reference, images, frames, motion=motion, steps=5)
         return watched.figures(sampled, decode(self.vae, sampled))
 
 
@@ -127,8 +126,12 @@ class SingleFrames(Denoising):
     # Several frames of a clip, each at its own noise level, share one pass through ReferenceNet.
     frames, watched_frames, motion = 3, 1, False
 
-    def __init__(self, folder: Path, vae: VAE):
+    def __init__(self, folder: Path, vae: VAE, start: SmallModel | None = None):
+        """`start` holds trained weights to go on from."""
         super().__init__(folder, vae)
+        if start is not None:
+            self.network = start
+            self.pace = self.pace._replace(rate=CONTINUED * self.pace.rate)
         for module in self.network.temporal():
             module.requires_grad_(False)
         if torch.get_default_device().type == "cuda":
@@ -188,7 +191,7 @@ class FewSteps(Denoising):
     def loss(self, form: Any, *tensors: Tensor) -> Tensor:
         """Error of the velocity at the last of some steps; the true one leads to the true latents."""
         count, last = form
-        latents, poses, reference, images, noisy = tensors
+        latents, weight, poses, reference, images, noisy = tensors
         steps, unet = ddim(small_config().noise, count), self.network.denoising_unet
         with torch.no_grad(), autocast():
             embeds = self.network.embed(scaled(images))
@@ -208,17 +211,22 @@ class FewSteps(Denoising):
                 noisy = step.latents * noisy + step.prediction * velocity(noisy, step.timestep)
         alpha = float(alphas_cumprod(small_config().noise)[steps[last].timestep])
         target = (alpha**0.5 * noisy - latents) / (1 - alpha) ** 0.5
-        return F.mse_loss(velocity(noisy, steps[last].timestep), target)
+        return weighted_error(velocity(noisy, steps[last].timestep), target, weight)
+
+
+def weighted_error(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
+    """Mean squared error of latents (n, C, h, w) with a weight for each pixel (n, 1, h, w)."""
+    return (weight * (made - true).square()).mean() / weight.mean()
 
 
 class Watched:
-    """Held-out scenes evaluated during training: one frame of each, or whole clips of a quarter of them."""
+    """Held-out scenes evaluated during training: one frame of each, or whole clips of a third of them."""
 
     @torch.no_grad()
     def __init__(self, vae: VAE, frames: int):
         self.frames = frames
-        count = HELD_OUT if frames == 1 else HELD_OUT // 4
-        drawn = draw_clips("held-out", range(count))
+        count = HELD_OUT if frames == 1 else HELD_OUT // 3
+        drawn = draw_clips(scenes_of(WATCHED, range(count)))
         true = drawn.pictures[:, 1 : 1 + frames].reshape(-1, SIZE, SIZE, 3)
         encode = encoder(vae)
         reference = torch.tensor(encode(drawn.pictures[:, 0]))
@@ -237,7 +245,8 @@ class Watched:
         """Figures, and a picture with the rows reference, pose, generated, true."""
         figures = {"psnr": psnr(made, self.true), "latent_mse": float(F.mse_loss(latents, self.latents))}
         if self.frames > 1:
-            figures["flicker"] = change(made, self.frames) / change(self.true, self.frames)
+            changes = [each.unflatten(0, (-1, self.frames)).diff(dim=1) for each in (made, self.true)]
+            figures["flicker"] = 255 * float(F.mse_loss(*changes)) ** 0.5
         rows = [side_by_side(to_pictures(row[:HELD_OUT])) for row in (*self.above, made, self.true)]
         return figures | self.floors, np.concatenate(rows)
 

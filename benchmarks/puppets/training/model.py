@@ -7,6 +7,7 @@ where a clip at run time has one of each at a time.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from torch import Tensor, nn
 
 from ....atomic import atomic
 from ....engines.model import ModelConfig
+from ....errors import CheckpointError
+from ....export import load_checkpoint
 from ....export.checkpoints.families import UNET, V2_NOISE
 from ....export.checkpoints.settings import (
     Settings,
@@ -173,6 +176,20 @@ def predict(
 def alone(attention: Attention, normed: Tensor) -> Tensor:
     """Self-attention without a reference."""
     return attention(normed)
+
+
+def read_checkpoint(folder: Path) -> tuple[SmallModel, VAE]:
+    """The networks of a checkpoint that `write_checkpoint` has written, on the default device. Raises
+    AnimateError if it cannot be read, and CheckpointError if it is not of the small model."""
+    checkpoint, model, expected = load_checkpoint(folder), SmallModel(), small_config()
+    if replace(checkpoint.config, sampling=expected.sampling) != expected:
+        raise CheckpointError(
+            f"{folder}: expected networks of the same sizes as in weights/puppets, found others; "
+            "start from a checkpoint that this command has written"
+        )
+    for name, network in model.named_children():
+        network.load_state_dict(getattr(checkpoint, name).state_dict())
+    return model, checkpoint.vae.to(torch.get_default_device())
 
 
 def write_checkpoint(folder: Path, model: SmallModel, autoencoder: VAE, scaling_factor: float) -> None:

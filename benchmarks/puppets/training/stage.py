@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -51,8 +52,9 @@ class Stage(ABC):
     paces: ClassVar[dict[str, Pace]]  # by type of device
     network: nn.Module
 
-    @property
+    @cached_property
     def pace(self) -> Pace:
+        """Those of the current device; may be replaced before training."""
         return self.paces[torch.get_default_device().type]
 
     @abstractmethod
@@ -126,11 +128,6 @@ def psnr(made: Tensor, true: Tensor) -> float:
     """In decibels, averaged over pictures."""
     errors = (made - true).square().mean(dim=(1, 2, 3))
     return float((-10 * errors.log10()).mean())
-
-
-def change(pictures: Tensor, frames: int) -> float:
-    """Mean absolute difference of consecutive frames."""
-    return float(pictures.unflatten(0, (-1, frames)).diff(dim=1).abs().mean())
 
 
 def side_by_side(pictures: Picture) -> Picture:

@@ -1,11 +1,15 @@
 """Train the small model stage by stage; a run that was stopped resumes.
 
-python -m animate_rt.benchmarks.puppets.training.train FOLDER [--workers 2]
+python -m animate_rt.benchmarks.puppets.training.train FOLDER [--workers 2] [--start weights/puppets]
 
 FOLDER receives the drawn pictures (1.7 MB per scene), `log.jsonl`, a checkpoint of the running stage every
-three minutes, with it a picture of held-out scenes (`<stage>.png`: reference, pose, generated, true), the
-averaged weights of each finished stage (`<stage>.pt`) and at the end the checkpoint `puppets` in the public
-layout, and `puppets-few-steps`, which is based on it.
+three minutes, figures in the log and a picture of held-out scenes (`<stage>.png`: reference, pose, generated,
+true) every 15 minutes, the averaged weights of each finished stage (`<stage>.pt`) and at the end the
+checkpoint `puppets` in the public layout, and `puppets-few-steps`, which is based on it.
+Half of the scenes are soft: their frames depend on the frames before. With `--start` the VAE of that
+checkpoint is used as it is, and training goes on from its other weights. `--frames`, `--motion` and
+`--few-steps` make a stage longer or shorter, also in a run that resumes; with 0 it passes on the weights that
+it was given.
 To repeat a stage, remove its files and those of all later stages. The order is `vae`, `latents`, `frames`,
 `motion`, `few-steps`.
 
@@ -20,10 +24,11 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,7 +43,7 @@ from ....runtime.media.picture import write_png
 from .autoencoder import Autoencoder, encoder, finished_vae
 from .dataset import SCENES, write_latents, write_pictures
 from .denoising import FewSteps, Motion, SingleFrames
-from .model import SmallModel, write_checkpoint, write_few_steps
+from .model import SmallModel, read_checkpoint, write_checkpoint, write_few_steps
 from .stage import Batch, Iteration, Stage, generator, trained_weights
 
 SEED = 0
@@ -47,7 +52,7 @@ WARM_UP = 100  # iterations
 # be made shorter or longer.
 COOL_DOWN = 0.25
 AVERAGED = 0.997  # decay of the moving average of weights
-CHECKPOINT_S = 180.0
+CHECKPOINT_S, EVALUATION_S = 180.0, 900.0
 LOG_EVERY = 25  # iterations
 WARM_UP_RUNS = 3  # before a capture, so that libraries have chosen their kernels
 
@@ -111,7 +116,7 @@ class Run:
         return loss.detach()
 
     def save(self) -> None:
-        """Write a checkpoint, evaluate the averaged network, log its figures and write its picture."""
+        """Write a checkpoint, which replaces the one before when it is complete."""
         state = {
             "network": self.stage.network.state_dict(),
             "average": self.average.state_dict(),
@@ -119,6 +124,9 @@ class Run:
             "iteration": self.done,
         }
         write_state(state, self.checkpoint)
+
+    def evaluate(self) -> None:
+        """Evaluate the averaged network, log its figures and write its picture."""
         figures, picture = self.stage.evaluate(self.average)
         write_png(self.folder / f"{self.stage.name}.png", picture)
         self.log(**figures)
@@ -167,7 +175,8 @@ def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: in
     averaged network. With `size` workers, each of them calls this inside one process group."""
     run = Run(stage, folder, rank, size)
     end = run.pace.iterations if until is None else until
-    saved = logged = time.monotonic()
+    saved = evaluated = logged = time.monotonic()
+    worked = time.process_time()
     losses = []
     while run.done < end:
         losses.append(run.step())
@@ -175,13 +184,19 @@ def train(stage: Stage, folder: Path, *, rank: int = 0, size: int = 1, until: in
             continue
         if run.done % LOG_EVERY == 0:
             seconds = (time.monotonic() - logged) / len(losses)
-            run.log(loss=round(float(torch.stack(losses).mean()), 5), seconds=round(seconds, 3))
-            logged, losses = time.monotonic(), []
+            cpu_seconds = (time.process_time() - worked) / len(losses)
+            loss = float(torch.stack(losses).mean())
+            run.log(loss=round(loss, 5), seconds=round(seconds, 3), cpu_seconds=round(cpu_seconds, 3))
+            logged, worked, losses = time.monotonic(), time.process_time(), []
         if time.monotonic() - saved > CHECKPOINT_S:
             run.save()
             saved = time.monotonic()
+        if time.monotonic() - evaluated > EVALUATION_S:
+            run.evaluate()
+            evaluated = time.monotonic()
     if rank == 0:
         run.save()
+        run.evaluate()
     return run.average
 
 
@@ -194,11 +209,22 @@ def average_gradients(parameters: Iterable[nn.Parameter], size: int) -> None:
 
 
 def write_state(state: object, path: Path) -> None:
-    with atomic(path) as temporary:
+    # One name, so that what a killed run leaves is overwritten.
+    with atomic(path, path.with_name(f".{path.name}.partial")) as temporary:
         torch.save(state, temporary)
 
 
-def work(rank: int, size: int, folder: Path) -> None:
+class Plan(NamedTuple):
+    """What a run does differently from the default."""
+
+    start: Path | None = None  # checkpoint to go on from
+    iterations: Mapping[str, int] = {}  # by stage
+
+
+PLAN = Plan()
+
+
+def work(rank: int, size: int, folder: Path, plan: Plan = PLAN) -> None:
     """Run all stages as one of `size` workers, which differ only in their samples."""
     torch.manual_seed(SEED)  # equal initial weights
     device = device_type()
@@ -209,11 +235,17 @@ def work(rank: int, size: int, folder: Path) -> None:
         # A long timeout: workers wait while others encode latents, and while worker 0 evaluates.
         workers.init_process_group("gloo", meeting, timedelta(hours=12), rank=rank, world_size=size)
     with torch.device(device):
-        run_stage(partial(Autoencoder, folder), "vae", folder, rank, size)
-        vae = finished_vae(folder)
+        run = partial(run_stage, plan, folder, rank, size)
+        if plan.start is None:
+            run("vae", partial(Autoencoder, folder))
+            start, vae = None, finished_vae(folder)
+        else:
+            start, vae = read_checkpoint(plan.start)
+            vae.requires_grad_(False)
         write_latents(folder, encoder(vae), rank, size, partial(wait_for_all, size))
-        for stage in (SingleFrames, Motion, FewSteps):
-            run_stage(partial(stage, folder, vae), stage.name, folder, rank, size)
+        run("frames", partial(SingleFrames, folder, vae, start))
+        for stage in (Motion, FewSteps):
+            run(stage.name, partial(stage, folder, vae))
         if rank == 0:
             write_checkpoints(folder, vae)
 
@@ -233,10 +265,12 @@ def write_checkpoints(folder: Path, vae: VAE) -> None:
         write_few_steps(folder / "puppets-few-steps", model)
 
 
-def run_stage(make: Callable[[], Stage], name: str, folder: Path, rank: int, size: int) -> None:
+def run_stage(plan: Plan, folder: Path, rank: int, size: int, name: str, make: Callable[[], Stage]) -> None:
     """Train the stage unless its weights exist."""
     if not (folder / f"{name}.pt").exists():
-        trained = train(make(), folder, rank=rank, size=size)
+        stage = make()
+        stage.pace = stage.pace._replace(iterations=plan.iterations.get(name, stage.pace.iterations))
+        trained = train(stage, folder, rank=rank, size=size)
         if rank == 0:
             write_state(trained.state_dict(), folder / f"{name}.pt")
     wait_for_all(size)
@@ -253,14 +287,21 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch's work")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; its VAE stays as it is")
+    parser.add_argument("--scenes", type=int, default=SCENES[device_type()])
+    for stage in (SingleFrames, Motion, FewSteps):
+        usual = stage.paces[device_type()].iterations
+        parser.add_argument(f"--{stage.name}", type=int, default=usual, help="iterations (%(default)s)")
     options = parser.parse_args()
+    iterations = {"frames": options.frames, "motion": options.motion, "few-steps": options.few_steps}
+    plan = Plan(options.start, iterations)
     options.folder.mkdir(parents=True, exist_ok=True)
-    write_pictures(options.folder / "drawn", SCENES[device_type()])
+    write_pictures(options.folder / "drawn", options.scenes)
     (options.folder / ".workers").unlink(missing_ok=True)  # rendezvous file of a run that was killed
     if options.workers == 1:
-        work(0, 1, options.folder)
+        work(0, 1, options.folder, plan)
     else:
-        spawn(work, (options.workers, options.folder), nprocs=options.workers)
+        spawn(work, (options.workers, options.folder, plan), nprocs=options.workers)
 
 
 if __name__ == "__main__":

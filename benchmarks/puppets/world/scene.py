@@ -28,7 +28,7 @@ Split = Literal["train", "held-out", "train-soft", "held-out-soft"]
 # Part of every seed, so that splits share no scene.
 SPLITS: dict[Split, int] = {"train": 1, "held-out": 2, "train-soft": 3, "held-out-soft": 4}
 SOFT: tuple[Split, ...] = ("train-soft", "held-out-soft")
-HISTORIES = (-13, -8, -5, 5, 8, 13)  # frames from a frame to those whose histories could also have led to it
+HISTORIES = (-11, -5, 5, 11)  # frames from a frame to those whose histories could also have led to it
 OPEN = 8  # levels of 255 by which a pixel must differ between histories
 
 
@@ -109,6 +109,12 @@ class Scene:
                 for i in (1, 2)
             ]
         )
+
+    def face(self, frame: int) -> Mask:
+        """(size, size): which pixels are within the outline of the head."""
+        x, y, _ = self.body(frame).joints["head"] * self.size - 0.5
+        rows, columns = np.ogrid[: self.size, : self.size]
+        return np.hypot(columns - x, rows - y) < self.character.build.head * self.size
 
     def flat(self, character: Character, frame: int, shade: float) -> Array:
         """A character in front of one shade of grey, RGB from 0 to 1."""
