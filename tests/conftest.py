@@ -26,6 +26,11 @@ from .sharing import alone, compiled_once, one_thread_each, shared_folder
 from .standin import GPU, installed
 
 DATA = Path(__file__).parent / "data"
+LONGEST = (
+    *("test_animator.py", "test_tensorrt.py", "test_schedules.py", "test_cli.py"),
+    *("test_faults_video_times.py", "test_faults_partial_clips.py", "test_faults_races.py"),
+    *("test_bench_peers.py", "test_caching.py", "test_cuda_clips.py", "test_bench_commands.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -146,6 +151,16 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
 
 def pytest_configure() -> None:
     one_thread_each()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no process is left alone with one of them at the end.
+
+    The first two export other checkpoints, so neither process waits for the other.
+    """
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 @pytest.fixture(scope="session", autouse=True)
