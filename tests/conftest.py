@@ -19,7 +19,7 @@ from animate_rt.runtime.poses.models import MEDIAPIPE
 from numpy.typing import NDArray
 
 from .arithmetic import ArithmeticEngine
-from .fetched import ASTRONAUT, fetched
+from .fetched import PHOTOGRAPHS, fetched
 from .fixed_cost import hollow_bundle
 from .program import Program
 from .sharing import alone, compiled_once, one_thread_each, shared_folder
@@ -224,7 +224,7 @@ def astronaut(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """NASA's portrait of Eileen Collins, in the public domain, 512x512: from scikit-image's package."""
     from PIL import Image
 
-    path = fetched(ASTRONAUT, tmp_path_factory) / ASTRONAUT.folder / "astronaut.png"
+    path = fetched(PHOTOGRAPHS, tmp_path_factory) / PHOTOGRAPHS.folder / "astronaut.png"
     return Image.open(path).convert("RGB")
 
 

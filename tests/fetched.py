@@ -11,26 +11,18 @@ from animate_rt.runtime.poses.models import ModelSet, fetch
 
 from .sharing import alone, shared_folder
 
-ASTRONAUT = ModelSet(
-    name="astronaut",
+PHOTOGRAPHS = ModelSet(
+    name="photographs",
     package="scikit-image==0.26.0",
     wheel=("--python-version=3.12", "--platform=manylinux_2_28_x86_64"),
-    licence="public domain",
+    licence="the portrait is in the public domain; the faces are a part of Labeled Faces in the Wild",
     files={
         "skimage/data/astronaut.png": File(
             "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5", 791_555
-        )
-    },
-)
-FACES = ModelSet(
-    name="faces",
-    package=ASTRONAUT.package,
-    wheel=ASTRONAUT.wheel,
-    licence="of each photograph; a part of Labeled Faces in the Wild",
-    files={
+        ),
         "skimage/data/lfw_subset.npy": File(
             "9560ec2f5edfac01973f63a8a99d00053fecd11e21877e18038fbe500f8e872c", 1_000_080
-        )
+        ),
     },
 )
 UNREACHABLE = "check the connection"

@@ -22,7 +22,7 @@ from animate_rt.runtime.marks.policy import Policy, load_policy, picture_digest
 from animate_rt.runtime.media.picture import Frame, read_picture
 from PIL import Image
 
-from .fetched import FACES, fetched
+from .fetched import PHOTOGRAPHS, fetched
 
 PEOPLE = [Scene("held-out", seed, 128).frame(0) for seed in range(12)]
 
@@ -96,7 +96,7 @@ def test_other_people_in_the_same_place_and_pose_are_not_accepted(tmp_path: Path
 
 def test_no_other_face_is_accepted(tmp_path_factory: pytest.TempPathFactory) -> None:
     """A hundred faces, each put into the same picture, a sixth of its width wide: 4,950 pairs."""
-    faces = np.load(fetched(FACES, tmp_path_factory) / FACES.folder / "lfw_subset.npy")[:100]
+    faces = np.load(fetched(PHOTOGRAPHS, tmp_path_factory) / PHOTOGRAPHS.folder / "lfw_subset.npy")[:100]
     picture = Image.fromarray(Scene("held-out", 3, 256).frame(0))
     hashes = []
     for face in faces:

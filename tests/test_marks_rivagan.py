@@ -14,7 +14,7 @@ from animate_rt.runtime.media.picture import read_picture
 from animate_rt.runtime.poses.models import RIVAGAN
 from PIL import Image
 
-from .fetched import ASTRONAUT, fetched
+from .fetched import PHOTOGRAPHS, fetched
 
 PAYLOAD = Payload(job=0x5A17)
 
@@ -26,7 +26,7 @@ def test_it_says_how_to_fetch_the_networks(tmp_path: Path) -> None:
 
 def test_a_photograph_holds_the_bits(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
     folder = fetched(RIVAGAN, tmp_path_factory)
-    picture = read_picture(fetched(ASTRONAUT, tmp_path_factory) / ASTRONAUT.folder / "astronaut.png")
+    picture = read_picture(fetched(PHOTOGRAPHS, tmp_path_factory) / PHOTOGRAPHS.folder / "astronaut.png")
     frame = np.asarray(picture.resize((256, 256), Image.Resampling.LANCZOS))
     rivagan = RivaGAN(folder)
     try:

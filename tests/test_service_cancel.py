@@ -43,6 +43,6 @@ def test_at_most_one_run_of_the_unet_later(
             assert more <= 1
             seconds.append(ended - began)
             sleep(2 * RUN_S)
-            assert unet.runs - runs <= 1, "tasks that were issued before are left out"
+            assert unet.runs - runs <= 2, "of the tasks that were issued before, only one that began is done"
     with capsys.disabled():
         print(f"\ncancelled after at most {max(seconds) / RUN_S:.2f} runs of the UNet")

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...atomic import atomic, unwritable
 from ..clip.progress import Progress, ProgressCallback
 from ..marks.marks import Marks
 from ..media.contact_sheet import contact_sheet, shown
-from ..media.picture import Frame, contain, fit
+from ..media.picture import Frame, contain, fit, save_png
 from ..media.sound import Sound
 from ..media.writer import open_writer
 
@@ -83,6 +84,16 @@ def panel_width(picture: Image.Image, height: int) -> int:
     """The even width of a driving frame at that height, as wide as its aspect ratio is within ASPECTS."""
     least, most = ASPECTS
     return 2 * round(min(max(picture.width / picture.height, least), most) * height / 2)
+
+
+def write_contact_sheet(path: Path, clip: Finished, marks: Marks) -> None:
+    """Write the contact sheet of a clip as a PNG. Raises OutputError."""
+    try:
+        with atomic(path) as new:  # another process may make the same preview
+            save_png(new, clip.contact_sheet())
+            marks.finish(new)
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def write_overlay(

@@ -27,7 +27,7 @@ from ..clip.progress import Progress
 from ..clip.snapshot import Snapshot
 from ..marks.marks import MarkOptions
 from ..media.frame_range import FrameRange
-from ..media.picture import read_picture, write_png
+from ..media.picture import read_picture
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
 from ..media.timecode import Time
 from ..poses.driving import Driving
@@ -40,7 +40,7 @@ from .kept_files import NotOfThisClip, is_of_clip, read_png
 from .loaded_bundle import check_unchanged
 from .marking import marks_of
 from .output import VIDEO, Output
-from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_overlay
+from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_contact_sheet, write_overlay
 from .resume import PartialClip
 from .versions import versions
 
@@ -67,8 +67,7 @@ class Shot:
     initial_noise: Path | None = None
     contact_sheet: Path | None = None
     overlay: Path | None = None  # an mp4 that shows driving video, poses and result side by side
-    # With it, `pose` is a video of a person or a keypoint file, from which skeletons are drawn.
-    driving: Driving | None = None
+    driving: Driving | None = None  # with it, `pose` is a video of a person or a keypoint file
     start: Time | None = None  # of a driving video, instead of frames
     duration: Time | None = None
     audio: bool = True  # carry the driving video's sound into an mp4
@@ -336,8 +335,7 @@ def render(
     )
     about = replace(marks.of_marked_frames(), watermark=None)  # their frames may be smaller than the clip's
     if shot.contact_sheet:
-        write_png(partial.preview(CONTACT_SHEET), clip.contact_sheet())
-        about.finish(partial.preview(CONTACT_SHEET))
+        write_contact_sheet(partial.preview(CONTACT_SHEET), clip, about)
     if shot.overlay:
         write_overlay(partial.preview(OVERLAY), clip, rate, sound, progress, about)
     with partial.locked():
