@@ -8,9 +8,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from animate_rt.errors import BundleMismatch, ConfigError, DeviceError, OutputError
+from animate_rt.errors import BundleMismatch, ConfigError, DeviceError, InputMissing, OutputError
+from animate_rt.runtime.poses.models import MEDIAPIPE, find
 from animate_rt.runtime.service.http import videos
 from animate_rt.runtime.service.http.failures import public_message, refusal_of
+from animate_rt.runtime.service.jobs import public
 
 from .conftest import Case
 from .serving import LONG, Form, create, error_of, serving
@@ -148,3 +150,14 @@ def test_watchers_are_limited(client: httpx.Client, form: Form, monkeypatch: pyt
                 return
         time.sleep(0.1)
     raise AssertionError("the place of a watcher that has left is not given to another")
+
+
+def test_a_missing_model_tells_no_path_of_the_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(InputMissing) as caught:
+        find(MEDIAPIPE)
+    assert str(tmp_path) in str(caught.value)
+    message = public(caught.value, Path("/spool/jobs/1"))
+    assert str(tmp_path) not in message
+    assert message.startswith("models/mediapipe")

@@ -11,6 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
+from ...engines.cuda.plan_cache import cache_folder
 from ...errors import AnimateError, Refused
 from .job import Job, JobError
 from .metrics import FRAMES, JOB_SECONDS, JOBS, QUEUE_SECONDS, STAGE_SECONDS, Metrics
@@ -108,5 +109,8 @@ def log(job: Job, what: str) -> None:
 
 
 def public(error: AnimateError, folder: Path) -> str:
-    """The message of an error without the path of the job's folder."""
-    return str(error).replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+    """The message of an error without the paths of the job's folder and of this user's models."""
+    message = str(error)
+    for place in filter(None, (folder, cache_folder())):
+        message = message.replace(f"{place}{os.sep}", "").replace(str(place), place.name)
+    return message

@@ -105,9 +105,10 @@ def check_driven(source: Path, driving: Driving, frames: FrameRange) -> Iterable
 
     Returns the pictures or the keypoints of the range.
     """
-    models_digest(source, driving)
     pictures = driving_pictures(source, frames)
-    return keypoints_of(source, driving, frames) if pictures is None else pictures
+    found = keypoints_of(source, driving, frames) if pictures is None else pictures
+    models_digest(source, driving)
+    return found
 
 
 def models_digest(source: Path, driving: Driving) -> str | None:
