@@ -7,17 +7,13 @@ import argparse
 from fractions import Fraction
 from pathlib import Path
 
-import numpy as np
-
 from .console import Commands, Console, add_command
 from .export.commands import need_export
 from .runtime.animator import Animator
-from .runtime.clip.options import ClipOptions
-from .runtime.media.contact_sheet import contact_sheet
-from .runtime.media.picture import read_picture, write_png
-from .runtime.media.pose_sequence import open_pose
-from .runtime.media.writer import open_writer
+from .runtime.media.picture import read_picture
 from .runtime.shots.monitor import clip_bar
+from .runtime.shots.output import Output
+from .runtime.shots.shot import Shot, make
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKPOINT, INPUTS = WEIGHTS / "puppets", WEIGHTS / "demo"
@@ -38,23 +34,27 @@ def add_commands(commands: Commands) -> None:
 
 
 def demo(options: argparse.Namespace, console: Console) -> None:
-    """Write `bundle/`, `demo.mp4` and `contact-sheet.png` into the folder."""
+    """Write `bundle/`, `demo.mp4` with its sidecar, and `contact-sheet.png` into the folder."""
     need_export()
     from .export import build_bundle
 
     folder = options.output
     folder.mkdir(parents=True, exist_ok=True)
     bundle, video, sheet = folder / "bundle", folder / "demo.mp4", folder / "contact-sheet.png"
-    reference = read_picture(INPUTS / "reference.png")
-    poses = list(open_pose(INPUTS / "pose", None))
-    width, height = reference.size
+    reference = INPUTS / "reference.png"
+    width, height = read_picture(reference).size
     build_bundle(CHECKPOINT, bundle, width=width, height=height, window=WINDOW, progress=console.step)
-    frames = []
-    with Animator.load(bundle) as animator, open_writer(video, width, height, FRAME_RATE) as writer:
-        steps = len(ClipOptions().resolve(animator.bundle.manifest).steps)
-        for frame in animator.animate(reference, poses, progress=clip_bar(console, steps)):
-            writer.write(frame)
-            frames.append(frame)
-    write_png(sheet, contact_sheet(np.array(reference), list(map(np.array, poses)), frames))
+    shot = Shot(
+        name="demo",
+        bundle=bundle,
+        reference=reference,
+        pose=INPUTS / "pose",
+        output=Output.at(str(video)),
+        fps=FRAME_RATE,
+        contact_sheet=sheet,
+    )
+    with Animator.load(bundle) as animator:
+        steps = len(shot.options.resolve(animator.bundle.manifest).steps)
+        make(shot, animator, force=True, progress=clip_bar(console, steps))
     console.bar.close()
     print(f"video: {video}\ncontact sheet: {sheet}\n{ABOUT}")

@@ -21,6 +21,8 @@ from animate_rt import demo
 from animate_rt.__main__ import main, parser
 from animate_rt.benchmarks.instruments.accuracy import compare_frames
 from animate_rt.benchmarks.puppets.world.scene import Scene
+from animate_rt.runtime.marks.detection import detect
+from animate_rt.runtime.marks.metadata import GENERATED
 from animate_rt.runtime.media.picture import read_picture
 from animate_rt.runtime.media.pose_sequence import open_pose
 from PIL import Image
@@ -311,9 +313,10 @@ def test_the_demo(run: Run, tmp_path: Path) -> None:
     than copies of the reference are."""
     done = run("demo", "--output", tmp_path / "demo")
     assert done.status == 0
-    assert str(tmp_path / "demo" / "demo.mp4") in done.out
-    assert str(tmp_path / "demo" / "contact-sheet.png") in done.out
     assert done.out.splitlines()[-1].endswith("weights/puppets/README.md")
+    files = [tmp_path / "demo" / name for name in ("demo.mp4", "contact-sheet.png")]
+    assert all(str(path) in done.out for path in files)
+    assert {detect(path).metadata.source_type for path in files} == {GENERATED}
     with av.open(tmp_path / "demo" / "demo.mp4") as container:
         made = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     with Image.open(tmp_path / "demo" / "contact-sheet.png") as sheet:

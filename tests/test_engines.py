@@ -170,3 +170,29 @@ print([name for name in sys.modules if "telemetry" in name or "ovc" in name])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_threads_that_import_openvino_do_not_wait_for_each_other() -> None:
+    """A third of the processes whose threads asked for their first type at the same time never ended."""
+    program = """
+import os, sys, threading
+from animate_rt.engines.cpu.openvino import import_openvino
+
+sys.setswitchinterval(1e-6)
+together = threading.Barrier(4)
+
+def ask():
+    openvino = import_openvino()
+    together.wait()
+    openvino.Type.f32.to_dtype()
+
+threads = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join(20)
+os._exit(any(thread.is_alive() for thread in threads))
+"""
+    for _ in range(6):
+        done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+        assert done.returncode == 0

@@ -119,7 +119,7 @@ ALLOWED = {
         "runtime.marks",
         "errors",
     },
-    "demo": {"runtime.shots", "runtime.animator", "runtime.clip", "runtime.media", "export", *GROUND},
+    "demo": {"runtime.shots", "runtime.animator", "runtime.media", "export", *GROUND},
     "benchmarks": {
         "runtime.animator",
         "runtime.clip",

@@ -1,20 +1,15 @@
-"""Hostile requests: absurd lengths, slow uploads, names that are paths, bombs. The server goes on then."""
+"""Hostile requests: absurd lengths, slow uploads, names that are paths. The server goes on then."""
 
 from __future__ import annotations
 
-import json
 import select
 import socket
-import struct
 import time
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import httpx
-import numpy as np
 import pytest
 from animate_rt.runtime.service import Limits
 from animate_rt.runtime.service.http import server
@@ -214,75 +209,6 @@ def test_urls_are_not_read(client: httpx.Client, form: Form, url: str, name: str
     files = {"control_reference": form()["files"]["control_reference"]}
     error = error_of(client.post("/v1/videos", data={name: url}, files=files), 400)
     assert error["param"] == "input_reference"
-
-
-def png(width: int, height: int, rows: int = 0) -> bytes:
-    """A PNG that says it has this size, with so many rows of zeros."""
-
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        checksum = struct.pack(">I", zlib.crc32(kind + content))
-        return struct.pack(">I", len(content)) + kind + content + checksum
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    content = zlib.compress(bytes(rows * (1 + 3 * width)), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
-
-
-def mp4(folder: Path, frames: int, **false: int) -> bytes:
-    """An mp4 of black frames. `false`: bytes of a box to replace, by the box's name, such as stsz=VALUE."""
-    path = folder / "poses.mp4"
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", 30, {"preset": "ultrafast"})
-        stream.width = stream.height = 64
-        stream.pix_fmt = "yuv420p"
-        picture = np.zeros((64, 64, 3), np.uint8)
-        for _ in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
-        container.mux(stream.encode())
-    content = bytearray(path.read_bytes())
-    for box, value in false.items():
-        place = content.index(box.encode()) + 4 + 4 + (4 if box == "stsz" else 0)
-        content[place : place + 4] = struct.pack(">I", value)
-    return bytes(content)
-
-
-@pytest.mark.parametrize(("width", "height"), [(50_000, 50_000), (2**31 - 1, 2**31 - 1), (0, 0), (1, 60_000)])
-@pytest.mark.parametrize("field", ["picture", "pose"])
-def test_picture_bombs(client: httpx.Client, form: Form, field: str, width: int, height: int) -> None:
-    began = time.monotonic()
-    bomb = png(width, height, rows=min(height, 20) if width < 60_000 else 0)
-    error_of(client.post("/v1/videos", **form(**{field: bomb})), 422)
-    assert time.monotonic() - began < CHECK_S
-
-
-@pytest.mark.parametrize(
-    "false", [{}, {"stsz": 2**31 - 1}, {"stsz": 2**32 - 1}, {"stts": 2**32 - 1}, {"stco": 2**32 - 1}]
-)
-def test_videos_with_too_many_frames_or_false_sizes(
-    client: httpx.Client, form: Form, tmp_path: Path, false: dict[str, int]
-) -> None:
-    began = time.monotonic()
-    error_of(client.post("/v1/videos", **form(pose=mp4(tmp_path, FRAMES + 1, **false))), 422)
-    assert time.monotonic() - began < CHECK_S + 5
-
-
-@pytest.mark.parametrize(
-    ("kind", "content"),
-    [
-        ("pose", b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n"),
-        ("driving", b"ffconcat version 1.0\nfile /etc/passwd\n"),
-        ("pose", b"%!PS\n(x) show\n"),
-        ("keypoints", b"[" * 200_000),
-        ("keypoints", json.dumps({"people": [{"pose_keypoints_2d": [1e308] * 75}] * 9}).encode()),
-        ("keypoints", b"PK\x03\x04" + bytes(500)),
-        ("keypoints", b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"),
-        ("pose", b"\x00" * 1000),
-        ("driving", b""),
-    ],
-)
-def test_files_that_are_something_else(client: httpx.Client, form: Form, kind: str, content: bytes) -> None:
-    error = error_of(client.post("/v1/videos", **form(pose=content, control_type=kind)), 422)
-    assert "/etc" not in error["message"]
 
 
 @pytest.mark.slow

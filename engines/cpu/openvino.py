@@ -59,12 +59,17 @@ def import_openvino() -> Any:
     the user's home directory. OpenVINO works without the converter if it cannot be imported."""
     with IMPORTING:
         if "openvino" in sys.modules:
-            return importlib.import_module("openvino")  # waits if another thread is still importing it
-        sys.modules[CONVERTER] = None  # type: ignore[assignment]
-        try:
-            return importlib.import_module("openvino")
-        finally:
-            del sys.modules[CONVERTER]
+            openvino = importlib.import_module("openvino")  # waits if another thread is still importing it
+        else:
+            sys.modules[CONVERTER] = None  # type: ignore[assignment]
+            try:
+                openvino = importlib.import_module("openvino")
+            finally:
+                del sys.modules[CONVERTER]
+        # This fills a table. Two threads that do so at the same time wait for each other: one has the table,
+        # the other the interpreter.
+        openvino.Type.f32.to_dtype()
+    return openvino
 
 
 def load_graph(bundle: SealedBundle, graph: str, passes: Collection[str] = tuple(PASSES)) -> OpenVINOEngine:

@@ -152,12 +152,13 @@ class Video:
 
     def _converted(self, frames: Iterator[VideoFrame]) -> Iterator[Image.Image]:
         import av
+        from av.video.reformatter import VideoReformatter
 
-        previous = None
+        previous, reformatter = None, VideoReformatter()
         for frame in frames:
             if frame is not previous:
                 try:
-                    picture = to_picture(frame)
+                    picture = to_picture(frame, reformatter)
                 except (av.FFmpegError, OSError, ValueError) as error:
                     raise InputError(
                         f"cannot convert frames of {self.name} to RGB "

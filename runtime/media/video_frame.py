@@ -11,14 +11,18 @@ from .colour import BLACK, to_rgb
 
 if TYPE_CHECKING:
     from av.video import VideoFrame
+    from av.video.reformatter import VideoReformatter
     from PIL import Image
 
 RGB = 0  # FFmpeg's AVCOL_SPC_RGB; PyAV has no names for some of these numbers
 MATRICES = {1, 4, 5, 6, 7, 9}  # tags of conversion matrices that FFmpeg implements
 
 
-def to_picture(frame: VideoFrame) -> Image.Image:
-    """Convert a frame to RGB with the matrix and range in its tags, over black, and turn it upright."""
+def to_picture(frame: VideoFrame, reformatter: VideoReformatter) -> Image.Image:
+    """Convert a frame to RGB with the matrix and range in its tags, over black, and turn it upright.
+
+    A `reformatter` for all frames of a video prepares once; `VideoFrame.reformat` would for every frame.
+    """
     from av.video.reformatter import ColorRange, Colorspace
     from PIL import Image
 
@@ -30,14 +34,15 @@ def to_picture(frame: VideoFrame) -> Image.Image:
         hd = min(frame.width, frame.height) >= 720
         matrix = Colorspace.ITU709 if hd else Colorspace.ITU601
     transparent = pixel_format.name == "pal8" or any(part.is_alpha for part in pixel_format.components)
-    pixels = frame.to_ndarray(
+    converted = reformatter.reformat(
+        frame,
         format="rgba" if transparent else "rgb24",
         src_colorspace=matrix,
         dst_colorspace=RGB,  # PyAV before 17 uses the tags only if the colour spaces differ
         src_color_range=frame.color_range or ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
     )
-    picture = Image.fromarray(pixels)
+    picture = Image.fromarray(converted.to_ndarray())
     return upright(to_rgb(picture, BLACK) if transparent else picture, display_matrix(frame))
 
 

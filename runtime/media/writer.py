@@ -262,27 +262,32 @@ def _encode_mp4(
         stream.thread_type = ThreadType.FRAME  # slice threads would make the file larger
         tag_colours(stream)
         with sound.added_to(container) if sound else nullcontext(no_sound) as write_sound:
-            for index, frame in enumerate(frames):
-                container.mux(stream.encode(picture_of(frame, index, frame_rate)))
-                write_sound((index + 1) / frame_rate)
+            for number, picture in enumerate(as_video_frames(frames, frame_rate), start=1):
+                container.mux(stream.encode(picture))
+                write_sound(number / frame_rate)
             container.mux(stream.encode())
 
 
 def tag_colours(stream: VideoStream) -> None:
-    """Say that a video has the colours of `picture_of`: players would guess them, and guess wrong."""
+    """Say that a video has the colours of `as_video_frames`: players would guess them, and guess wrong."""
     from av.video.reformatter import ColorRange
 
     stream.colorspace = stream.color_primaries = stream.color_trc = BT709
     stream.color_range = ColorRange.MPEG
 
 
-def picture_of(frame: Frame, index: int, frame_rate: Fraction) -> VideoFrame:
-    """A frame as encoders take it, with its time."""
+def as_video_frames(frames: Iterator[Frame], frame_rate: Fraction) -> Iterator[VideoFrame]:
+    """Frames as encoders take them, with their times."""
     import av
-    from av.video.reformatter import ColorRange
+    from av.video.reformatter import ColorRange, VideoReformatter
 
-    picture = av.VideoFrame.from_ndarray(frame).reformat(
-        format="yuv420p", dst_colorspace=BT709, dst_color_range=ColorRange.MPEG
-    )
-    picture.pts, picture.time_base = index, 1 / frame_rate
-    return picture
+    reformatter = VideoReformatter()  # for all frames, as it prepares once
+    for index, frame in enumerate(frames):
+        picture = reformatter.reformat(
+            av.VideoFrame.from_ndarray(frame),
+            format="yuv420p",
+            dst_colorspace=BT709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts, picture.time_base = index, 1 / frame_rate
+        yield picture

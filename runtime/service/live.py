@@ -24,7 +24,7 @@ import numpy as np
 from ...errors import AnimateError
 from ...text import message_of, one_line
 from ..media.picture import Frame
-from ..media.writer import picture_of, tag_colours
+from ..media.writer import as_video_frames, tag_colours
 from ..shots.kept_files import read_png
 from .job import Job
 from .review import Review
@@ -175,11 +175,11 @@ def encode_frames(frames: Iterator[Frame], frame_rate: Fraction, container: Outp
     stream.pix_fmt = "yuv420p"
     stream.thread_count = 1
     tag_colours(stream)
-    for index, frame in enumerate(frames):
-        if index == 0:
-            stream.height, stream.width, _ = frame.shape
+    for picture in as_video_frames(frames, frame_rate):
+        if picture.pts == 0:
+            stream.height, stream.width = picture.height, picture.width
             stream.codec_context.gop_size = max(1, round(frame_rate))
-        container.mux(stream.encode(picture_of(frame, index, frame_rate)))
+        container.mux(stream.encode(picture))
     container.mux(stream.encode())
 
 

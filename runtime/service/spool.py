@@ -266,6 +266,8 @@ def write(path: Path, record: Record) -> None:
 
 def sync(*paths: Path) -> None:
     """Make files durable, and the names in folders. At the same time: the disk then waits once for all."""
+    if len(paths) == 1:
+        return sync_one(*paths)
     with ThreadPoolExecutor(min(len(paths), SYNCED)) as pool:
         list(pool.map(sync_one, paths))
 
