@@ -11,8 +11,10 @@ import pytest
 from animate_rt import Animator
 from animate_rt.benchmarks.puppets.evaluation import variants
 from animate_rt.benchmarks.puppets.evaluation.clothes import clothes_likeness
+from animate_rt.benchmarks.puppets.evaluation.features import feature_distance
 from animate_rt.benchmarks.puppets.evaluation.histories import Histories, rms
 from animate_rt.benchmarks.puppets.evaluation.limbs import limbs_found, offset
+from animate_rt.benchmarks.puppets.evaluation.sharpness import sharpness
 from animate_rt.benchmarks.puppets.evaluation.truth import Truth
 from animate_rt.benchmarks.puppets.training.model import SIZE
 from animate_rt.benchmarks.puppets.world.scene import Picture, Scene
@@ -32,7 +34,8 @@ def truth() -> Truth:
 def test_the_true_frames_get_perfect_scores(truth: Truth) -> None:
     figures = truth.figures(truth.frames)
     assert figures["psnr_db"] == figures["character_db"] == float("inf")
-    assert [figures[name] for name in ("ssim", "clothes", "limbs", "flicker")] == [1, 1, 1, 0]
+    assert [figures[name] for name in ("ssim", "clothes", "limbs", "sharpness")] == [1, 1, 1, 1]
+    assert figures["flicker"] == figures["features"] == 0
 
 
 def test_limbs_of_shifted_frames_are_not_found(truth: Truth) -> None:
@@ -65,6 +68,33 @@ def test_the_background_does_not_affect_the_character_psnr(truth: Truth) -> None
     made[~truth.character] //= 2
     figures = truth.figures(made)
     assert figures["character_db"] == float("inf") > figures["psnr_db"]
+
+
+def blurred(frames: Picture, times: int) -> Picture:
+    made = frames.astype(np.float32)
+    for _ in range(times):
+        for axis in (1, 2):
+            made = (np.roll(made, 1, axis) + 2 * made + np.roll(made, -1, axis)) / 4
+    return made.round().astype(np.uint8)
+
+
+def test_blur_lowers_the_sharpness_of_the_character_and_displacement_does_not(truth: Truth) -> None:
+    true, mask = truth.frames, truth.character
+    somewhat, much = (sharpness(blurred(true, times), true, mask) for times in (1, 4))
+    assert much < 0.2 < somewhat < 0.5
+    # Of a blurred background only the pixels next to the character count.
+    assert sharpness(np.where(mask[..., None], true, blurred(true, 4)), true, mask) > 0.8
+    assert sharpness(np.roll(true, 3, axis=2), true, mask) > 0.9
+
+
+def test_the_feature_distance_sees_blur_that_psnr_forgives(truth: Truth) -> None:
+    """By PSNR the blurred clip is closer to the truth than the noisy one, by features it is farther."""
+    noise = np.random.default_rng(0).normal(0, 20, truth.frames.shape)
+    noisy = (truth.frames + noise).clip(0, 255).round().astype(np.uint8)
+    near, far = (truth.figures(made) for made in (noisy, blurred(truth.frames, 2)))
+    assert near["psnr_db"] < far["psnr_db"]
+    assert 0 < near["features"] < far["features"]
+    assert feature_distance(255 - truth.frames, truth.frames) > 10 * far["features"]
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +172,9 @@ def test_costs_have_a_column_and_a_chart_if_they_were_measured() -> None:
     (table,) = tables_of(made(rows))
     assert table.rows == [("plain", "0.50", "0.50", "0.500", "0.50", "50 %", "0.50")]
     assert charts_of(made(rows)) == []
+    (seen,) = tables_of(made([{**rows[0], "sharpness": 0.9, "features": 0.0625}]))
+    assert seen.head[-2:] == ("sharpness", "features")
+    assert seen.rows[0][-2:] == ("0.90", "0.062")
     assert tables_of(made(rows, priced))[1].rows[1][-2:] == ("8", "4.00")
     (chart,) = charts_of(made(rows, priced))
     assert "What quality costs" in svg(chart)

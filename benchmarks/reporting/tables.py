@@ -241,12 +241,18 @@ def quality_row(name: str, frames: int | None, measures: JSON) -> Row:
 
 def puppets_tables(result: Result) -> list[Table]:
     work = result.workload
-    about = f"{work['scenes']} scenes of {work['frames']} frames, {work['size']}x{work['size']}"
-    return [puppets_table(f"{table['title']}: {about}", table["rows"]) for table in result.results["tables"]]
+    size, tables = f"{work['size']}x{work['size']}", []
+    for table in result.results["tables"]:
+        frames = table.get("frames", work["frames"])
+        title = f"{table['title']}: {work['scenes']} scenes of {frames} frames, {size}"
+        tables.append(puppets_table(title, table["rows"]))
+    return tables
 
 
 def puppets_table(title: str, rows: list[JSON]) -> Table:
     head = ["", "PSNR dB", "character dB", "SSIM", "clothes", "limbs", "flicker"]
+    if seen := "sharpness" in rows[0]:  # results of earlier versions lack it
+        head += ["sharpness", "features"]
     if soft := "consistency" in rows[0]:
         head += ["open flicker", "consistency"]
     costs = "time_ratio" in rows[0]
@@ -258,6 +264,8 @@ def puppets_table(title: str, rows: list[JSON]) -> Table:
     for row in rows:
         cells = [row["name"], f"{row['psnr_db']:.2f}", f"{row['character_db']:.2f}", f"{row['ssim']:.3f}"]
         cells += [f"{row['clothes']:.2f}", f"{100 * row['limbs']:.0f} %", f"{row['flicker']:.2f}"]
+        if seen:
+            cells += [f"{row['sharpness']:.2f}", f"{row['features']:.3f}"]
         if soft:
             cells += [f"{row['open_flicker']:.2f}", f"{row['consistency']:.2f}"]
         if costs:

@@ -30,6 +30,7 @@ from .truth import Truth, held_out, mean_figures
 from .variants import build, in_fastest_precision, in_float16
 
 SCENES, FRAMES = 4, 24
+LONGER = 40  # frames of the clips whose windows are compared: at least three windows
 STEPS = (25, 50, 15, 10, 8, 6, 5, 4)
 FEW = (8, 6, 5, 4, 3, 2, 1)
 SCALES = (2.0, 1.0, 1.5, 2.5, 3.5, 5.0)
@@ -53,6 +54,7 @@ class Group(NamedTuple):
     title: str
     settings: list[Setting]
     compared: bool = False  # whether rows state how close their frames are to those of the first
+    soft: bool = False  # whether to measure soft scenes, of LONGER frames
 
 
 def groups(folder: Path) -> Iterator[Group]:
@@ -82,14 +84,12 @@ def groups(folder: Path) -> Iterator[Group]:
             f"Guidance of {SAMPLING['guidance_scale']:g} in part of the schedule",
             {f"from {a:.0%} to {b:.0%}": {"guidance_interval": (a, b)} for a, b in INTERVALS},
         )
-        yield varied(
-            "Windows and overlap",
-            {
-                f"{windows}, overlap {overlap}": {"windows": windows, "overlap": overlap}
-                for windows in ("uniform", "open")
-                for overlap in OVERLAPS
-            },
-        )
+        windows = {
+            f"{windows}, overlap {overlap}": {"windows": windows, "overlap": overlap}
+            for windows in ("uniform", "open")
+            for overlap in OVERLAPS
+        }
+        yield varied("Windows and overlap, soft scenes", windows)._replace(soft=True)
 
 
 def measured(group: Group, truths: list[Truth]) -> list[JSON]:
@@ -147,9 +147,11 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=SCENES)
     options = parser.parse_args()
     truths = held_out(options.scenes, FRAMES, SIZE)
+    soft = held_out(options.scenes, LONGER, SIZE, "held-out-soft")
     tables = []
     for group in groups(options.folder):
-        tables.append({"title": group.title, "rows": measured(group, truths)})
+        rows = measured(group, soft if group.soft else truths)
+        tables.append({"title": group.title, "frames": LONGER if group.soft else FRAMES, "rows": rows})
         print(f"\r{json.dumps(tables[-1], indent=1)}", file=sys.stderr)
     result = Result(
         kind="puppets",

@@ -10,8 +10,10 @@ from ...instruments.accuracy import compare_frames, psnr
 from ..training.stage import Figures
 from ..world.scene import Picture, Scene, Split
 from .clothes import clothes_likeness
+from .features import feature_distance
 from .histories import Histories
 from .limbs import limbs_found
+from .sharpness import sharpness
 
 HELD_OUT_SEEDS = range(1000, 1_000_000)  # training evaluates scenes with seeds below 1000
 
@@ -36,6 +38,8 @@ class Truth:
         character_db    PSNR of the character's pixels only, so that a plain background cannot raise it
         clothes         fraction of the clothes that has the true colours, 0 to 1 (clothes.py)
         limbs           fraction of elbows, wrists, knees and ankles found where they should be (limbs.py)
+        sharpness       gradient energy of the character relative to the truth's (sharpness.py)
+        features        perceptual distance, 0 if equal (features.py)
         flicker         RMS difference between generated and true changes from frame to frame, in 0 to 255
 
         and of soft scenes open_flicker and consistency (histories.py).
@@ -48,6 +52,8 @@ class Truth:
             "character_db": psnr(float(errors[self.character].mean())),
             "clothes": clothes_likeness(made, self.frames, self.clothes),
             "limbs": limbs_found(made, self.frames, self.keypoints),
+            "sharpness": sharpness(made, self.frames, self.character),
+            "features": feature_distance(made, self.frames),
             "flicker": whole["flicker"],
             **(self.histories.figures(made) if self.histories else {}),
         }
