@@ -13,12 +13,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from animate_rt.benchmarks.puppets.training import autoencoder, dataset, denoising, stage, train
+from animate_rt.benchmarks.puppets.training import (
+    autoencoder,
+    dataset,
+    decoder,
+    denoising,
+    few_steps,
+    stage,
+    train,
+    watched,
+)
 from animate_rt.benchmarks.puppets.training.model import LATENT_CHANNELS as CHANNELS
 from animate_rt.benchmarks.puppets.training.model import (
     SIZE,
     WEIGHTS,
     SmallModel,
+    read_checkpoint,
     small_config,
     write_checkpoint,
 )
@@ -97,7 +107,14 @@ def test_the_checkpoint_is_read_by_the_common_loader(model: SmallModel, tmp_path
 # Training
 
 
-STAGES = autoencoder.Autoencoder, denoising.SingleFrames, denoising.Motion, denoising.FewSteps
+STAGES = (
+    autoencoder.Autoencoder,
+    decoder.Decoder,
+    denoising.SingleFrames,
+    denoising.Motion,
+    denoising.Clips,
+    few_steps.FewSteps,
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +132,7 @@ def world(drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
     """A folder to train in, with small batches, and one thread so that sums have a fixed order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    for module in (autoencoder, denoising):
+    for module in (autoencoder, watched):
         monkeypatch.setattr(module, "HELD_OUT", 4)
     for kind in STAGES:
         monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(8, kind.paces["cpu"].rate, batch=4)})
@@ -206,7 +223,7 @@ def test_training_goes_on_from_a_checkpoint(world: Path, monkeypatch: pytest.Mon
     """With 0 iterations it writes the same weights; more iterations change those that they train."""
     for kind in STAGES:
         monkeypatch.setattr(kind, "paces", {"cpu": stage.Pace(1, 1e-3, batch=2)})
-    plan = train.Plan(WEIGHTS, {"frames": 0, "motion": 1, "few-steps": 0})
+    plan = train.Plan(WEIGHTS, {"decoder": 0, "frames": 0, "motion": 1, "clips": 0, "few-steps": 0})
     train.work(0, 1, world, plan)
     assert not (world / "vae.pt").exists()
     before, after = load_checkpoint(WEIGHTS), load_checkpoint(world / "puppets")
@@ -217,6 +234,54 @@ def test_training_goes_on_from_a_checkpoint(world: Path, monkeypatch: pytest.Mon
         assert {key for key in old if not old[key].equal(new[key])} <= {
             key for key in old if "temporal_transformer" in key
         }
+
+
+def test_clips_train_all_networks_and_single_frames_all_but_the_motion_modules(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, vae = read_checkpoint(WEIGHTS)
+    dataset.write_latents(world, autoencoder.encoder(vae), 0, 1, lambda: None)
+    torch.save(start.state_dict(), world / "motion.pt")
+    run = train.Run(denoising.Clips(world, vae), world)
+    temporal = [parameter for module in run.stage.network.temporal() for parameter in module.parameters()]
+    rates = {group["fraction"]: len(group["params"]) for group in run.optimizer.param_groups}
+    assert rates == {1.0: len(temporal), denoising.CONTINUED: len(run.trained) - len(temporal)}
+    for alone in (1.0, 0.0):
+        monkeypatch.setattr(denoising, "ALONE", alone)
+        run.step()
+        assert all((parameter.grad is None) == bool(alone) for parameter in temporal)
+        assert run.stage.network.pose_guider.conv_in.weight.grad is not None
+
+
+def test_the_decoder_is_trained_on_without_a_change_of_latents(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, vae = read_checkpoint(WEIGHTS)
+    before = {name: weight.clone() for name, weight in vae.state_dict().items()}
+    dataset.write_latents(world, autoencoder.encoder(vae), 0, 1, lambda: None)
+    for whole_from in (0.0, 1.0):
+        monkeypatch.setattr(decoder.Decoder, "whole_from", whole_from)
+        batch = decoder.Decoder(world, vae).batch(
+            stage.Iteration(0.5, np.random.default_rng(0), stage.generator(0))
+        )
+        latents, pictures = batch.tensors
+        with torch.no_grad():
+            decoded = vae.decode(latents) / 2 + 0.5
+        assert stage.psnr(decoded, stage.scaled(pictures)) > 20  # they belong together
+    train.train(decoder.Decoder(world, vae), world, until=2)
+    changed = {name for name, weight in vae.state_dict().items() if not weight.equal(before[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+def test_contrast_sees_blur_and_not_small_displacements() -> None:
+    picture = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0)).round()
+    coarse = picture.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    blurred = torch.nn.functional.avg_pool2d(coarse, 5, 1, 2, count_include_pad=False)
+    moved = coarse.roll(1, dims=3)
+    true, *others = (decoder.contrast(each) for each in (coarse, blurred, moved))
+    errors = [float((each - true).square().mean()) for each in others]
+    assert errors[0] > 2 * errors[1]
 
 
 def test_training_starts_only_from_networks_of_the_same_sizes(small: Any, world: Path) -> None:

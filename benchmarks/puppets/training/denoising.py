@@ -1,50 +1,49 @@
-"""The stages on latents: single frames, then only the motion modules, as in the paper; then few steps."""
+"""The stages on latents: single frames, then only the motion modules, as in the paper; then all on clips."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar, NamedTuple
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ....export.networks.vae import VAE
-from ....runtime.clip.sampler import alphas_cumprod, ddim
+from ....runtime.clip.sampler import alphas_cumprod
 from ..world.scene import Picture
-from .autoencoder import decode, encoder
-from .dataset import FRAMES, UNIT, WATCHED, draw_clips, mapped, scenes_of
-from .model import SIZE, SmallModel, predict, small_config
+from .autoencoder import decode
+from .dataset import FRAMES, UNIT, mapped
+from .model import SmallModel, small_config
 from .stage import (
-    HELD_OUT,
     Batch,
     Figures,
     Iteration,
     Pace,
     Stage,
     autocast,
-    generator,
-    psnr,
     scaled,
-    side_by_side,
-    to_pictures,
-    to_tensor,
     trained_weights,
 )
+from .watched import Watched, sample
 
 DROPPED = 0.1  # fraction of batches without the reference, for classifier-free guidance
-FEW_STEPS = (4, 5, 6)
+ALONE = 0.25  # fraction of batches of the stage on clips that are single frames
 CONTINUED = 0.25  # of the learning rate, for weights that are trained already
+
+
+class Form(NamedTuple):
+    """What the frames of a batch share."""
+
+    dropped: bool  # no reference
+    frames: int  # of each clip
+    motion: bool  # whether frames depend on each other
 
 
 class Denoising(Stage):
     """Base of the stages on latents: clips, noise, the velocity loss, and samples to inspect."""
 
     network: SmallModel
-    frames = FRAMES
     watched_frames = FRAMES
-    motion = True
 
     def __init__(self, folder: Path, vae: VAE):
         self.vae = vae
@@ -54,32 +53,38 @@ class Denoising(Stage):
         self.schedule = torch.tensor(alphas_cumprod(small_config().noise), dtype=torch.float32)
         self.watched = Watched(vae, self.watched_frames)
 
-    def clips(self, rng: torch.Generator) -> list[Tensor]:
-        """Random clips: latents, weights of their errors and poses of the chosen frames (n * frames, ...),
-        latents and images of the references (n, ...)."""
-        clip = torch.randint(len(self.latents), (self.pace.batch,), generator=rng)
-        rows, frame = clip[:, None], self.chosen(len(clip), rng)
+    def chosen(self, count: int, rng: torch.Generator) -> Tensor:
+        """Random clips (count,)."""
+        return torch.randint(len(self.latents), (count,), generator=rng)
+
+    def clips(self, clip: Tensor, frame: Tensor) -> list[Tensor]:
+        """These frames (n, frames) of clips (n,): latents, weights of their errors and poses (n * frames,
+        ...), latents and images of the references (n, ...)."""
+        rows = clip[:, None]
         latents, weight = self.latents[rows, 1 + frame].float(), self.weight[rows, frame].float() / UNIT
         frames = [latents, weight[:, :, None], self.poses[rows, frame]]
         return [*(each.flatten(0, 1) for each in frames), self.latents[clip, 0].float(), self.images[clip]]
 
-    def chosen(self, clips: int, _rng: torch.Generator) -> Tensor:
-        """The frames to use of each clip, (clips, frames)."""
-        return torch.arange(self.frames).expand(clips, -1)
+    def whole_clips(self, now: Iteration) -> Batch:
+        """Whole clips, each at one noise level."""
+        frame = torch.arange(FRAMES).expand(self.pace.batch, -1)
+        timesteps = noisy_timesteps(len(self.schedule), self.pace.batch, now.rng)
+        return self.noisy(now, frame, timesteps.repeat_interleave(FRAMES), motion=True)
 
-    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
-        """A timestep per frame (clips * frames,), the same for all frames of a clip."""
-        return noisy_timesteps(len(self.schedule), clips, rng).repeat_interleave(self.frames)
+    def single_frames(self, now: Iteration, clips: int, frames: int) -> Batch:
+        """Frames of several clips, each at its own noise level. Those of a clip share ReferenceNet's work."""
+        frame = torch.randint(FRAMES, (clips, frames), generator=now.rng)
+        timesteps = noisy_timesteps(len(self.schedule), clips * frames, now.rng)
+        return self.noisy(now, frame, timesteps, motion=False)
 
-    def batch(self, now: Iteration) -> Batch:
-        """Clips at random noise levels; some batches have no reference."""
-        clips = self.clips(now.rng)
-        timesteps = self.timesteps(self.pace.batch, now.rng)
+    def noisy(self, now: Iteration, frame: Tensor, timesteps: Tensor, *, motion: bool) -> Batch:
+        """Clips with noise for these timesteps (n * frames,); some batches have no reference."""
+        clips = self.clips(self.chosen(len(frame), now.rng), frame)
         epsilon = torch.randn(clips[0].shape, generator=now.rng)
         dropped = bool(now.shared.random() < DROPPED)
-        return Batch(dropped, [*clips, timesteps, epsilon])
+        return Batch(Form(dropped, frame.shape[1], motion), [*clips, timesteps, epsilon])
 
-    def loss(self, dropped: Any, *tensors: Tensor) -> Tensor:
+    def loss(self, form: Form, *tensors: Tensor) -> Tensor:
         """Weighted mean squared error of the predicted velocity."""
         latents, weight, poses, reference, images, timesteps, epsilon = tensors
         alpha = self.schedule[timesteps][:, None, None, None]
@@ -90,10 +95,10 @@ class Denoising(Stage):
                 noisy,
                 timesteps.float(),
                 scaled(poses),
-                None if dropped else reference,
+                None if form.dropped else reference,
                 scaled(images),
-                self.frames,
-                motion=self.motion,
+                form.frames,
+                motion=form.motion,
             )
         return weighted_error(predicted, velocity, weight)
 
@@ -101,17 +106,18 @@ class Denoising(Stage):
     def evaluate(self, network: nn.Module) -> tuple[Figures, Picture]:
         """Sample the held-out scenes in five steps without guidance, clips also without motion modules."""
         assert isinstance(network, SmallModel)
-        figures, picture = self.sampled(network, motion=self.motion)
-        if self.motion:
+        motion = self.watched_frames > 1
+        figures, picture = self.sampled(network, motion=motion)
+        if motion:
             without, _ = self.sampled(network, motion=False)
-            figures |= {f"{name}_without_motion": without[name] for name in ("psnr", "flicker")}
-        return figures, picture
+            figures |= {f"{name}_without_motion": figure for name, figure in without.items()}
+        return figures | self.watched.floors, picture
 
-    def sampled(self, network: SmallModel, *, motion: bool) -> tuple[Figures, Picture]:
+    def sampled(self, network: SmallModel, *, motion: bool, steps: int = 5) -> tuple[Figures, Picture]:
         watched = self.watched
         shape, frames = watched.latents.shape, watched.frames
         poses, reference, images = watched.conditions
-        sampled = sample(network, shape, poses, reference, images, frames, motion=motion, steps=5)
+        sampled = sample(network, shape, poses, reference, images, frames, motion=motion, steps=steps)
         return watched.figures(sampled, decode(self.vae, sampled))
 
 
@@ -123,8 +129,7 @@ class SingleFrames(Denoising):
         "cpu": Pace(2_300, 6e-4, batch=4),
         "cuda": Pace(5_700, 8e-4, batch=48),
     }
-    # Several frames of a clip, each at its own noise level, share one pass through ReferenceNet.
-    frames, watched_frames, motion = 3, 1, False
+    frames, watched_frames = 3, 1
 
     def __init__(self, folder: Path, vae: VAE, start: SmallModel | None = None):
         """`start` holds trained weights to go on from."""
@@ -141,11 +146,8 @@ class SingleFrames(Denoising):
         # the argument.)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def chosen(self, clips: int, rng: torch.Generator) -> Tensor:
-        return torch.randint(FRAMES, (clips, self.frames), generator=rng)
-
-    def timesteps(self, clips: int, rng: torch.Generator) -> Tensor:
-        return noisy_timesteps(len(self.schedule), clips * self.frames, rng)
+    def batch(self, now: Iteration) -> Batch:
+        return self.single_frames(now, self.pace.batch, self.frames)
 
 
 class Motion(Denoising):
@@ -164,112 +166,41 @@ class Motion(Denoising):
         for module in self.network.temporal():
             module.requires_grad_(True)
 
+    def batch(self, now: Iteration) -> Batch:
+        return self.whole_clips(now)
 
-class FewSteps(Denoising):
-    """Trains the spatial half of the denoising UNet again, for 4 to 6 steps without guidance: from latents
-    that its own steps have produced, it learns to predict the true latents."""
 
-    name = "few-steps"
-    paces: ClassVar[dict[str, Pace]] = {"cpu": Pace(800, 1e-4, batch=1), "cuda": Pace(1_300, 2e-4, batch=10)}
+class Clips(Denoising):
+    """Trains all networks together on clips, the motion modules at the full rate.
+
+    Some batches are single frames without motion modules, so that a frame alone does not get worse: what
+    clips lose without motion modules is then what the motion modules have learned.
+    """
+
+    name = "clips"
+    paces: ClassVar[dict[str, Pace]] = {
+        "cpu": Pace(3_000, 4e-4, batch=1),
+        "cuda": Pace(3_000, 6e-4, batch=10),
+    }
 
     def __init__(self, folder: Path, vae: VAE):
         super().__init__(folder, vae)
         self.network.load_state_dict(trained_weights(folder, "motion"))
-        self.network.requires_grad_(False)
-        self.network.denoising_unet.requires_grad_(True)
-        # Only the spatial half is written: the other weights are those of the set with guidance.
-        for module in self.network.temporal():
-            module.requires_grad_(False)
+        if torch.get_default_device().type != "cuda":
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def rate(self, name: str) -> float:
+        return 1.0 if "motion_modules" in name else CONTINUED
 
     def batch(self, now: Iteration) -> Batch:
-        """Clips and noise. `form` is the number of steps and the index of the last one, which is trained."""
-        steps = int(now.shared.choice(FEW_STEPS))
-        clips = self.clips(now.rng)
-        noise = torch.randn(clips[0].shape, generator=now.rng)
-        return Batch((steps, int(now.shared.integers(steps))), [*clips, noise])
-
-    def loss(self, form: Any, *tensors: Tensor) -> Tensor:
-        """Error of the velocity at the last of some steps; the true one leads to the true latents."""
-        count, last = form
-        latents, weight, poses, reference, images, noisy = tensors
-        steps, unet = ddim(small_config().noise, count), self.network.denoising_unet
-        with torch.no_grad(), autocast():
-            embeds = self.network.embed(scaled(images))
-            features = self.network.reference_net(reference, embeds)
-            pose_features = self.network.pose_guider(scaled(poses))
-
-        def velocity(noisy: Tensor, timestep: int) -> Tensor:
-            times = torch.full((len(noisy),), float(timestep))
-            with autocast():
-                references = unet.project_reference(features, embeds)
-                return predict(
-                    unet, noisy, times, pose_features, references, embeds, self.frames, motion=True
-                )
-
-        with torch.no_grad():
-            for step in steps[:last]:
-                noisy = step.latents * noisy + step.prediction * velocity(noisy, step.timestep)
-        alpha = float(alphas_cumprod(small_config().noise)[steps[last].timestep])
-        target = (alpha**0.5 * noisy - latents) / (1 - alpha) ** 0.5
-        return weighted_error(velocity(noisy, steps[last].timestep), target, weight)
+        if now.shared.random() < ALONE:
+            return self.single_frames(now, 4 * self.pace.batch, FRAMES // 4)
+        return self.whole_clips(now)
 
 
 def weighted_error(made: Tensor, true: Tensor, weight: Tensor) -> Tensor:
     """Mean squared error of latents (n, C, h, w) with a weight for each pixel (n, 1, h, w)."""
     return (weight * (made - true).square()).mean() / weight.mean()
-
-
-class Watched:
-    """Held-out scenes evaluated during training: one frame of each, or whole clips of a third of them."""
-
-    @torch.no_grad()
-    def __init__(self, vae: VAE, frames: int):
-        self.frames = frames
-        count = HELD_OUT if frames == 1 else HELD_OUT // 3
-        drawn = draw_clips(scenes_of(WATCHED, range(count)))
-        true = drawn.pictures[:, 1 : 1 + frames].reshape(-1, SIZE, SIZE, 3)
-        encode = encoder(vae)
-        reference = torch.tensor(encode(drawn.pictures[:, 0]))
-        self.latents = torch.tensor(encode(true))
-        poses = to_tensor(drawn.poses[:, :frames].reshape(-1, SIZE, SIZE, 3))
-        self.conditions = poses, reference, to_tensor(drawn.image)
-        copied = decode(vae, reference).repeat_interleave(frames, dim=0)
-        self.true = to_tensor(true)
-        self.floors = {
-            "psnr_of_autoencoder": psnr(decode(vae, self.latents), self.true),
-            "psnr_of_reference": psnr(copied, self.true),
-        }
-        self.above = [copied, poses]
-
-    def figures(self, latents: Tensor, made: Tensor) -> tuple[Figures, Picture]:
-        """Figures, and a picture with the rows reference, pose, generated, true."""
-        figures = {"psnr": psnr(made, self.true), "latent_mse": float(F.mse_loss(latents, self.latents))}
-        if self.frames > 1:
-            changes = [each.unflatten(0, (-1, self.frames)).diff(dim=1) for each in (made, self.true)]
-            figures["flicker"] = 255 * float(F.mse_loss(*changes)) ** 0.5
-        rows = [side_by_side(to_pictures(row[:HELD_OUT])) for row in (*self.above, made, self.true)]
-        return figures | self.floors, np.concatenate(rows)
-
-
-def sample(
-    network: SmallModel,
-    shape: Any,
-    poses: Tensor,
-    reference: Tensor,
-    images: Tensor,
-    frames: int,
-    *,
-    motion: bool,
-    steps: int,
-) -> Tensor:
-    """Sample latents by DDIM without guidance."""
-    latents = torch.randn(shape, generator=generator(0))
-    for step in ddim(small_config().noise, steps):
-        with autocast():
-            timesteps = torch.full((len(latents),), float(step.timestep))
-            prediction = network(latents, timesteps, poses, reference, images, frames, motion=motion)
-        latents = step.latents * latents + step.prediction * prediction
-    return latents
 
 
 def noisy_timesteps(num_timesteps: int, count: int, rng: torch.Generator) -> Tensor:

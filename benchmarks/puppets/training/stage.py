@@ -57,6 +57,10 @@ class Stage(ABC):
         """Those of the current device; may be replaced before training."""
         return self.paces[torch.get_default_device().type]
 
+    def rate(self, _name: str) -> float:
+        """The learning rate of a parameter, as a fraction of the stage's."""
+        return 1.0
+
     @abstractmethod
     def batch(self, now: Iteration) -> Batch:
         """The input of an iteration, with everything random in it."""

@@ -7,11 +7,11 @@ three minutes, figures in the log and a picture of held-out scenes (`<stage>.png
 true) every 15 minutes, the averaged weights of each finished stage (`<stage>.pt`) and at the end the
 checkpoint `puppets` in the public layout, and `puppets-few-steps`, which is based on it.
 Half of the scenes are soft: their frames depend on the frames before. With `--start` the VAE of that
-checkpoint is used as it is, and training goes on from its other weights. `--frames`, `--motion` and
-`--few-steps` make a stage longer or shorter, also in a run that resumes; with 0 it passes on the weights that
-it was given.
-To repeat a stage, remove its files and those of all later stages. The order is `vae`, `latents`, `frames`,
-`motion`, `few-steps`.
+checkpoint makes the latents, and training goes on from its other weights. `--decoder`, `--frames`,
+`--motion`, `--clips` and `--few-steps` make a stage longer or shorter, also in a run that resumes; with 0 it
+passes on the weights that it was given.
+To repeat a stage, remove its files and those of all later stages. The order is `vae`, `latents`, `decoder`,
+`frames`, `motion`, `clips`, `few-steps`.
 
 On a GPU a captured graph computes the gradients of an iteration. On CPUs use one single-threaded process per
 core (`--workers`); they average their gradients. Beside other work this is faster than one process with many
@@ -42,7 +42,9 @@ from ....export.networks.vae import VAE
 from ....runtime.media.picture import write_png
 from .autoencoder import Autoencoder, encoder, finished_vae
 from .dataset import SCENES, write_latents, write_pictures
-from .denoising import FewSteps, Motion, SingleFrames
+from .decoder import Decoder
+from .denoising import Clips, Motion, SingleFrames
+from .few_steps import FewSteps
 from .model import SmallModel, read_checkpoint, write_checkpoint, write_few_steps
 from .stage import Batch, Iteration, Stage, generator, trained_weights
 
@@ -56,6 +58,8 @@ CHECKPOINT_S, EVALUATION_S = 180.0, 900.0
 LOG_EVERY = 25  # iterations
 WARM_UP_RUNS = 3  # before a capture, so that libraries have chosen their kernels
 
+CONTINUABLE = Decoder, SingleFrames, Motion, Clips, FewSteps  # the stages whose length may be set
+
 Parameters = Collection[nn.Parameter]
 
 
@@ -66,9 +70,11 @@ class Run:
         self.stage, self.folder, self.rank, self.size = stage, folder, rank, size
         self.pace, self.device = stage.pace, torch.get_default_device().type
         self.trained = {name: p for name, p in stage.network.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.trained.values(), betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        by_fraction: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.trained.items():
+            by_fraction.setdefault(stage.rate(name), []).append(parameter)
+        groups = [{"params": each, "fraction": fraction} for fraction, each in by_fraction.items()]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
         self.average = copy.deepcopy(stage.network).requires_grad_(False)
         averages = dict(self.average.named_parameters())
         self.averaged = [averages[name] for name in self.trained]
@@ -85,8 +91,9 @@ class Run:
     def step(self) -> Tensor:
         """Run one iteration; returns its loss, which a GPU may still be computing."""
         progress = self.done / self.pace.iterations
+        rate = self.pace.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.pace.rate * min(1.0, (self.done + 1) / WARM_UP, (1 - progress) / COOL_DOWN)
+            group["lr"] = rate * group["fraction"]
         shared = np.random.default_rng([SEED, self.done])
         seeds = np.random.SeedSequence([SEED, self.done, 1 + self.rank]).generate_state(1)
         loss = self.differentiate(self.stage.batch(Iteration(progress, shared, generator(int(seeds[0])))))
@@ -243,8 +250,11 @@ def work(rank: int, size: int, folder: Path, plan: Plan = PLAN) -> None:
             start, vae = read_checkpoint(plan.start)
             vae.requires_grad_(False)
         write_latents(folder, encoder(vae), rank, size, partial(wait_for_all, size))
+        run("decoder", partial(Decoder, folder, vae))
+        vae.load_state_dict(trained_weights(folder, "decoder"))
+        vae.requires_grad_(False)
         run("frames", partial(SingleFrames, folder, vae, start))
-        for stage in (Motion, FewSteps):
+        for stage in (Motion, Clips, FewSteps):
             run(stage.name, partial(stage, folder, vae))
         if rank == 0:
             write_checkpoints(folder, vae)
@@ -258,7 +268,7 @@ def write_checkpoints(folder: Path, vae: VAE) -> None:
     """Write both sets of weights in the public layout, unless they exist."""
     model = SmallModel()
     if not (folder / "puppets").exists():
-        model.load_state_dict(trained_weights(folder, "motion"))
+        model.load_state_dict(trained_weights(folder, "clips"))
         write_checkpoint(folder / "puppets", model, vae, scaling_factor=1.0)
     if not (folder / "puppets-few-steps").exists():
         model.load_state_dict(trained_weights(folder, "few-steps"))
@@ -287,13 +297,13 @@ def main() -> None:
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=1, help="processes that share each batch's work")
-    parser.add_argument("--start", type=Path, help="checkpoint to go on from; its VAE stays as it is")
+    parser.add_argument("--start", type=Path, help="checkpoint to go on from; its latents stay as they are")
     parser.add_argument("--scenes", type=int, default=SCENES[device_type()])
-    for stage in (SingleFrames, Motion, FewSteps):
+    for stage in CONTINUABLE:
         usual = stage.paces[device_type()].iterations
         parser.add_argument(f"--{stage.name}", type=int, default=usual, help="iterations (%(default)s)")
     options = parser.parse_args()
-    iterations = {"frames": options.frames, "motion": options.motion, "few-steps": options.few_steps}
+    iterations = {stage.name: getattr(options, stage.name.replace("-", "_")) for stage in CONTINUABLE}
     plan = Plan(options.start, iterations)
     options.folder.mkdir(parents=True, exist_ok=True)
     write_pictures(options.folder / "drawn", options.scenes)
