@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ NAMED = 3  # files or graphs in one message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contents:
+class Contents(ABC):
     """What every bundle's manifest says. `seal` fills in `files` and adds the digest to the JSON document.
 
     Raises ConfigError for texts that are long or not printable, and for the memory of only some graphs.
@@ -63,13 +64,14 @@ class Contents:
     def plans(self) -> set[str]:
         return {f"engines/{graph}.plan" for graph in self.graphs}
 
+    @abstractmethod
     def contracts(self) -> dict[str, Contract]:
         """What `graphs` must be in this version, in the order of use. Raises ConfigError."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def rebuild_command(self) -> str:
-        raise NotImplementedError
+        """The command that builds such a bundle again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from animate_rt import Animator
@@ -24,6 +24,9 @@ from .fixed_cost import hollow_bundle
 from .program import Program
 from .sharing import alone, compiled_once, one_thread_each, shared_folder
 from .standin import GPU, installed
+
+if TYPE_CHECKING:
+    from .serving import Form
 
 DATA = Path(__file__).parent / "data"
 LONGEST = (
@@ -247,3 +250,11 @@ def device(gpu: GPU) -> Iterator[CUDADevice]:
 @pytest.fixture
 def program(gpu: GPU) -> Program:
     return Program(gpu)
+
+
+@pytest.fixture(scope="module")
+def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
+    """The small case as a form that clients of a server send."""
+    from .serving import Form
+
+    return Form(small, tmp_path_factory.mktemp("form"))

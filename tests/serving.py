@@ -72,6 +72,27 @@ def serving(
             thread.join()
 
 
+@contextmanager
+def enduring(bundle: Path, form: Form, limits: UploadLimits, inputs: Limits) -> Iterator[Served]:
+    """A server that makes a clip at the end as at the beginning."""
+    with serving(bundle, limits=limits, inputs=inputs) as served:
+        yield served
+        with served.client() as client:
+            assert ended(client, create(client, form())["id"])["status"] == "completed"
+
+
+@contextmanager
+def unharmed(served: Served) -> Iterator[httpx.Client]:
+    """A client. At the end the server answers, and has kept nothing of an upload."""
+    with served.client() as client:
+        yield client
+        assert client.get("/readyz").status_code == 200
+        end = time.monotonic() + 5
+        while list(served.service.spool.new.iterdir()):
+            assert time.monotonic() < end, "an upload is left"
+            time.sleep(0.05)
+
+
 class Command:
     """`animate-rt serve` in a process of its own, at a free port."""
 

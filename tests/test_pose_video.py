@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from animate_rt.errors import InputError
 from animate_rt.runtime.media.pose_sequence import open_pose
+from animate_rt.runtime.media.video_frame import to_picture
 from av.stream import Disposition
+from av.video.reformatter import VideoReformatter
 
 from . import numbered_frames
 from .numbered_frames import NTSC, number, numbered, write_video
@@ -268,3 +270,19 @@ def test_a_video_without_frames_fails_when_iterated(tmp_path):
     write_video(tmp_path / "a.avi", "libx264", Fraction(24), [])
     with pytest.raises(InputError, match=r"a\.avi has no pose frame"):
         list(open_pose(tmp_path / "a.avi", None))
+
+
+def test_one_converter_for_frames_of_different_kinds():
+    """Frames of a video may change their size, pixel format and tags; each is converted by its own."""
+    chance = np.random.default_rng(0)
+    shared = VideoReformatter()
+    for index in range(24):
+        height, width = ((96, 64), (48, 128))[index // 6 % 2]
+        kind = ("yuv420p", "rgb24", "rgba")[index % 3]
+        shape = (height * 3 // 2, width) if kind == "yuv420p" else (height, width, len(kind.strip("24")))
+        frame = av.VideoFrame.from_ndarray(chance.integers(0, 256, shape, np.uint8), format=kind)
+        frame.colorspace = int(chance.choice((1, 5, 9))) if kind == "yuv420p" else 0
+        frame.color_range = (1, 2)[index // 2 % 2]
+        alone = to_picture(frame, VideoReformatter())
+        assert np.array_equal(to_picture(frame, shared), alone)
+        assert alone.size == (width, height)

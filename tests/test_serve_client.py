@@ -23,11 +23,6 @@ def served(small_bundle: Path) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
-
-
 @pytest.fixture
 def client(served: Served) -> Iterator[OpenAI]:
     with OpenAI(base_url=f"{served.url}/v1", api_key=TOKEN) as client:

@@ -15,8 +15,7 @@ from animate_rt.runtime.service import Limits
 from animate_rt.runtime.service.http import server
 from animate_rt.runtime.service.http.uploads import UploadLimits
 
-from .conftest import Case
-from .serving import Command, Form, Served, create, ended, error_of, serving
+from .serving import Command, Form, Served, create, ended, enduring, error_of, unharmed
 
 MIB = 1 << 20
 LIMITS = UploadLimits(picture_bytes=MIB, video_bytes=2 * MIB, patience_s=1.0, bytes_per_s=1 << 20)
@@ -24,29 +23,15 @@ FRAMES, CHECK_S = 60, 20.0
 
 
 @pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
-
-
-@pytest.fixture(scope="module")
 def served(small_bundle: Path, form: Form) -> Iterator[Served]:
-    """A server. After all tests it makes a clip as before them."""
-    with serving(small_bundle, limits=LIMITS, inputs=Limits(frames=FRAMES, check_s=CHECK_S)) as served:
+    with enduring(small_bundle, form, LIMITS, Limits(frames=FRAMES, check_s=CHECK_S)) as served:
         yield served
-        with served.client() as client:
-            assert ended(client, create(client, form())["id"])["status"] == "completed"
 
 
 @pytest.fixture(autouse=True)
 def client(served: Served) -> Iterator[httpx.Client]:
-    """A client. After each test the server answers, and has kept nothing of an upload."""
-    with served.client() as client:
+    with unharmed(served) as client:
         yield client
-        assert client.get("/readyz").status_code == 200
-        end = time.monotonic() + 5
-        while list(served.service.spool.new.iterdir()):
-            assert time.monotonic() < end, "an upload is left"
-            time.sleep(0.05)
 
 
 def raw(served: Served, *parts: bytes, pause: float = 0.0) -> bytes:

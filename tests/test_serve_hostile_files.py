@@ -21,34 +21,22 @@ from animate_rt.runtime.service import Limits
 from animate_rt.runtime.service.http.uploads import UploadLimits
 
 from .certificates import write_certificate
-from .conftest import Case
-from .serving import Form, Served, create, ended, error_of, serving
+from .serving import Form, Served, enduring, error_of, unharmed
 
 LIMITS = UploadLimits(video_bytes=4 << 20)
 FRAMES, CHECK_S = 60, 20.0
 
 
 @pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
-
-
-@pytest.fixture(scope="module")
 def served(small_bundle: Path, form: Form) -> Iterator[Served]:
-    """A server. After all tests it makes a clip as before them."""
-    with serving(small_bundle, limits=LIMITS, inputs=Limits(frames=FRAMES, check_s=CHECK_S)) as served:
+    with enduring(small_bundle, form, LIMITS, Limits(frames=FRAMES, check_s=CHECK_S)) as served:
         yield served
-        with served.client() as client:
-            assert ended(client, create(client, form())["id"])["status"] == "completed"
 
 
 @pytest.fixture(autouse=True)
 def client(served: Served) -> Iterator[httpx.Client]:
-    """A client. After each test the server answers, and has kept nothing of an upload."""
-    with served.client() as client:
+    with unharmed(served) as client:
         yield client
-        assert client.get("/readyz").status_code == 200
-        assert list(served.service.spool.new.iterdir()) == []
 
 
 def detect(client: httpx.Client, content: bytes) -> httpx.Response:
@@ -144,7 +132,10 @@ def signed(folder: Path) -> list[bytes]:
 
 
 def test_damaged_signatures(client: httpx.Client, tmp_path: Path) -> None:
-    """Whatever is changed in a signed file: an answer, and no valid signature. The zeros may fill a box."""
+    """Whatever is changed in a signed file: an answer, and no valid signature.
+
+    Zeros are left as they are: some only fill the C2PA box, and are not signed.
+    """
     chance = np.random.default_rng(5)
     for content in signed(tmp_path):
         assert detect(client, content).json()["c2pa"]["state"] == "valid"

@@ -38,11 +38,6 @@ def served(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield one
 
 
-@pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
-
-
 def is_not_white(picture: Frame) -> bool:
     return bool(picture.min() < 255)
 

@@ -19,11 +19,6 @@ from .service_requests import truth
 from .serving import LONG, TOKEN, Command, Form, create, ended, error_of, pose_file
 
 
-@pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
-
-
 def test_sigterm_lets_jobs_end(small_bundle: Path, form: Form, tmp_path: Path) -> None:
     with Command(small_bundle, "--spool", str(tmp_path)) as server:
         assert error_of(server.client.post("/v1/videos", **form()), 503)["code"] == "starting"

@@ -14,7 +14,6 @@ from animate_rt.runtime.service.http import videos
 from animate_rt.runtime.service.http.failures import public_message, refusal_of
 from animate_rt.runtime.service.jobs import public
 
-from .conftest import Case
 from .serving import LONG, Form, create, error_of, serving
 
 MISSING = "0" * 24
@@ -24,11 +23,6 @@ MISSING = "0" * 24
 def client(small_bundle: Path) -> Iterator[httpx.Client]:
     with serving(small_bundle) as served, served.client() as client:
         yield client
-
-
-@pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,6 @@ from animate_rt.runtime.service.checker import Examined
 from animate_rt.runtime.service.http import videos
 from PIL import Image
 
-from .conftest import Case
 from .service_requests import held
 from .serving import FRAMES, LONG, Form, Served, create, ended, error_of, serving
 
@@ -39,11 +38,6 @@ def client(served: Served) -> Iterator[httpx.Client]:
         yield client
         for video in client.get("/v1/videos", params={"limit": 100}).json()["data"]:
             assert client.delete(f"/v1/videos/{video['id']}").json()["deleted"] is True
-
-
-@pytest.fixture(scope="module")
-def form(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Form:
-    return Form(small, tmp_path_factory.mktemp("form"))
 
 
 @pytest.fixture

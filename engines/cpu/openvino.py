@@ -66,8 +66,8 @@ def import_openvino() -> Any:
                 openvino = importlib.import_module("openvino")
             finally:
                 del sys.modules[CONVERTER]
-        # This fills a table. Two threads that do so at the same time wait for each other: one has the table,
-        # the other the interpreter.
+        # The first call fills a table of types. Two threads that make it at the same time can wait for each
+        # other for ever: one holds the table's lock, the other the interpreter's.
         openvino.Type.f32.to_dtype()
     return openvino
 

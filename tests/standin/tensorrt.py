@@ -65,10 +65,10 @@ class Base:
 
 
 class ILogger(Base):
-    Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
+    """Subclasses define `log`, for TensorRT to call."""
 
-    def log(self, severity: Any, msg: str) -> None:
-        raise NotImplementedError
+    Severity = Enum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"])
+    log: Any = None
 
 
 class IErrorRecorder(Base):
