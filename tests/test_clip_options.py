@@ -10,7 +10,6 @@ from decimal import Decimal
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
-from time import perf_counter
 from typing import Any, get_type_hints
 
 import numpy as np
@@ -26,6 +25,7 @@ from animate_rt.runtime.clip.options import (
 )
 
 from .clips import pictures
+from .damage import thread_cpu_s
 
 
 def guided(num_steps: int, start: float, end: float) -> list[int]:
@@ -77,7 +77,7 @@ def test_wrong_values_are_refused_in_one_line(small_manifest: Any) -> None:
     """Whatever is not refused makes settings that can be used."""
     messages = []
     for name, value in product(ClipOptions.__dataclass_fields__, VALUES):
-        began = perf_counter()
+        began = thread_cpu_s()
         try:
             options = ClipOptions(**{name: value})
             settings = options.resolve(small_manifest)
@@ -89,7 +89,7 @@ def test_wrong_values_are_refused_in_one_line(small_manifest: Any) -> None:
             assert isinstance(options.seed, int)
             assert 1 <= settings.guidance_scale <= 100
             assert hash(options) is not None
-        assert perf_counter() - began < 1
+        assert thread_cpu_s() - began < 1
     assert len(messages) > 300
     for message in messages:
         assert message.isprintable()
@@ -119,10 +119,10 @@ IMPOSSIBLE: list[dict[str, Any]] = [
 
 def test_what_no_bundle_can_do_is_refused_before_there_is_a_bundle() -> None:
     for options in IMPOSSIBLE:
-        began = perf_counter()
+        began = thread_cpu_s()
         with pytest.raises(ConfigError, match=f"^{next(iter(options))}.*: expected .*, found"):
             pytest.fail(f"{options} was accepted: {ClipOptions(**options)}")
-        assert perf_counter() - began < 1
+        assert thread_cpu_s() - began < 1
     assert ClipOptions(steps=100_000, overlap=4095).steps == 100_000
     assert ClipOptions(steps=[99_999, 500, 0]).steps == (99_999, 500, 0)  # type: ignore[arg-type]
 

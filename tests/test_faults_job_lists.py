@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from animate_rt.errors import InputError
 from animate_rt.runtime.shots import job_list
 from animate_rt.runtime.shots.job_list import OPTIONAL, OPTIONS, read_jobs
 
+from .damage import thread_cpu_s
 from .job_lists import job, write_job_inputs
 
 
@@ -33,12 +33,12 @@ def messages(inputs: Path, tmp_path: Path) -> Callable[[bytes], list[str]]:
     def read(content: bytes) -> list[str]:
         path = inputs / "jobs.jsonl"
         path.write_bytes(content)
-        began = time.process_time()
+        began = thread_cpu_s()
         try:
             shots, errors = read_jobs(path, tmp_path)
         except InputError as error:
             shots, errors = [], [str(error)]
-        assert time.process_time() - began < 10
+        assert thread_cpu_s() - began < 10
         assert shots or errors
         for line in errors:
             assert line.isprintable()

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from . import shot_command
+from .damage import thread_cpu_s
 from .shot_command import names
 
 inputs, animate = shot_command.inputs, shot_command.animate
@@ -186,9 +186,9 @@ def test_files_of_any_name(
 
 def test_long_messages_are_cut_in_the_middle(capsys: pytest.CaptureFixture[str]) -> None:
     message = "start " + "\x1bx" * 5_000_000 + " end"
-    began = time.process_time()
+    began = thread_cpu_s()
     complain(message)
-    assert time.process_time() - began < 1
+    assert thread_cpu_s() - began < 1
     (line,) = capsys.readouterr().err.splitlines()
     assert_safe(line, LINE_LIMIT + 20)
     assert line.startswith("animate-rt: start ")

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,8 @@ from animate_rt.engines.bundle import MANIFEST, open_bundle
 from animate_rt.engines.files import canonical, digest_of, hashed
 from animate_rt.engines.graph_file import MAX_GRAPH, weight_files
 from google.protobuf.message import DecodeError
+
+from .damage import thread_cpu_s
 
 GRAPH, OTHER = "time_embedding", "other.bin"
 MUTATIONS = 2000
@@ -155,10 +156,10 @@ def nested(levels: int) -> bytes:
     ids=["numbers", "graphs", "levels", "long", "endless", "groups", "short", "text"],
 )
 def test_what_is_no_graph_is_refused_soon(content: bytes) -> None:
-    began = time.process_time()
+    began = thread_cpu_s()
     with pytest.raises(ValueError, match=r"\w"):
         weight_files(content)
-    assert time.process_time() - began < 5
+    assert thread_cpu_s() - began < 5
 
 
 @pytest.mark.parametrize(
@@ -168,7 +169,7 @@ def test_files_too_large_are_refused_before_they_are_hashed(copied: Path, name: 
     """Holes take no room on a disk, but hashing them takes time."""
     os.truncate(copied / name, size)
     list_file(copied, name, size)
-    began = time.monotonic()
+    began = thread_cpu_s()
     with pytest.raises(BundleMismatch, match=r"expected at most 34,359,738,368 bytes"):
         open_bundle(copied)
-    assert time.monotonic() - began < 5
+    assert thread_cpu_s() - began < 5

@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +22,8 @@ from animate_rt.engines.contract import ShapeBucket
 from animate_rt.engines.cpu import openvino
 from animate_rt.export import build_bundle, load_checkpoint
 from animate_rt.export.checkpoints.settings import model_config
+
+from .damage import thread_cpu_s
 
 UNET, VAE, ENCODER = (
     "stable-diffusion-v1-5/unet/config.json",
@@ -108,10 +109,10 @@ MOTION = "unet_additional_kwargs.motion_module_kwargs"
 def test_values_without_sense(folder: Path, file: str, keys: str, value: Any) -> None:
     """One line, soon, before networks are made. Sizes within the limits are compared with the weights."""
     set_value(folder, file, keys, value)
-    began = time.process_time()
+    began = thread_cpu_s()
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(folder, bucket=BUCKET)
-    assert time.process_time() - began < 5
+    assert thread_cpu_s() - began < 5
     line = str(caught.value)
     assert line.isprintable()
     assert len(line) < 1000
@@ -166,10 +167,10 @@ def test_documents_without_sense(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / file).write_text(content)
-    began = time.process_time()
+    began = thread_cpu_s()
     with pytest.raises(CheckpointError, match=message) as caught:
         load_checkpoint(folder)
-    assert time.process_time() - began < 5
+    assert thread_cpu_s() - began < 5
     assert str(caught.value).isprintable()
     assert not (folder / "sprung").exists()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickletools
 import random
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,8 @@ from animate_rt.export.checkpoints.pickles import NAMES
 from animate_rt.export.checkpoints.weights import MAX_TENSORS, read_weights
 from safetensors import SafetensorError
 from safetensors.torch import load, save
+
+from .damage import thread_cpu_s
 
 PROGRAMS = 3000
 HEADERS = 1000
@@ -66,10 +67,10 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, lie: str) -> None:
     with pytest.raises(SafetensorError):
         load(LIES[lie])
     (tmp_path / "file.safetensors").write_bytes(LIES[lie])
-    began = time.process_time()
+    began = thread_cpu_s()
     with pytest.raises(CheckpointError, match="expected weights saved by torch or safetensors"):
         read_weights(tmp_path / "file.safetensors")
-    assert time.process_time() - began < 2
+    assert thread_cpu_s() - began < 2
 
 
 def test_headers_that_safetensors_accepts_are_accepted(tmp_path: Path) -> None:
@@ -123,14 +124,14 @@ def text(value: str) -> bytes:
 def test_a_list_that_many_names_share_is_looked_through_once(tmp_path: Path) -> None:
     shared = text("list") + b"]q\0(" + b"N" * 400_000 + b"e"
     names = b"".join(text(f"{number:06}") + b"h\0" for number in range(150_000))
-    began = time.process_time()
+    began = thread_cpu_s()
     assert read_weights(
         archive(tmp_path / "a.pth", b"}(X\x01\0\0\0a" + TENSOR + shared + names + b"u")
     ).keys() == {"a"}
     mappings = b"".join(text(f"{number:06}") + b"}" + text("p") + b"h\0s" for number in range(100_000))
     with pytest.raises(CheckpointError, match=r"found list, 000000, .* more"):
         read_weights(archive(tmp_path / "b.pth", b"}(" + shared + mappings + b"u"))
-    assert time.process_time() - began < 10
+    assert thread_cpu_s() - began < 10
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytest
 from animate_rt import InputError, InputMissing
 from animate_rt.runtime.clip.noise import read_noise, seeded_noise
+
+from .damage import thread_cpu_s
 
 SHAPE = (4, 6, 5)
 HEADER = b"\x93NUMPY\x01\x00\x02\x00%b"
@@ -102,10 +103,10 @@ def test_hostile_headers_cost_nothing(tmp_path: Path, content: bytes, message: s
     path = tmp_path / "noise.npy"
     path.write_bytes(content)
     os.truncate(path, 4_800_000_000_000 + len(content))
-    began = perf_counter()
+    began = thread_cpu_s()
     with pytest.raises(InputError, match=message) as caught:
         read_noise(path, SHAPE)
-    assert perf_counter() - began < 1
+    assert thread_cpu_s() - began < 1
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 500
     assert "pickle" not in str(caught.value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +16,7 @@ from animate_rt.runtime.poses.drawing import BONES, by_length, draw, draw_all, p
 from animate_rt.runtime.poses.keypoints import FACE, LEFT_HAND, RIGHT_HAND, Keypoints, Pose
 from PIL import Image
 
+from .damage import thread_cpu_s
 from .drawn_people import COUNT, Person, person, standing
 
 DATA = Path(__file__).parent / "data" / "poses"
@@ -104,9 +104,9 @@ def test_sizes_are_those_of_the_tools(
 def test_points_far_outside_do_no_harm(style: PoseStyle, far: float) -> None:
     pose = standing(512, 512)
     pose[[4, 10, 30, 50, 100], :2] = far, 300
-    began = time.perf_counter()
+    began = thread_cpu_s()
     picture = draw(pose, 512, 512, style)
-    assert time.perf_counter() - began < 2
+    assert thread_cpu_s() - began < 2
     pose[[4, 10, 30, 50, 100]] = 0
     rest = draw(pose, 512, 512, style)
     assert (picture[rest.any(axis=2)] != 0).any(axis=1).all()
@@ -157,7 +157,7 @@ def test_keypoints_as_a_pose_sequence() -> None:
 def test_the_time_of_drawing_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     for style in STYLES:
         frames = [standing(512, 768) + i / 100 for i in range(60)]
-        began = time.perf_counter()
+        began = thread_cpu_s()
         assert sum(1 for _ in draw_all(frames, 512, 768, style)) == 60
         with capsys.disabled():
-            print(f"\n{style}: {(time.perf_counter() - began) / 60 * 1000:.1f} ms per whole person")
+            print(f"\n{style}: {(thread_cpu_s() - began) / 60 * 1000:.1f} ms per whole person")

@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import random
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from animate_rt.runtime.poses.formats.reading import read_keypoints
 from animate_rt.runtime.poses.formats.writing import write_keypoints
 from animate_rt.runtime.poses.keypoints import NUM_POINTS, Keypoints
 
-from .damage import damaged, peak_bytes, refusal, reset_peak
+from .damage import damaged, peak_bytes, refusal, reset_peak, thread_cpu_s
 from .keypoint_truth import HEIGHT, WIDTH, truth
 
 FILES = Path(__file__).parent / "data" / "poses" / "formats"
@@ -170,9 +169,9 @@ def test_an_array_that_claims_to_be_huge_is_refused(tmp_path: Path) -> None:
 def test_a_large_document_of_anything_takes_bounded_time_and_memory(filler: str, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text(f"[{filler * (3_000_000 // len(filler))}1]")
-    held, began = reset_peak(), time.process_time()
+    held, began = reset_peak(), thread_cpu_s()
     assert refusal(lambda: read_keypoints(path, size=SIZE))
-    assert time.process_time() - began < 5
+    assert thread_cpu_s() - began < 5
     assert peak_bytes() - held < 0.3e9
     with path.open("r+b") as file:
         file.truncate(document.MAX_BYTES + 1)
@@ -233,9 +232,9 @@ def test_changed_files_never_raise_anything_but_an_input_error(tmp_path: Path) -
         else:
             content = damaged(content, rng)
         path.write_bytes(content)
-        began = time.perf_counter()
+        began = thread_cpu_s()
         message = refusal(lambda: read_keypoints(path, size=SIZE))
-        times.append(time.perf_counter() - began)
+        times.append(thread_cpu_s() - began)
         if message is not None:
             refused += 1
             assert message.isprintable(), message
