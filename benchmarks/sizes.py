@@ -102,7 +102,8 @@ def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
     same graphs when it compiles them."""
     manifest = open_bundle(bundle).manifest
     with new_bundle(target) as folder:
-        shutil.copytree(bundle / "graphs", folder / "graphs", copy_function=os.link)
+        for kind in ("graphs", "engines"):
+            shutil.copytree(bundle / kind, folder / kind, copy_function=os.link)
         seal(folder, dataclasses.replace(manifest, precision=precision))
 
 

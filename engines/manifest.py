@@ -14,7 +14,7 @@ from .files import File
 from .model import ModelConfig
 from .precision import PRECISIONS, Backend, Precision
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS = "graphs/weights.bin"  # as WEIGHTS of export/weight_file.py
 MAX_TEXT, MAX_TEXTS = 200, 64  # characters of a text in the manifest, and texts in one field
 NAMED = 3  # files or graphs in one message
@@ -57,12 +57,12 @@ class Contents(ABC):
     @property
     def used_files(self) -> set[str]:
         """Names of the files that the bundle must have."""
-        names = {WEIGHTS, *(f"graphs/{graph}.onnx" for graph in self.graphs)}
-        return names | self.plans if self.backend == "tensorrt" else names
+        graphs = {f"graphs/{graph}.onnx" for graph in self.graphs}
+        return {WEIGHTS, *graphs, *map(self.engine, self.graphs)}
 
-    @property
-    def plans(self) -> set[str]:
-        return {f"engines/{graph}.plan" for graph in self.graphs}
+    def engine(self, graph: str) -> str:
+        """Name of the file from which the backend loads a graph."""
+        return f"engines/{graph}.{'plan' if self.backend == 'tensorrt' else 'xml'}"
 
     @abstractmethod
     def contracts(self) -> dict[str, Contract]:

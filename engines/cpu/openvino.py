@@ -1,4 +1,4 @@
-"""Runs graphs on the CPU with OpenVINO, which compiles the bundle's ONNX files when they are loaded."""
+"""Runs graphs on the CPU with OpenVINO, which compiles them when they are loaded."""
 
 from __future__ import annotations
 
@@ -21,12 +21,14 @@ from ..bundle import SealedBundle
 from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
+from ..manifest import WEIGHTS
 from ..precision import Precision
 from .device import CPUStream
 from .passes.attention import attention_keys_first
 from .passes.convolution import convolution_without_idle_strides
 from .passes.group_norm import group_norm_by_channel
 from .passes.upsampling import convolution_before_upsampling
+from .saved_graph import check_saved_graph
 
 CONVERTER = "openvino.tools.ovc"
 # Graphs with a fixed precision: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -72,14 +74,15 @@ def import_openvino() -> Any:
     return openvino
 
 
-def load_graph(bundle: SealedBundle, graph: str, passes: Collection[str] = tuple(PASSES)) -> OpenVINOEngine:
-    """Compile one graph of a bundle. Raises BundleMismatch, DeviceError or OutOfMemory."""
-    contract = bundle.manifest.graphs[graph]
+def load_graph(bundle: SealedBundle, graph: str) -> OpenVINOEngine:
+    """Compile one graph of a bundle. Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory."""
+    path, weights = bundle.engine(graph), bundle.path / WEIGHTS
+    check_saved_graph(path, weights.stat().st_size)
     precision = EXACT.get(graph, bundle.manifest.precision)
     with compiling(graph, "use a smaller size or window", "build the bundle again"):
-        engine = OpenVINOEngine(compile_graph(bundle.graph(graph), precision, passes), contract)
-        check_tensors(bundle, graph, engine.compiled)
-    return engine
+        compiled = compile_graph(path, weights, precision)
+        check_tensors(bundle, graph, compiled)
+    return OpenVINOEngine(compiled, bundle.manifest.graphs[graph])
 
 
 def load_model_file(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> OpenVINOEngine:
@@ -93,7 +96,7 @@ def load_model_file(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         model = core.read_model(path)
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-        compiled = compile_model(core, model, "fp32", ())
+        compiled = compile_model(core, model, "fp32")
         return OpenVINOEngine(compiled, Contract(specs_of(compiled.inputs), specs_of(compiled.outputs)))
 
 
@@ -232,20 +235,27 @@ def new_core() -> Any:
     return import_openvino().Core()
 
 
-def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
-    """Compile an ONNX file for the CPU."""
+def compile_graph(path: Path, weights: Path, precision: Precision) -> Any:
+    """Compile a graph of a bundle, saved after the graph passes, for the CPU. Its weights are mapped."""
     core = new_core()
-    return compile_model(core, core.read_model(path), precision, passes)
+    return compile_model(core, core.read_model(path, weights), precision)
 
 
-def compile_model(
-    core: Any, model: Any, precision: Precision, passes: Collection[str] = tuple(PASSES)
-) -> Any:
-    """Apply the graph passes to an openvino.Model, which they change, and compile it for the CPU."""
+def compile_onnx(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
+    """Compile an ONNX file for the CPU, after some of the graph passes."""
+    core = new_core()
+    return compile_model(core, apply_passes(core.read_model(path), passes), precision)
+
+
+def apply_passes(model: Any, passes: Collection[str] = tuple(PASSES)) -> Any:
+    """Apply graph passes to an openvino.Model, which they change, and return it."""
     for name in passes:
         model = PASSES[name](model)
-    if precision == "bf16":  # one of its kernels is wrong: passes/convolution.py
-        model = convolution_without_idle_strides(model)
+    return convolution_without_idle_strides(model)  # one of the kernels for bfloat16 is wrong
+
+
+def compile_model(core: Any, model: Any, precision: Precision) -> Any:
+    """Compile an openvino.Model for the CPU."""
     compiled = core.compile_model(model, "CPU", options(core, precision))
     COMPILED.add(compiled)
     return compiled
