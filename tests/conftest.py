@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from animate_rt import Animator
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import ShapeBucket
+from animate_rt.engines.cpu.compiled_cache import LIMIT
 from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.runner import Runner
@@ -154,6 +156,7 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
 
 def pytest_configure() -> None:
     one_thread_each()
+    os.environ[LIMIT] = "0"  # nothing that an earlier run compiled
 
 
 @pytest.hookimpl(trylast=True)

@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..device import Buffer, Stream
 from ..engine import check_binding
 from ..manifest import WEIGHTS
 from ..precision import Precision
+from .compiled_cache import compiled_cache
 from .device import CPUStream
 from .passes.attention import attention_keys_first
 from .passes.convolution import convolution_without_idle_strides
@@ -76,11 +77,10 @@ def import_openvino() -> Any:
 
 def load_graph(bundle: SealedBundle, graph: str) -> OpenVINOEngine:
     """Compile one graph of a bundle. Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory."""
-    path, weights = bundle.engine(graph), bundle.path / WEIGHTS
-    check_saved_graph(path, weights.stat().st_size)
+    check_saved_graph(bundle.engine(graph), (bundle.path / WEIGHTS).stat().st_size)
     precision = EXACT.get(graph, bundle.manifest.precision)
     with compiling(graph, "use a smaller size or window", "build the bundle again"):
-        compiled = compile_graph(path, weights, precision)
+        compiled = load_or_compile(bundle, graph, precision)
         check_tensors(bundle, graph, compiled)
     return OpenVINOEngine(compiled, bundle.manifest.graphs[graph])
 
@@ -235,9 +235,52 @@ def new_core() -> Any:
     return import_openvino().Core()
 
 
-def compile_graph(path: Path, weights: Path, precision: Precision) -> Any:
-    """Compile a graph of a bundle, saved after the graph passes, for the CPU. Its weights are mapped."""
+def load_or_compile(bundle: SealedBundle, graph: str, precision: Precision) -> Any:
+    """Load a graph of a bundle from the cache of compiled graphs, or compile it."""
+    path, weights = bundle.engine(graph), bundle.path / WEIGHTS
+    cache = compiled_cache()
+    if cache is None:
+        return compile_graph(path, weights, precision)
+    core, files = new_core(), bundle.manifest.files
+    key = {
+        "graph": files[bundle.manifest.engine(graph)].sha256,
+        "weights": files[WEIGHTS].sha256,
+        "precision": precision,
+        "openvino": import_openvino().get_version(),
+        "processor": processor(core),
+    }
+
+    def load(content: Any) -> Any:
+        tensor = import_openvino().Tensor(content, shared_memory=True)
+        compiled = core.import_model(tensor, "CPU", options(core, precision))
+        compiled.content = content  # which must stay mapped
+        COMPILED.add(compiled)
+        return compiled
+
+    def make(folder: str) -> Any:
+        return compile_graph(path, weights, precision, folder)
+
+    return cache.get(key, weights.stat().st_size, load, make)
+
+
+def processor(core: Any) -> str:
+    """The processor as OpenVINO knows it, and what it can do."""
+    properties = "FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"
+    known = [str(core.get_property("CPU", name)) for name in properties]
+    with suppress(OSError):  # only on Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return "; ".join(known)
+
+
+def compile_graph(path: Path, weights: Path, precision: Precision, folder: str = "") -> Any:
+    """Compile a graph of a bundle, saved after the graph passes, for the CPU. Its weights are mapped.
+
+    The result is also written to `folder`, if there is one, as a file that OpenVINO names.
+    """
     core = new_core()
+    if folder:
+        core.set_property({"CACHE_DIR": folder})
     return compile_model(core, core.read_model(path, weights), precision)
 
 
