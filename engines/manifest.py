@@ -31,7 +31,7 @@ class Contents(ABC):
     backend: Backend
     backend_version: str
     compute_capabilities: tuple[str, ...]
-    # Of each plan, by graph. Empty unless the builder reported it for all plans, which OpenVINO does not do.
+    # Of each engine, by graph. Empty if TensorRT's builder did not report it for all plans.
     memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
     precision: Precision
     weights: dict[str, str]  # SHA-256 of each file of weights that the bundle was built from

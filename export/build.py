@@ -78,6 +78,7 @@ def build_bundle(
         )
         model, weights = loaded.config, dict(loaded.weights)
         graphs = contracts(model, bucket, dtype, feature_cache=feature_cache)
+        memory: dict[str, Memory | None] = {}
         (folder / "graphs").mkdir()
         with (folder / "graphs" / WEIGHTS).open("wb") as file:
             stored = WeightFile(file, halve=backend == "openvino")
@@ -91,9 +92,10 @@ def build_bundle(
             )
             del loaded  # the compiler needs the memory
             if backend == "openvino":
-                save_graphs(folder, graphs, stored, lambda graph: progress(f"save {graph}"))
+                memory |= save_graphs(
+                    folder, graphs, stored, precision, lambda graph: progress(f"save {graph}")
+                )
                 progress(f"weights: {stored}")
-        memory: dict[str, Memory | None] = {}
         if backend == "tensorrt":
             (folder / "engines").mkdir()
             for graph in graphs:

@@ -116,6 +116,7 @@ def build_pose_bundle(
     detector, landmarks, networks = find_networks(Path(directory))
     contracts = networks.contracts()
     with new_bundle(bundle) as folder:
+        memory: dict[str, Memory | None] = {}
         (folder / "graphs").mkdir()
         with (folder / "graphs" / WEIGHTS).open("wb") as file:
             weights = WeightFile(file, halve=backend == "openvino")
@@ -124,8 +125,9 @@ def build_pose_bundle(
                 adapt(network, contracts[graph])
                 write(network, weights, folder / "graphs" / f"{graph}.onnx")
             if backend == "openvino":
-                save_graphs(folder, contracts, weights, lambda graph: progress(f"save {graph}"))
-        memory: dict[str, Memory | None] = {}
+                memory |= save_graphs(
+                    folder, contracts, weights, "fp32", lambda graph: progress(f"save {graph}")
+                )
         if backend == "tensorrt":
             from .plans import compile_graph
 

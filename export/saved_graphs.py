@@ -12,23 +12,32 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from ..engines.cpu.openvino import apply_passes, compiling, import_openvino, new_core
+from ..engines.contract import Memory
+from ..engines.cpu.openvino import EXACT, apply_passes, compiling, import_openvino, new_core
 from ..engines.cpu.saved_graph import HALVED, check_saved_graph
+from ..engines.precision import Precision
+from .graph_memory import memory_of
 from .weight_file import WeightFile
 
 HALF = {"f16", "bf16"}
 
 
 def save_graphs(
-    folder: Path, graphs: Iterable[str], weights: WeightFile, progress: Callable[[str], None]
-) -> None:
+    folder: Path,
+    graphs: Iterable[str],
+    weights: WeightFile,
+    precision: Precision,
+    progress: Callable[[str], None],
+) -> dict[str, Memory]:
     """Save `graphs/<graph>.onnx` in a bundle's folder as `engines/<graph>.xml`, one after another.
 
     Constants that the file of weights lacks are added to it. `progress` is called with each graph's name.
+    Returns the memory that each takes when it computes in that precision.
     Raises DeviceError or OutOfMemory if OpenVINO cannot read a graph, BundleCorrupt if the graph has
     operations that are not allowed in a bundle.
     """
     (folder / "engines").mkdir()
+    memory = {}
     for graph in graphs:
         progress(graph)
         source, target = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.xml"
@@ -38,14 +47,17 @@ def save_graphs(
             with compiling(graph, "use a smaller size or window", "use another version of openvino"):
                 import_openvino().serialize(apply_passes(new_core().read_model(source)), text, constants)
             try:
-                target.write_bytes(with_weights(text, constants, weights))
+                saved = with_weights(text, constants, weights)
+                target.write_bytes(ElementTree.tostring(saved))
             except (ElementTree.ParseError, ValueError) as error:  # a full disk does not stop it
                 raise OSError(errno.ENOSPC, f"{graph}: OpenVINO saved only a part of it") from error
         check_saved_graph(target, weights.size)
+        memory[graph] = memory_of(saved, EXACT.get(graph, precision))
+    return memory
 
 
-def with_weights(text: Path, constants: Path, weights: WeightFile) -> bytes:
-    """The text of a graph whose constants are in the file of weights instead of its own.
+def with_weights(text: Path, constants: Path, weights: WeightFile) -> Element:
+    """A saved graph, with its constants in the file of weights instead of its own.
 
     Conversions from half precision are marked, so that OpenVINO keeps the weights in two bytes as long as it
     can. What says how the graph was made is left out.
@@ -63,7 +75,7 @@ def with_weights(text: Path, constants: Path, weights: WeightFile) -> bytes:
         ElementTree.SubElement(mark, "attribute", name=HALVED, version="0")
     for information in graph.findall("rt_info"):
         graph.remove(information)
-    return ElementTree.tostring(graph)
+    return graph
 
 
 def conversions_of_weights(graph: Element, layers: dict[str, Element]) -> list[Element]:

@@ -159,7 +159,7 @@ def weighted(folder: Path, kinds: dict[str, np.ndarray]) -> Path:  # type: ignor
         weights = WeightFile(file, halve=True)
         weights.take_from(model)
         ir.save(model, folder / "graphs" / "sum.onnx")
-        save_graphs(folder, ["sum"], weights, lambda _graph: None)
+        save_graphs(folder, ["sum"], weights, "fp32", lambda _graph: None)
         assert weights.num_halved == 2 * 2 * 64 * 64
     return folder
 

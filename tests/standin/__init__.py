@@ -109,6 +109,7 @@ def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90", opened
         backend="tensorrt",
         backend_version=f"tensorrt {tensorrt.__version__}",
         compute_capabilities=(capability,),
+        memory={},
     )
     seal(target, made)
     return target
