@@ -107,7 +107,7 @@ class BoundEngine:
         """Return its own buffer of that name, allocated on first use. Called with the scheduler held."""
         if name not in self.io_buffers:
             spec = self.specs[name]
-            self.io_buffers[name] = self.pool.allocate(spec.dtype, spec.shape)
+            self.io_buffers[name] = self.pool.take(spec.dtype, spec.shape)
         return self.io_buffers[name]
 
     def run(
