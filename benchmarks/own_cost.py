@@ -122,6 +122,7 @@ def own_cost(turns: Turns, rounds: int, progress: Progress) -> tuple[JSON, Sampl
     same = True
     for turn in range(rounds + 1):
         progress(f"in turns: {turn}/{rounds}")
+        turns.clips.files(turn)  # written before the clock starts
         made = {}
         shift = turn % len(WAYS)
         for way in (*WAYS[shift:], *WAYS[:shift]):
