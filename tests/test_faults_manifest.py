@@ -87,6 +87,14 @@ def unlisted(name: str) -> Edit:
     return lambda document: document["files"].pop(name)
 
 
+def other_graphs(memory: dict[str, Any]) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        document["graphs"] = {f"g{i}": {"inputs": [], "outputs": []} for i in range(99)}
+        document["memory"] = memory
+
+    return edit
+
+
 LIES: dict[str, tuple[Edit, type[BundleError], str]] = {
     "many layers": (put("model/unet/layers_per_block", 10**10), BundleMismatch, "1 to 128, found 1000"),
     "many VAE layers": (put("model/vae/layers_per_block", 10**8), BundleMismatch, "1 to 128"),
@@ -132,10 +140,11 @@ LIES: dict[str, tuple[Edit, type[BundleError], str]] = {
     "many capabilities": (put("compute_capabilities", ["SM80"] * 10**4), BundleMismatch, "at most 64 texts"),
     "weights with a line break": (put("weights", {"a\nb": ""}), BundleMismatch, "found a b"),
     "fields of any name": (put("\x1b" + "x" * 10**6, 1), BundleMismatch, r"found \\x1bx+\.\.\."),
-    "other graphs": (
-        put("graphs", {f"g{i}": {"inputs": [], "outputs": []} for i in range(99)}),
+    "other graphs": (other_graphs({}), BundleMismatch, "and 104 more"),
+    "memory of other graphs": (
+        other_graphs({"g0": {"weights": 1, "activations": 1, "loading": 1}}),
         BundleMismatch,
-        "and 104 more",
+        "the memory of all 99 graphs or of none, found that of 1: g0",
     ),
 }  # fmt: skip
 
