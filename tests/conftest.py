@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 LONGEST = (
-    *("test_animator.py", "test_tensorrt.py", "test_schedules.py", "test_cli.py"),
+    *("test_animator.py", "test_tensorrt.py", "test_cli.py", "test_schedules.py"),
     *("test_faults_video_times.py", "test_faults_partial_clips.py", "test_faults_races.py"),
     *("test_bench_peers.py", "test_caching.py", "test_cuda_clips.py", "test_bench_commands.py"),
 )
@@ -163,7 +163,7 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left alone with one of them at the end.
 
-    The first two export other checkpoints, so neither process waits for the other.
+    The first three export different checkpoints, so that neither process waits for the other's.
     """
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
