@@ -36,7 +36,7 @@ from .output import PICTURE, VIDEO, Output
 from .previews import FILES
 from .sidecar import Sidecar
 
-SHARE = 0.02  # fraction of the time that snapshots may take
+SHARE = 0.005  # fraction of the time that snapshots may take
 # In the folder; keypoints are those of a driving video.
 SNAPSHOT, FRAMES, KEYPOINTS, IN_USE = "snapshot.npz", "frames", "keypoints.npz", "in use"
 
