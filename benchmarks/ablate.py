@@ -20,7 +20,7 @@ import numpy as np
 from ..engines.backends import load_engine, open_device
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET, REFERENCE_NET, VAE_DECODER, Contract
-from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, PASSES, load_graph
+from ..engines.cpu.openvino import BEFORE_DOUBLING, BY_CHANNEL, PASSES, OpenVINOEngine, compile_onnx
 from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine
@@ -148,7 +148,8 @@ def rewrites(
         """The bundle's graph on the CPU, compiled without one graph pass."""
         progress(f"build: {left_out}")
         passes = [name for name in PASSES if name != left_out]
-        return TimedEngine(load_graph(bundle, graph, passes), device)
+        compiled = compile_onnx(bundle.graph(graph), bundle.manifest.precision, passes)
+        return TimedEngine(OpenVINOEngine(compiled, contracts[graph]), device)
 
     context_dim = bundle.manifest.model.image_encoder.projection_dim
     inputs = consistent_inputs(loaded, contracts[DENOISING_UNET], bundle.manifest.bucket.window)

@@ -128,7 +128,7 @@ def contents(bundle: Bundle) -> dict[str, Any]:
         memory = manifest.memory.get(graph)
         graphs[graph] = {
             "graph_bytes": manifest.files[f"graphs/{graph}.onnx"].num_bytes,
-            "plan_bytes": manifest.files[f"engines/{graph}.plan"].num_bytes,
+            "plan_bytes": manifest.files[manifest.engine(graph)].num_bytes,
             "memory": memory and dataclasses.asdict(memory),
             "multiply_adds": count,
             **({"multiply_adds_per_frame": count / frames} if graph.startswith(DENOISING_UNET) else {}),

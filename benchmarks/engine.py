@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -107,8 +108,8 @@ def roofline(
     """Operations and bytes of a run, their rates, and the least time a run can take at the ceilings
     (`floor_s`), also as a fraction of the measured time."""
     flop = 2 * multiply_adds(bundle.graph(graph))
-    shrink = 2 if bundle.manifest.precision == "bf16" else 1  # OpenVINO halves the file's float32 weights
-    num_bytes = transferred + weight_bytes(bundle.graph(graph)) // shrink
+    item_bytes = 4 if bundle.manifest.precision == "fp32" else 2  # in memory, whatever the file has
+    num_bytes = transferred + num_weights(bundle.graph(graph)) * item_bytes
     seconds = summary(compute)["median"]
     assert seconds is not None
     floor_s = max(flop / ceilings.flops, num_bytes / ceilings.bytes)
@@ -123,13 +124,12 @@ def roofline(
     }
 
 
-def weight_bytes(path: Path) -> int:
-    """Bytes of the external weights of an ONNX file."""
+def num_weights(path: Path) -> int:
+    """The number of external weights of an ONNX file."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    external = [entry for tensor in model.graph.initializer for entry in tensor.external_data]
-    return sum(int(entry.value) for entry in external if entry.key == "length")
+    return sum(prod(tensor.dims) for tensor in model.graph.initializer if tensor.external_data)
 
 
 def compare_outputs(

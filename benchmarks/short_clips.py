@@ -20,6 +20,7 @@ import numpy as np
 from ..engines.bundle import Bundle, open_bundle
 from ..engines.contract import DENOISING_UNET
 from ..engines.cpu.openvino import compile_model, import_openvino
+from ..engines.manifest import WEIGHTS
 
 ROUNDS = 9
 
@@ -44,7 +45,7 @@ def main() -> None:
                 seconds[name].append(perf_counter() - began)
     median = {name: statistics.median(times) for name, times in seconds.items()}
     windows = whole.manifest.bucket.window, shorter.manifest.bucket.window
-    weights = whole.graph(DENOISING_UNET).with_name("weights.bin").stat().st_size
+    weights = (whole.path / WEIGHTS).stat().st_size
     print(
         json.dumps(
             {
@@ -63,7 +64,7 @@ def compiled(bundle: Bundle, *, mask: bool) -> Callable[[], Any]:
     """The denoising UNet, ready to run; without a mask, `num_frames` is a constant, which OpenVINO folds."""
     ov = import_openvino()
     core = ov.Core()
-    model = core.read_model(bundle.graph(DENOISING_UNET))
+    model = core.read_model(bundle.engine(DENOISING_UNET), bundle.path / WEIGHTS)
     if not mask:
         (parameter,) = (p for p in model.get_parameters() if p.get_friendly_name() == "num_frames")
         constant = ov.opset13.constant(np.array([bundle.manifest.bucket.window], np.int32))

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from ..atomic import atomic
 from ..engines.bundle import new_bundle, open_bundle, seal
@@ -100,10 +101,17 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
 def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
     """Copy an OpenVINO bundle with another precision; only the manifest differs, as OpenVINO converts the
     same graphs when it compiles them."""
+    from ..export.graph_memory import memory_of
+
     manifest = open_bundle(bundle).manifest
     with new_bundle(target) as folder:
-        shutil.copytree(bundle / "graphs", folder / "graphs", copy_function=os.link)
-        seal(folder, dataclasses.replace(manifest, precision=precision))
+        for kind in ("graphs", "engines"):
+            shutil.copytree(bundle / kind, folder / kind, copy_function=os.link)
+        memory = {
+            graph: memory_of(ElementTree.parse(folder / manifest.engine(graph)).getroot(), precision)
+            for graph in manifest.graphs
+        }
+        seal(folder, dataclasses.replace(manifest, precision=precision, memory=memory))
 
 
 def on_gpu() -> bool:

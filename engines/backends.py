@@ -44,10 +44,12 @@ def _cuda(timing: bool) -> Device:
     return CUDADevice(timing=timing)
 
 
-def _openvino(bundle: SealedBundle, graph: str, _device: Device) -> Engine:
+def _openvino(bundle: SealedBundle, graph: str, device: Device) -> Engine:
     from .cpu.openvino import load_graph
 
-    return load_graph(bundle, graph)
+    engine = load_graph(bundle, graph)
+    device.trim()  # compiling takes more memory than its result
+    return engine
 
 
 def _tensorrt(bundle: SealedBundle, graph: str, device: Device) -> Engine:

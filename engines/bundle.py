@@ -2,7 +2,8 @@
 
     manifest.json       what the bundle was built from and for, and the SHA-256 of every file
     graphs/<graph>.onnx opset 23; the weights of all graphs are in graphs/weights.bin
-    engines/<graph>.*   compiled plans, if the backend compiles ahead of time
+    engines/<graph>.*   what the backend loads: a compiled plan of TensorRT, or a graph in OpenVINO's format
+                        (.xml), whose weights are in graphs/weights.bin too
 
 A bundle is published atomically: it appears under its name complete, or not at all. Opening it verifies the
 content of every file. Anyone can write a manifest with a correct digest, so its values are checked before
@@ -35,7 +36,11 @@ MANIFEST = "manifest.json"
 MAX_MANIFEST = 2_000_000  # bytes; that of SD 1.5 has 34,000
 MAX_DEPTH = 12  # of its JSON; a manifest has 7
 MAX_TOTAL = 1 << 35  # bytes of all files, as hashing them takes time
-KINDS = {("graphs", ".onnx"), ("engines", ".plan")}  # folder and suffix of a bundle's files
+KINDS = {
+    ("graphs", ".onnx"),
+    ("engines", ".plan"),
+    ("engines", ".xml"),
+}  # folder and suffix of a bundle's files
 # Left by file managers, in lower case; not all of runtime/media/folder.py, as a bundle is deleted with them.
 SYSTEM_NAMES = {".ds_store", ".directory", "thumbs.db", "desktop.ini", "@eadir"}
 
@@ -52,6 +57,9 @@ class SealedBundle:
 
     def graph(self, name: str) -> Path:
         return self.path / "graphs" / f"{name}.onnx"
+
+    def engine(self, name: str) -> Path:
+        return self.path / self.manifest.engine(name)
 
     def verify(self) -> None:
         """Verify the files again; those that cannot have changed since they were hashed are not read.
@@ -132,7 +140,7 @@ def read_contents(path: str | os.PathLike[str], kind: type[C], command: str) -> 
     # `expected` is equal, but in the order in which a clip uses the graphs; the JSON is sorted by name.
     manifest = dataclasses.replace(manifest, graphs=expected)
     files, used = manifest.files.keys(), manifest.used_files
-    if not used <= files <= used | manifest.plans:
+    if used != files:
         raise BundleCorrupt(
             f"{shown}: {MANIFEST}: expected the SHA-256 of exactly the files that the bundle uses, found "
             f"{f'none of {named(used - files)}' if used - files else named(files - used)}; "
@@ -173,8 +181,7 @@ def new_bundle(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def seal(folder: Path, manifest: Contents) -> None:
     """Write the manifest with the digests of the bundle's files. None may change afterwards."""
-    names = sorted(name for name in manifest.used_files | manifest.plans if (folder / name).is_file())
-    files = {name: hashed(folder / name).file for name in names}
+    files = {name: hashed(folder / name).file for name in sorted(manifest.used_files)}
     document = dataclasses.asdict(dataclasses.replace(manifest, files=files))
     document["digest"] = digest_of(document)
     (folder / MANIFEST).write_bytes(canonical(document))

@@ -30,7 +30,8 @@ VAE_DECODER = "vae_decoder"
 CACHING = {unet: f"{unet}_caching" for unet in (DENOISING_UNET, DENOISING_UNET_CONDITIONAL)}
 SHALLOW = {unet: f"{unet}_shallow" for unet in CACHING}
 
-PREPARE = (IMAGE_ENCODER, VAE_ENCODER, REFERENCE_NET, POSE_GUIDER, TIME_EMBEDDING)  # run before denoising
+REFERENCE = (IMAGE_ENCODER, VAE_ENCODER, REFERENCE_NET)  # run once for each reference
+PREPARE = (*REFERENCE, POSE_GUIDER, TIME_EMBEDDING)  # run before denoising
 UNETS = (*CACHING, *CACHING.values(), *SHALLOW.values())  # each is loaded when a clip first needs it
 
 DType = Literal["float32", "float16", "uint8", "int32"]
@@ -97,9 +98,10 @@ class Memory:
 
     weights: int
     activations: int  # in use only while it runs; shared by engines that never run at the same time
+    loading: int = 0  # besides its weights, while it is loaded; of a file that is mapped, mostly
 
     def __post_init__(self) -> None:
-        for size in (self.weights, self.activations):
+        for size in (self.weights, self.activations, self.loading):
             if not 0 <= size <= MAX_MEMORY:
                 raise ConfigError(f"memory: expected 0 to {MAX_MEMORY} bytes, found {quoted(size)}")
 

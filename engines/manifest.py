@@ -14,7 +14,7 @@ from .files import File
 from .model import ModelConfig
 from .precision import PRECISIONS, Backend, Precision
 
-SCHEMA = 1
+SCHEMA = 2
 WEIGHTS = "graphs/weights.bin"  # as WEIGHTS of export/weight_file.py
 MAX_TEXT, MAX_TEXTS = 200, 64  # characters of a text in the manifest, and texts in one field
 NAMED = 3  # files or graphs in one message
@@ -31,7 +31,7 @@ class Contents(ABC):
     backend: Backend
     backend_version: str
     compute_capabilities: tuple[str, ...]
-    # Of each plan, by graph. Empty unless the builder reported it for all plans, which OpenVINO does not do.
+    # Of each engine, by graph. Empty if TensorRT's builder did not report it for all plans.
     memory: dict[str, Memory] = dataclasses.field(default_factory=dict)
     precision: Precision
     weights: dict[str, str]  # SHA-256 of each file of weights that the bundle was built from
@@ -57,12 +57,12 @@ class Contents(ABC):
     @property
     def used_files(self) -> set[str]:
         """Names of the files that the bundle must have."""
-        names = {WEIGHTS, *(f"graphs/{graph}.onnx" for graph in self.graphs)}
-        return names | self.plans if self.backend == "tensorrt" else names
+        graphs = {f"graphs/{graph}.onnx" for graph in self.graphs}
+        return {WEIGHTS, *graphs, *map(self.engine, self.graphs)}
 
-    @property
-    def plans(self) -> set[str]:
-        return {f"engines/{graph}.plan" for graph in self.graphs}
+    def engine(self, graph: str) -> str:
+        """Name of the file from which the backend loads a graph."""
+        return f"engines/{graph}.{'plan' if self.backend == 'tensorrt' else 'xml'}"
 
     @abstractmethod
     def contracts(self) -> dict[str, Contract]:

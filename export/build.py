@@ -19,6 +19,8 @@ from ..text import quoted
 from .checkpoints.checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
 from .plans import compile_graph
+from .saved_graphs import save_graphs
+from .weight_file import WEIGHTS, WeightFile
 
 
 def build_bundle(
@@ -76,16 +78,24 @@ def build_bundle(
         )
         model, weights = loaded.config, dict(loaded.weights)
         graphs = contracts(model, bucket, dtype, feature_cache=feature_cache)
-        (folder / "graphs").mkdir()
-        export_graphs(
-            loaded,
-            bucket,
-            folder / "graphs",
-            lambda graph: progress(f"export {graph}"),
-            feature_cache=feature_cache,
-        )
-        del loaded  # the compiler needs the memory
         memory: dict[str, Memory | None] = {}
+        (folder / "graphs").mkdir()
+        with (folder / "graphs" / WEIGHTS).open("wb") as file:
+            stored = WeightFile(file, halve=backend == "openvino")
+            export_graphs(
+                loaded,
+                bucket,
+                folder / "graphs",
+                stored,
+                lambda graph: progress(f"export {graph}"),
+                feature_cache=feature_cache,
+            )
+            del loaded  # the compiler needs the memory
+            if backend == "openvino":
+                memory |= save_graphs(
+                    folder, graphs, stored, precision, lambda graph: progress(f"save {graph}")
+                )
+                progress(f"weights: {stored}")
         if backend == "tensorrt":
             (folder / "engines").mkdir()
             for graph in graphs:

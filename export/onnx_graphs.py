@@ -23,7 +23,7 @@ from ..text import message_of, quoted
 from .checkpoints.checkpoint import Checkpoint
 from .checkpoints.weights import is_out_of_memory
 from .graphs import graph_modules
-from .weight_file import WEIGHTS, WeightFile, strip_metadata
+from .weight_file import WeightFile, strip_metadata
 
 OPSET = 23
 EXPORTING = Lock()  # torch exports one graph at a time, and warnings are silenced for the whole process
@@ -33,11 +33,12 @@ def export_graphs(
     checkpoint: Checkpoint,
     bucket: ShapeBucket,
     folder: Path,
+    weights: WeightFile,
     progress: Callable[[str], None] = lambda _graph: None,
     *,
     feature_cache: bool = False,
 ) -> None:
-    """Write `<graph>.onnx` for every graph and `weights.bin` into an existing folder.
+    """Write `<graph>.onnx` for every graph into an existing folder, and all weights into a file there.
 
     With `feature_cache` there are those for feature caching. The graphs compute in the checkpoint's dtype.
     `progress` is called with each graph's name before it is exported. Raises BuildError if torch cannot
@@ -47,13 +48,11 @@ def export_graphs(
     graph_dtype: DType = "float16" if dtype == torch.float16 else "float32"
     expected = contracts(checkpoint.config, bucket, graph_dtype, feature_cache=feature_cache)
     modules = graph_modules(checkpoint)
-    with (folder / WEIGHTS).open("wb") as file:
-        weights = WeightFile(file)
-        for graph, contract in expected.items():
-            progress(graph)
-            model = export_graph(graph, modules[graph], contract)
-            weights.take_from(model)
-            ir.save(model, folder / f"{graph}.onnx")
+    for graph, contract in expected.items():
+        progress(graph)
+        model = export_graph(graph, modules[graph], contract)
+        weights.take_from(model)
+        ir.save(model, folder / f"{graph}.onnx")
 
 
 def export_graph(name: str, module: nn.Module, contract: Contract) -> ir.Model:

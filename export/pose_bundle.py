@@ -34,6 +34,7 @@ from ..engines.pose_bundle import (
 from ..engines.precision import DEFAULT_PRECISION, Backend
 from ..errors import BuildError, CheckpointError, ConfigError, InputMissing
 from ..text import escaped, message_of, one_line, quoted
+from .saved_graphs import save_graphs
 from .weight_file import WEIGHTS, WeightFile, strip_metadata
 
 MAX_FILES = 50  # ONNX files in a directory
@@ -115,14 +116,18 @@ def build_pose_bundle(
     detector, landmarks, networks = find_networks(Path(directory))
     contracts = networks.contracts()
     with new_bundle(bundle) as folder:
+        memory: dict[str, Memory | None] = {}
         (folder / "graphs").mkdir()
         with (folder / "graphs" / WEIGHTS).open("wb") as file:
-            weights = WeightFile(file)
+            weights = WeightFile(file, halve=backend == "openvino")
             for graph, network in ((DETECTOR, detector), (LANDMARKS, landmarks)):
                 progress(f"write {graph}")
                 adapt(network, contracts[graph])
                 write(network, weights, folder / "graphs" / f"{graph}.onnx")
-        memory: dict[str, Memory | None] = {}
+            if backend == "openvino":
+                memory |= save_graphs(
+                    folder, contracts, weights, "fp32", lambda graph: progress(f"save {graph}")
+                )
         if backend == "tensorrt":
             from .plans import compile_graph
 

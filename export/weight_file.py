@@ -7,44 +7,98 @@ every graph far below protobuf's limit of 2 GB, whatever the model's size.
 from __future__ import annotations
 
 import hashlib
-from typing import BinaryIO
+from collections.abc import Sequence
+from typing import Any, BinaryIO
 
+import numpy as np
 import onnx_ir as ir
 
 WEIGHTS = "weights.bin"
 ALIGNMENT = 64  # bytes, so that memory-mapped weights can be read with vector loads
+HALVES = ir.DataType.FLOAT16, ir.DataType.BFLOAT16
+OPSET_OF_BFLOAT16 = 13
 EXTERNAL_BYTES = 1024  # smaller constants (shapes, scalars) stay in the graph, where tools can see them
 
 
 class WeightFile:
-    """Append-only file of tensors that stores equal bytes once."""
+    """Append-only file of tensors that stores equal bytes once.
 
-    def __init__(self, file: BinaryIO):
-        self.file = file
+    With `halve`, a float32 weight is stored in two bytes, and its graph converts it to float32, if that does
+    not change any bit of it. So are the weights of checkpoints that were published in half precision.
+    """
+
+    def __init__(self, file: BinaryIO, *, halve: bool = False):
+        self.file, self.halve = file, halve
         self.offsets: dict[bytes, int] = {}  # by SHA-256 of the content
+        self.num_halved = 0  # bytes stored for float32 weights that take two bytes each
 
     def take_from(self, model: ir.Model) -> None:
         """Move a model's weights into this file; the model keeps references to them."""
-        for value in model.graph.initializers.values():
+        initializers = model.graph.initializers
+        kinds = HALVES if model.opset_imports.get("", 0) >= OPSET_OF_BFLOAT16 else HALVES[:1]
+        for value in list(initializers.values()):
             tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= EXTERNAL_BYTES:
-                value.const_value = self.add(tensor, value.name or "")
+            if tensor is None or tensor.nbytes < EXTERNAL_BYTES:
+                continue
+            name = value.name or ""
+            listed = value.is_graph_input()  # as old files do with their weights
+            half = halved(tensor, kinds) if self.halve and not listed else None
+            if half is None:
+                value.const_value = self.add(tensor, name)
+                continue
+            size = self.size
+            kept = self.add(half, f"{name}.half")
+            self.num_halved += self.size - size
+            stored = ir.Value(
+                name=kept.name, shape=value.shape, type=ir.TensorType(half.dtype), const_value=kept
+            )
+            del initializers[name]
+            value.const_value = None
+            initializers.add(stored)
+            to_float32 = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, outputs=[value])
+            model.graph.insert_before(model.graph[0], to_float32)
 
     def add(self, tensor: ir.TensorProtocol, name: str) -> ir.ExternalTensor:
         content = tensor.tobytes()
-        digest = hashlib.sha256(content).digest()
-        if digest not in self.offsets:
-            self.file.write(bytes(-self.file.tell() % ALIGNMENT))
-            self.offsets[digest] = self.file.tell()
-            self.file.write(content)
         return ir.ExternalTensor(
             WEIGHTS,
-            self.offsets[digest],
+            self.store(content),
             len(content),
             tensor.dtype,
             shape=ir.Shape(tensor.shape.numpy()),
             name=name,
         )
+
+    def store(self, content: bytes) -> int:
+        """Store bytes, unless the file has them already, and return their offset in it."""
+        digest = hashlib.sha256(content).digest()
+        if digest not in self.offsets:
+            self.file.write(bytes(-self.size % ALIGNMENT))
+            self.offsets[digest] = self.size
+            self.file.write(content)
+        return self.offsets[digest]
+
+    @property
+    def size(self) -> int:
+        return self.file.tell()
+
+    def __str__(self) -> str:
+        """How large the file is, and how much of it is in half precision."""
+        halved, rest = self.num_halved / 1e6, (self.size - self.num_halved) / 1e6
+        return f"{halved:.1f} MB in half precision without loss, {rest:.1f} MB as they are"
+
+
+def halved(tensor: ir.TensorProtocol, kinds: Sequence[ir.DataType]) -> ir.Tensor[Any] | None:
+    """A float32 tensor in the first of these types that changes no bit of it, or None."""
+    if tensor.dtype != ir.DataType.FLOAT:
+        return None
+    values = np.ascontiguousarray(tensor.numpy())
+    for dtype in kinds:
+        with np.errstate(over="ignore"):
+            half = values.astype(dtype.numpy())
+        if np.array_equal(half.astype(np.float32).view(np.uint32), values.view(np.uint32)):
+            return ir.Tensor(half, dtype)
+    return None
 
 
 def strip_metadata(model: ir.Model) -> None:

@@ -29,6 +29,7 @@ from .clip.denoise import Denoiser
 from .clip.frames import Frames
 from .clip.layout import Layout
 from .clip.lookahead import Lookahead
+from .clip.memory_plan import check_room
 from .clip.noise import noise_of
 from .clip.options import ClipOptions, OptionKeywords, options_with, whole_number
 from .clip.progress import ProgressCallback, counter
@@ -91,15 +92,18 @@ class Animator:
         """Verify a bundle and load it.
 
         The denoising UNet has two variants, with and without guidance. Each is loaded when a clip first needs
-        it, after the bundle has been verified again.
+        it, after the bundle has been verified again; so are, on a CPU, the engines that encode references.
 
         `reference_cache_bytes` limits the memory of the references kept between clips. With more than one of
         `denoise_streams`, several windows are denoised at the same time; each stream has its own workspace.
         `observe` is called with every Operation on the device, from the thread that issues it, and must not
-        call the animator. Raises ConfigError, InputMissing, BundleCorrupt, BundleMismatch or DeviceError.
+        call the animator. Raises ConfigError, InputMissing, BundleCorrupt, BundleMismatch or DeviceError;
+        OutOfMemory at once if the bundle is for a CPU and has no room in its memory.
         """
+        opened = open_bundle(bundle)
+        check_room(opened)
         return cls(
-            open_bundle(bundle),
+            opened,
             reference_cache_bytes=reference_cache_bytes,
             denoise_streams=denoise_streams,
             observe=observe,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from animate_rt import Animator
 from animate_rt.engines.bundle import Bundle, open_bundle
 from animate_rt.engines.contract import ShapeBucket
+from animate_rt.engines.cpu.compiled_cache import LIMIT
 from animate_rt.engines.cpu.device import CPUDevice
 from animate_rt.engines.cuda.device import CUDADevice
 from animate_rt.engines.runner import Runner
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 DATA = Path(__file__).parent / "data"
 LONGEST = (
-    *("test_animator.py", "test_tensorrt.py", "test_schedules.py", "test_cli.py"),
+    *("test_animator.py", "test_tensorrt.py", "test_cli.py", "test_schedules.py"),
     *("test_faults_video_times.py", "test_faults_partial_clips.py", "test_faults_races.py"),
     *("test_bench_peers.py", "test_caching.py", "test_cuda_clips.py", "test_bench_commands.py"),
 )
@@ -154,13 +156,14 @@ def checkpoint(case: Case, checkpoints: dict[Path, Any]) -> Any:
 
 def pytest_configure() -> None:
     one_thread_each()
+    os.environ[LIMIT] = "0"  # nothing that an earlier run compiled
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that take longest, so that no process is left alone with one of them at the end.
 
-    The first two export other checkpoints, so neither process waits for the other.
+    The first three export different checkpoints, so that neither process waits for the other's.
     """
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))

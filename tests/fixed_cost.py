@@ -72,7 +72,8 @@ MODEL = ModelConfig(
 
 def hollow_bundle(folder: Path, bucket: ShapeBucket = BUCKET, *, feature_cache: bool = False) -> Path:
     """A bundle whose files are empty, sealed and verified like any other."""
-    (folder / "graphs").mkdir(parents=True)
+    for kind in ("graphs", "engines"):
+        (folder / kind).mkdir(parents=True)
     manifest = Manifest(
         model=MODEL,
         bucket=bucket,

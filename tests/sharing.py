@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from animate_rt.engines.cpu import openvino
-from animate_rt.engines.cpu.openvino import PASSES
 from animate_rt.engines.precision import Precision
 
 
@@ -50,12 +49,10 @@ def compiled_once() -> Iterator[None]:
     compile_graph = openvino.compile_graph
     compiled: dict[tuple[Any, ...], Any] = {}
 
-    def compile_or_reuse(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
-        files = (path, path.with_name("weights.bin"))
-        content = tuple(digest(file) for file in files if file.is_file())
-        key = (path.name, content, precision, tuple(passes))
+    def compile_or_reuse(path: Path, weights: Path, precision: Precision) -> Any:
+        key = (path.name, digest(path), digest(weights), precision)
         if key not in compiled:
-            compiled[key] = compile_graph(path, precision, passes)
+            compiled[key] = compile_graph(path, weights, precision)
         return compiled[key]
 
     compile_or_reuse.original = compile_graph  # type: ignore[attr-defined]

@@ -91,7 +91,7 @@ def reseal(bundle: Path, **changed: Any) -> None:
 
 def test_another_schema_is_a_mismatch(copy: Path) -> None:
     reseal(copy, schema=99)
-    with pytest.raises(BundleMismatch, match="schema 1, found 99"):
+    with pytest.raises(BundleMismatch, match="schema 2, found 99"):
         open_bundle(copy)
 
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from animate_rt.engines.cache import cache_folder
 from animate_rt.engines.contract import Memory
 from animate_rt.engines.cuda import plan
 from animate_rt.engines.cuda.plan import PlanOptions, plan_key
-from animate_rt.engines.cuda.plan_cache import PlanCache, TimingCache, cache_folder
+from animate_rt.engines.cuda.plan_cache import PlanCache, TimingCache
 from animate_rt.export.plans import graph_digest
 
 MEMORY = Memory(weights=3, activations=4)

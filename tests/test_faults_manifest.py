@@ -87,6 +87,14 @@ def unlisted(name: str) -> Edit:
     return lambda document: document["files"].pop(name)
 
 
+def other_graphs(memory: dict[str, Any]) -> Edit:
+    def edit(document: dict[str, Any]) -> None:
+        document["graphs"] = {f"g{i}": {"inputs": [], "outputs": []} for i in range(99)}
+        document["memory"] = memory
+
+    return edit
+
+
 LIES: dict[str, tuple[Edit, type[BundleError], str]] = {
     "many layers": (put("model/unet/layers_per_block", 10**10), BundleMismatch, "1 to 128, found 1000"),
     "many VAE layers": (put("model/vae/layers_per_block", 10**8), BundleMismatch, "1 to 128"),
@@ -106,8 +114,8 @@ LIES: dict[str, tuple[Edit, type[BundleError], str]] = {
     "negative picture": (put("bucket/height", -(10**400)), BundleMismatch, "the nearest is 64"),
     "window": (put("bucket/window", 10**400), BundleMismatch, "expected 1 to 32 frames"),
     "steps 0": (put("model/sampling/steps", 0), BundleMismatch, "found 0"),
-    "schema of any kind": (put("schema", ["x\n" * 10**5]), BundleMismatch, r"schema 1, found \['x\\n"),
-    "nothing listed": (put("files", {}), BundleCorrupt, "found none of graphs/"),
+    "schema of any kind": (put("schema", ["x\n" * 10**5]), BundleMismatch, r"schema 2, found \['x\\n"),
+    "nothing listed": (put("files", {}), BundleCorrupt, "found none of engines/"),
     "weights not listed": (unlisted("graphs/weights.bin"), BundleCorrupt, "none of graphs/weights.bin"),
     "a graph not listed": (unlisted("graphs/pose_guider.onnx"), BundleCorrupt, "none of graphs/pose_guider"),
     "an absolute name": (listed("/dev/zero"), BundleCorrupt, "found /dev/zero"),
@@ -132,10 +140,11 @@ LIES: dict[str, tuple[Edit, type[BundleError], str]] = {
     "many capabilities": (put("compute_capabilities", ["SM80"] * 10**4), BundleMismatch, "at most 64 texts"),
     "weights with a line break": (put("weights", {"a\nb": ""}), BundleMismatch, "found a b"),
     "fields of any name": (put("\x1b" + "x" * 10**6, 1), BundleMismatch, r"found \\x1bx+\.\.\."),
-    "other graphs": (
-        put("graphs", {f"g{i}": {"inputs": [], "outputs": []} for i in range(99)}),
+    "other graphs": (other_graphs({}), BundleMismatch, "and 104 more"),
+    "memory of other graphs": (
+        other_graphs({"g0": {"weights": 1, "activations": 1, "loading": 1}}),
         BundleMismatch,
-        "and 104 more",
+        "the memory of all 99 graphs or of none, found that of 1: g0",
     ),
 }  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt.engines.cpu.openvino import PASSES, compile_model, import_openvino
+from animate_rt.engines.cpu.openvino import PASSES, apply_passes, compile_model, import_openvino
 from animate_rt.engines.cpu.passes.convolution import convolution_without_idle_strides
 from numpy.typing import NDArray
 
@@ -125,7 +125,7 @@ def test_upsamplings_that_repeat_each_pixel_are_rewritten(coordinates: str, roun
     x: NDArray[np.float32] = np.random.default_rng(0).standard_normal((1, 2, 4, 4), np.float32)
     core = import_openvino().Core()
     found, expected = (
-        compile_model(core, upsampling(coordinates, rounding), "fp32", passes)([x])[0]
+        compile_model(core, apply_passes(upsampling(coordinates, rounding), passes), "fp32")([x])[0]
         for passes in (tuple(PASSES), ())
     )
     assert "Interpolate" not in {

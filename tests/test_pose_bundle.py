@@ -58,7 +58,13 @@ def test_a_bundle_says_what_it_was_made_of(folder: Path, tmp_path: Path, capsys:
         "detector": hashed(folder / "yolox_l.onnx").file.sha256,
         "landmarks": hashed(folder / "dw-ll_ucoco_384.onnx").file.sha256,
     }
-    assert sorted(manifest.files) == ["graphs/detector.onnx", "graphs/landmarks.onnx", "graphs/weights.bin"]
+    assert sorted(manifest.files) == [
+        "engines/detector.xml",
+        "engines/landmarks.xml",
+        "graphs/detector.onnx",
+        "graphs/landmarks.onnx",
+        "graphs/weights.bin",
+    ]
     works(bundle)
 
 

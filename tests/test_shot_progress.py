@@ -137,7 +137,7 @@ STATUSES = [
     ({"--frames": "0"}, 64, "config", 0),
     ({"--output": "none/out.mp4"}, 73, "output", 0),
     ({"bundle": "none"}, 66, "input_missing", 0),
-    ({}, 69, "device", 0),  # a bundle without engine files
+    ({}, 65, "bundle_corrupt", 0),  # its engines are empty files
 ]
 
 

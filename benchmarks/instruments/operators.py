@@ -15,6 +15,7 @@ import numpy as np
 from ...engines.bundle import Bundle, open_bundle
 from ...engines.contract import DENOISING_UNET
 from ...engines.cpu.openvino import compile_model, import_openvino
+from ...engines.manifest import WEIGHTS
 from .single_graph import example
 
 RUNS, WARM_UP = 4, 2
@@ -47,7 +48,7 @@ def by_kind(bundle: Bundle, graph: str) -> dict[str, float]:
     ov, manifest = import_openvino(), bundle.manifest
     core = ov.Core()
     core.set_property("CPU", {"PERF_COUNT": "YES"})
-    model = core.read_model(bundle.graph(graph))
+    model = core.read_model(bundle.engine(graph), bundle.path / WEIGHTS)
     request = compile_model(core, model, manifest.precision).create_infer_request()
     generator = np.random.default_rng(0)
     for spec in manifest.graphs[graph].inputs:

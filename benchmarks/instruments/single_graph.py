@@ -12,6 +12,7 @@ import numpy as np
 from ...engines.backends import load_engine
 from ...engines.bundle import Bundle
 from ...engines.contract import Contract, TensorSpec
+from ...engines.cpu.openvino import OpenVINOEngine, compile_onnx
 from ...engines.cuda.plan import PlanOptions, build_plan
 from ...engines.device import Array, Device
 from ...engines.engine import Engine
@@ -27,11 +28,10 @@ def single_engine(
             (path / kind).mkdir()
         alone = Bundle(path, replace(manifest, graphs={name: contract}, memory={}, files={}), digest="")
         write(alone.graph(name))
-        if manifest.backend == "tensorrt":
-            plan = path / "engines" / f"{name}.plan"
-            build_plan(
-                alone.graph(name), plan, PlanOptions(compute_capabilities=manifest.compute_capabilities)
-            )
+        if manifest.backend == "openvino":
+            return OpenVINOEngine(compile_onnx(alone.graph(name), manifest.precision), contract)
+        options = PlanOptions(compute_capabilities=manifest.compute_capabilities)
+        build_plan(alone.graph(name), alone.engine(name), options)
         return load_engine(alone, name, device)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from ...atomic import write_text
 from ...engines.bundle import Bundle
+from ...engines.manifest import WEIGHTS
 from ...errors import InputError, InputMissing
 from ..instruments import host
 
@@ -81,13 +82,14 @@ def this_run() -> JSON:
 
 
 def describe_engines(bundle: Bundle) -> list[JSON]:
-    """Each graph of a bundle, with the SHA-256 of its plan or, without one, of its ONNX file and weights."""
+    """Each graph of a bundle, with the SHA-256 of its plan, or of OpenVINO's graph and its weights."""
     manifest, files = bundle.manifest, bundle.manifest.files
 
     def hashes(graph: str) -> JSON:
-        if plan := files.get(f"engines/{graph}.plan"):
-            return {"plan": plan.sha256}
-        return {name: files[f"graphs/{name}"].sha256 for name in (f"{graph}.onnx", "weights.bin")}
+        engine = files[manifest.engine(graph)].sha256
+        if manifest.backend == "tensorrt":
+            return {"plan": engine}
+        return {"graph": engine, "weights.bin": files[WEIGHTS].sha256}
 
     about = {"backend": manifest.backend_version, "precision": manifest.precision}
     return [{"name": graph, **about, "sha256": hashes(graph)} for graph in manifest.graphs]

@@ -8,13 +8,11 @@ operations are not affected.
 from __future__ import annotations
 
 import ctypes
-import os
 import platform
 import sys
 import weakref
 from collections.abc import Callable, Sequence
 from math import prod
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
 from time import perf_counter
@@ -25,6 +23,7 @@ from ...errors import OutOfMemory
 from ..contract import ITEM_BYTES, DType
 from ..device import Buffer, Event, Update
 from ..library_calls import ENDING, library_lock
+from .free_memory import free_bytes
 
 Failure = BaseException | None
 Task = Callable[[Failure], Failure]  # receives the pending failure and returns the new one
@@ -81,11 +80,7 @@ class CPUDevice:
             MALLOC_TRIM(0)
 
     def free_bytes(self) -> int:
-        try:
-            lines = Path("/proc/meminfo").read_text().splitlines()  # includes caches that can be dropped
-            return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        except (OSError, StopIteration):
-            return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return free_bytes()
 
     def close(self) -> None:
         for stream in list(self.streams):

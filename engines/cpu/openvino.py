@@ -1,4 +1,4 @@
-"""Runs graphs on the CPU with OpenVINO, which compiles the bundle's ONNX files when they are loaded."""
+"""Runs graphs on the CPU with OpenVINO, which compiles them when they are loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +21,15 @@ from ..bundle import SealedBundle
 from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
+from ..manifest import WEIGHTS
 from ..precision import Precision
+from .compiled_cache import compiled_cache
 from .device import CPUStream
 from .passes.attention import attention_keys_first
 from .passes.convolution import convolution_without_idle_strides
 from .passes.group_norm import group_norm_by_channel
 from .passes.upsampling import convolution_before_upsampling
+from .saved_graph import check_saved_graph
 
 CONVERTER = "openvino.tools.ovc"
 # Graphs with a fixed precision: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -72,14 +75,14 @@ def import_openvino() -> Any:
     return openvino
 
 
-def load_graph(bundle: SealedBundle, graph: str, passes: Collection[str] = tuple(PASSES)) -> OpenVINOEngine:
-    """Compile one graph of a bundle. Raises BundleMismatch, DeviceError or OutOfMemory."""
-    contract = bundle.manifest.graphs[graph]
+def load_graph(bundle: SealedBundle, graph: str) -> OpenVINOEngine:
+    """Compile one graph of a bundle. Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory."""
+    check_saved_graph(bundle.engine(graph), (bundle.path / WEIGHTS).stat().st_size)
     precision = EXACT.get(graph, bundle.manifest.precision)
     with compiling(graph, "use a smaller size or window", "build the bundle again"):
-        engine = OpenVINOEngine(compile_graph(bundle.graph(graph), precision, passes), contract)
-        check_tensors(bundle, graph, engine.compiled)
-    return engine
+        compiled = load_or_compile(bundle, graph, precision)
+        check_tensors(bundle, graph, compiled)
+    return OpenVINOEngine(compiled, bundle.manifest.graphs[graph])
 
 
 def load_model_file(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> OpenVINOEngine:
@@ -93,7 +96,7 @@ def load_model_file(path: Path, shapes: Mapping[str, tuple[int, ...]] | None = N
         model = core.read_model(path)
         if shapes:
             model.reshape({name: list(shape) for name, shape in shapes.items()})
-        compiled = compile_model(core, model, "fp32", ())
+        compiled = compile_model(core, model, "fp32")
         return OpenVINOEngine(compiled, Contract(specs_of(compiled.inputs), specs_of(compiled.outputs)))
 
 
@@ -232,20 +235,70 @@ def new_core() -> Any:
     return import_openvino().Core()
 
 
-def compile_graph(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
-    """Compile an ONNX file for the CPU."""
+def load_or_compile(bundle: SealedBundle, graph: str, precision: Precision) -> Any:
+    """Load a graph of a bundle from the cache of compiled graphs, or compile it."""
+    path, weights = bundle.engine(graph), bundle.path / WEIGHTS
+    cache = compiled_cache()
+    if cache is None:
+        return compile_graph(path, weights, precision)
+    core, files = new_core(), bundle.manifest.files
+    key = {
+        "graph": files[bundle.manifest.engine(graph)].sha256,
+        "weights": files[WEIGHTS].sha256,
+        "precision": precision,
+        "openvino": import_openvino().get_version(),
+        "processor": processor(core),
+    }
+
+    def load(content: Any) -> Any:
+        tensor = import_openvino().Tensor(content, shared_memory=True)
+        compiled = core.import_model(tensor, "CPU", options(core, precision))
+        compiled.content = content  # which must stay mapped
+        COMPILED.add(compiled)
+        return compiled
+
+    def make(folder: str) -> Any:
+        return compile_graph(path, weights, precision, folder)
+
+    return cache.get(key, weights.stat().st_size, load, make)
+
+
+def processor(core: Any) -> str:
+    """The processor as OpenVINO knows it, and what it can do."""
+    properties = "FULL_DEVICE_NAME", "OPTIMIZATION_CAPABILITIES"
+    known = [str(core.get_property("CPU", name)) for name in properties]
+    with suppress(OSError):  # only on Linux
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return "; ".join(known)
+
+
+def compile_graph(path: Path, weights: Path, precision: Precision, folder: str = "") -> Any:
+    """Compile a graph of a bundle, saved after the graph passes, for the CPU. Its weights are mapped.
+
+    The result is also written to `folder`, if there is one, as a file that OpenVINO names.
+    """
     core = new_core()
-    return compile_model(core, core.read_model(path), precision, passes)
+    if folder:
+        core.set_property({"CACHE_DIR": folder})
+    return compile_model(core, core.read_model(path, weights), precision)
 
 
-def compile_model(
-    core: Any, model: Any, precision: Precision, passes: Collection[str] = tuple(PASSES)
-) -> Any:
-    """Apply the graph passes to an openvino.Model, which they change, and compile it for the CPU."""
+def compile_onnx(path: Path, precision: Precision, passes: Collection[str] = tuple(PASSES)) -> Any:
+    """Compile an ONNX file for the CPU, after some of the graph passes."""
+    core = new_core()
+    return compile_model(core, apply_passes(core.read_model(path), passes), precision)
+
+
+def apply_passes(model: Any, passes: Collection[str] = tuple(PASSES)) -> Any:
+    """Apply graph passes to an openvino.Model, which they change, and return it."""
     for name in passes:
         model = PASSES[name](model)
-    if precision == "bf16":  # one of its kernels is wrong: passes/convolution.py
-        model = convolution_without_idle_strides(model)
+    return convolution_without_idle_strides(model)  # one of the kernels for bfloat16 is wrong
+
+
+def compile_model(core: Any, model: Any, precision: Precision) -> Any:
+    """Compile an openvino.Model for the CPU."""
     compiled = core.compile_model(model, "CPU", options(core, precision))
     COMPILED.add(compiled)
     return compiled

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from ...atomic import atomic
 from ...errors import ConfigError, OutputError
+from ..cache import cache_folder, shrink
 from ..contract import Memory
 from ..files import open_regular
 from ..json_document import from_json
@@ -28,17 +29,6 @@ log = logging.getLogger("animate_rt.cache")
 PLAN_BYTES = 16 << 30  # limit of all plans together: two bundles at full size
 CHUNK_BYTES = 1 << 22
 HEAD_BYTES = 1000  # the first line of an entry has about 130
-
-
-def cache_folder() -> Path | None:
-    """The cache folder of animate-rt for this user, or None if the user has no home directory."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    if named.is_absolute():
-        return named / "animate-rt"
-    try:
-        return Path.home() / ".cache" / "animate-rt"
-    except RuntimeError:
-        return None
 
 
 class PlanCache:
@@ -65,22 +55,10 @@ class PlanCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_entry(entry, plan, memory)
-            self.shrink()
+            shrink(self.folder, self.num_bytes)
         except (OSError, OutputError) as error:
             log.warning("%s: cannot be cached: %s", plan.name, error)
         return memory
-
-    def shrink(self) -> None:
-        """Delete the least recently used files beyond `num_bytes`, also temporary files of dead builds."""
-        assert self.folder is not None
-        used = sorted(
-            ((path.stat(), path) for path in self.folder.iterdir()), key=lambda e: -e[0].st_mtime_ns
-        )
-        total = 0
-        for status, path in used:
-            total += status.st_size
-            if total > self.num_bytes:
-                path.unlink(missing_ok=True)
 
 
 def read_entry(entry: Path, plan: Path) -> Memory | None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from ...engines import contract
 from ...engines.backends import open_device
 from ...engines.bundle import Bundle
-from ...errors import ConfigError, DeviceError
-from ...text import quoted
+from ...engines.contract import Memory
+from ...errors import ConfigError, DeviceError, OutOfMemory
+from ...text import escaped, quoted
+from ..streams.session import keeps_encoders
 from .caching import kept_features
 from .denoise import segment_specs
 from .layout import Layout, Segment
@@ -17,6 +20,7 @@ from .solvers import num_estimates
 from .windows import KnownLength
 
 MAX_FRAMES = 20_000  # the plan is made window by window
+SURELY = 1.2  # a plan may state so many times what is taken
 STREAM_GRAPHS = (
     contract.PREPARE,
     (contract.VAE_DECODER,),
@@ -27,13 +31,15 @@ STREAM_GRAPHS = (
 class MemoryPlan:
     """Bytes of device memory; None where the backend does not report them."""
 
-    weights: int | None  # of all engines except the UNet's second variant, which is loaded on first use
+    weights: int | None  # of the engines that stay loaded, except the UNet's second variant
     activations: int | None  # one block for each stream
     inputs_and_outputs: int  # buffers of the engines
     reference: int  # one entry of the reference cache
     # Peak of latents, sums of predictions, estimates, pose features and cached features, plus the time rows.
     clip: int
     peak_frames: int  # frames that have these buffers at the peak
+    # The most until the engines are loaded, with pages of files, which the system can drop.
+    loading: int | None
 
     @property
     def total(self) -> int:
@@ -57,9 +63,11 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
     )
     reference = {spec.name: spec.num_bytes for spec in graphs[contract.REFERENCE_NET].outputs}
     clip, peak_frames = peak(bundle, settings, num_frames)
+    kept = keeps_encoders(manifest)
+    loaded = [graph for stream in streams for graph in stream if kept or graph not in contract.REFERENCE]
     time_rows = len(settings.steps) * graphs[contract.TIME_EMBEDDING].outputs[0].num_bytes
     return MemoryPlan(
-        weights=sum(memory[graph].weights for stream in streams for graph in stream) if memory else None,
+        weights=sum(memory[graph].weights for graph in loaded) if memory else None,
         activations=sum(contract.shared_activations(memory, stream) for stream in streams)
         if memory
         else None,
@@ -67,7 +75,34 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
         reference=sum(reference.values()),
         clip=clip + time_rows,
         peak_frames=peak_frames,
+        loading=loading_peak(memory, loaded, unets)
+        if any(of_one.loading for of_one in memory.values())
+        else None,
     )
+
+
+def loading_peak(memory: dict[str, Memory], loaded: Sequence[str], unets: Sequence[str]) -> int:
+    """The most that engines take while they are loaded: those of references first, the UNet last."""
+    others = [graph for graph in loaded if graph not in (*unets, *contract.REFERENCE)]
+    most = 0
+    for graphs in ((*others, *contract.REFERENCE), loaded):
+        most = max(most, sum(memory[graph].weights for graph in graphs) + memory[graphs[-1]].loading)
+    return most
+
+
+def check_room(bundle: Bundle) -> None:
+    """Raise OutOfMemory if a bundle for a CPU surely has no room in its memory."""
+    if bundle.manifest.backend != "openvino" or not bundle.manifest.memory:
+        return
+    plan = plan_memory(bundle, ClipOptions().resolve(bundle.manifest), bundle.manifest.bucket.window)
+    device = open_device("openvino")
+    free = device.free_bytes()
+    device.close()
+    if plan.total > SURELY * free:
+        raise OutOfMemory(
+            f"{escaped(str(bundle.path))}: expected {megabytes(plan.total)} MB of free memory, found "
+            f"{megabytes(free)} MB; close other programs, or build it for a smaller size or window"
+        )
 
 
 def memory_report(bundle: Bundle, num_frames: int, options: ClipOptions) -> str:
@@ -89,6 +124,7 @@ def memory_report(bundle: Bundle, num_frames: int, options: ClipOptions) -> str:
         ("one reference", *(megabytes(plan.reference) for plan in plans)),
         ("latents, pose features", *(f"{megabytes(p.clip)} ({p.peak_frames} frames)" for p in plans)),
         ("total", *(megabytes(plan.total) for plan in plans)),
+        *([("while loading", *(megabytes(plan.loading) for plan in plans))] if plans[0].loading else []),
     ]
     lines = [f"{name:24}{one:>28}{other:>28}" for name, one, other in columns]
     first = next(iter(settings.values()))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import RLock
 
 from ...engines import contract
-from ...engines.device import Array, Buffer
+from ...engines.device import Array, Buffer, Event
 from ..streams.pool import Lease
 from ..streams.session import WAIT_S, Session
 from .clip import Clip
@@ -147,28 +147,32 @@ def size(entry: Entry) -> int:
 
 def encode_reference(session: Session, clip: Clip) -> Reference:
     """Compute a clip's reference, in buffers of the pool. Raises DeviceError."""
-    prepare, lease = session.prepare, Lease(session.pool)
+    lease = Lease(session.pool)
     specs = clip.manifest.graphs[contract.REFERENCE_NET].outputs
     try:
         reference = dict(zip((spec.name for spec in specs), lease.take_all(specs), strict=True))
-        with (
-            prepare.staged("uint8", clip.embedded_image) as embedded,
-            prepare.staged("uint8", clip.image) as image,
-            session.scheduler,
-        ):
-            encoder, vae, net = (
-                session.bound(prepare, graph)
-                for graph in (contract.IMAGE_ENCODER, contract.VAE_ENCODER, contract.REFERENCE_NET)
-            )
-            encoder.run({"image": embedded})
-            vae.run({"image": image})
-            inputs = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
-            done = net.run(inputs, bound=reference)
-        done.synchronize()  # raises if it failed: a failed reference must not be cached
+        with session.encoders(clip.check_cancelled):
+            # Raises if it failed: a failed reference must not be cached.
+            run_encoders(session, clip, reference).synchronize()
     except BaseException:
         lease.close()
         raise
     return reference
+
+
+def run_encoders(session: Session, clip: Clip, reference: Reference) -> Event:
+    """Issue the engines that fill a reference. Returns the event of their end."""
+    prepare = session.prepare
+    with (
+        prepare.staged("uint8", clip.embedded_image) as embedded,
+        prepare.staged("uint8", clip.image) as image,
+        session.scheduler,
+    ):
+        encoder, vae, net = (session.bound(prepare, graph) for graph in contract.REFERENCE)
+        encoder.run({"image": embedded})
+        vae.run({"image": image})
+        inputs = {"latents": vae["latents"], "image_embeds": encoder["image_embeds"]}
+        return net.run(inputs, bound=reference)
 
 
 def image_key(*images: Array) -> bytes:

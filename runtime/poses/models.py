@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from ...atomic import atomic_folder, unwritable
-from ...engines.cuda.plan_cache import cache_folder
+from ...engines.cache import cache_folder
 from ...engines.files import File, hashed
 from ...errors import ConfigError, InputError, InputMissing, OutputError
 from ...text import escaped, message_of, one_line

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import RLock
 from typing import Any
 
-from ...engines.cuda.plan_cache import cache_folder
+from ...engines.cache import cache_folder
 from ...errors import AnimateError, Refused
 from .job import Job, JobError
 from .metrics import FRAMES, JOB_SECONDS, JOBS, QUEUE_SECONDS, STAGE_SECONDS, Metrics

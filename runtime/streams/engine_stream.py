@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from ...engines.contract import DType
+from ...engines.contract import REFERENCE, DType
 from ...engines.device import Array, Buffer, Device, Event
 from ...engines.engine import Engine
 from ...engines.library_calls import library_call
@@ -107,7 +107,9 @@ class BoundEngine:
         """Return its own buffer of that name, allocated on first use. Called with the scheduler held."""
         if name not in self.io_buffers:
             spec = self.specs[name]
-            self.io_buffers[name] = self.pool.allocate(spec.dtype, spec.shape)
+            # Engines of references may be unloaded, and then find the buffers that they gave back.
+            new = self.pool.take if self.graph in REFERENCE else self.pool.allocate
+            self.io_buffers[name] = new(spec.dtype, spec.shape)
         return self.io_buffers[name]
 
     def run(

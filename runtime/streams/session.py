@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from threading import Lock
 
@@ -11,6 +12,7 @@ from ...engines.bundle import Bundle
 from ...engines.device import Device
 from ...engines.engine import Engine
 from ...engines.library_calls import library_call
+from ...engines.manifest import Manifest
 from .engine_stream import BoundEngine, EngineStream
 from .operations import Observer, StreamScheduler
 from .pool import Pool
@@ -18,13 +20,21 @@ from .pool import Pool
 LoadEngine = Callable[[Bundle, str, Device], Engine]
 
 WAIT_S = 0.1  # between looks at whether a clip that waits for another thread has been cancelled
+KEPT_BYTES = 1 << 29  # on a CPU, of engines that run once for each reference; more are unloaded again
+
+
+def keeps_encoders(manifest: Manifest) -> bool:
+    """Whether the engines that run once for each reference stay loaded."""
+    weights = sum(manifest.memory[graph].weights for graph in contract.REFERENCE if manifest.memory)
+    return manifest.backend != "openvino" or weights <= KEPT_BYTES
 
 
 class Session:
     """A bundle on a device with the streams `prepare`, `denoise` (one or more), `decode` and `copy_out`.
 
-    Creating a session loads all engines except the denoising UNet's two variants; each of these is loaded
-    when a clip first needs it. Safe to use from several threads.
+    Creating a session loads all engines except the denoising UNet's variants, each of which is loaded when a
+    clip first needs it. On a CPU the engines that run once for each reference are loaded so too; those of a
+    large model are unloaded again afterwards. Safe to use from several threads.
     """
 
     def __init__(
@@ -40,18 +50,22 @@ class Session:
         self.scheduler, self.pool = StreamScheduler(device, observe), Pool(device)
         self.engines: dict[str, Engine] = {}
         self.loading = Lock()
+        self.num_encoding = 0  # threads that use the engines of references
         self.prepare = self._stream("prepare", contract.PREPARE)
         self.denoise = [self._stream(f"denoise {i}", contract.UNETS) for i in range(denoise_streams)]
         self.decode = self._stream("decode", (contract.VAE_DECODER,))
         self.copy_out = device.stream("copy out")
+        self.keeps_encoders = keeps_encoders(bundle.manifest)
+        on_cpu = bundle.manifest.backend == "openvino"
+        late = {*contract.UNETS, *(contract.REFERENCE if on_cpu else ())}
         with self.loading:
-            self._load(graph for graph in bundle.manifest.graphs if graph not in contract.UNETS)
+            self._load(graph for graph in bundle.manifest.graphs if graph not in late)
 
     def engine(self, graph: str, waiting: Callable[[], None] = lambda: None) -> Engine:
         """Return the engine of a graph.
 
-        A variant of the UNet is loaded on first use. `waiting` is called again and again while another thread
-        loads, and may raise to give up. Raises BundleCorrupt if the bundle has changed since it was opened.
+        One that is not loaded yet is loaded. `waiting` is called again and again while another thread loads,
+        and may raise to give up. Raises BundleCorrupt if the bundle has changed since it was opened.
         """
         if graph not in self.engines:
             while not self.loading.acquire(timeout=WAIT_S):
@@ -64,6 +78,21 @@ class Session:
             finally:
                 self.loading.release()
         return self.engines[graph]
+
+    @contextmanager
+    def encoders(self, waiting: Callable[[], None]) -> Iterator[None]:
+        """Keep the engines that run once for each reference loaded in a `with` block. Raises as `engine`."""
+        with self.scheduler:
+            self.num_encoding += 1
+        try:
+            for graph in contract.REFERENCE:
+                self.engine(graph, waiting)
+            yield
+        finally:
+            with self.scheduler.lock:
+                self.num_encoding -= 1
+                if not (self.num_encoding or self.keeps_encoders or self.scheduler.closed):
+                    self._unload(contract.REFERENCE)
 
     def bound(self, stream: EngineStream, graph: str) -> BoundEngine:
         """Return a loaded engine bound to a stream. Called with the scheduler held."""
@@ -99,6 +128,14 @@ class Session:
             loaded.clear()  # the traceback would keep them
             raise
         self.engines |= loaded
+
+    def _unload(self, graphs: Iterable[str]) -> None:
+        """Forget engines of the stream `prepare`. What was issued to them still runs."""
+        for graph in graphs:
+            self.engines.pop(graph, None)
+            if bound := self.prepare.bound_engines.pop(graph, None):
+                self.pool.give(*bound.io_buffers.values())
+        self.device.trim()
 
     def _stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
         memory = self.bundle.manifest.memory

@@ -100,15 +100,16 @@ def tensorrt_bundle(source: Path, target: Path, capability: str = "SM90", opened
     copytree(source, target)
     manifest = opened(source).manifest
     (target / MANIFEST).unlink()
-    (target / "engines").mkdir()
     for graph in manifest.graphs:
         content = tensorrt.plan(source / "graphs" / f"{graph}.onnx", capability)
         (target / "engines" / f"{graph}.plan").write_bytes(content)
+        (target / "engines" / f"{graph}.xml").unlink()
     made = replace(
         manifest,
         backend="tensorrt",
         backend_version=f"tensorrt {tensorrt.__version__}",
         compute_capabilities=(capability,),
+        memory={},
     )
     seal(target, made)
     return target

@@ -133,9 +133,9 @@ class Runtime(Reporting):
 @cache
 def compiled(graph: str) -> Any:
     """Cached for the whole session, in which the graphs of bundles do not change."""
-    from animate_rt.engines.cpu.openvino import compile_graph
+    from animate_rt.engines.cpu.openvino import compile_onnx
 
-    return compile_graph(Path(graph), "fp32")
+    return compile_onnx(Path(graph), "fp32")
 
 
 class ICudaEngine(Reporting):

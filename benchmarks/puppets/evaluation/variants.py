@@ -21,6 +21,7 @@ from ....engines.files import hashed
 from ....engines.manifest import Manifest
 from ....export import build_bundle, load_checkpoint
 from ....export.onnx_graphs import export_graphs
+from ....export.weight_file import WEIGHTS, WeightFile
 from ....runtime.animator import Animator
 from ...baselines.onnx_engine import load_onnx_engine
 from ...sizes import computes_bf16, in_precision
@@ -113,7 +114,8 @@ def in_float16(checkpoint: Path, folder: Path) -> Animator:
     loaded = load_checkpoint(checkpoint, None, torch.float16)
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "graphs").mkdir(parents=True)
-    export_graphs(loaded, BUCKET, folder / "graphs", lambda _graph: None)
+    with (folder / "graphs" / WEIGHTS).open("wb") as file:
+        export_graphs(loaded, BUCKET, folder / "graphs", WeightFile(file))
     manifest = Manifest(
         model=loaded.config,
         bucket=BUCKET,

@@ -34,7 +34,7 @@ def convolution_before_upsampling(model: Any) -> Any:
         if node.get_type_name() != "Convolution" or not after_doubling(node.input_value(0).get_node(), node):
             continue
         x = node.input_value(0).get_node().input_value(0)
-        weights = node.input_value(1).get_node().data
+        weights = constant(node.input_value(1)).get_data(dtype=np.float32)
         quarters = [
             ops.convolution(
                 x,
@@ -72,8 +72,16 @@ def after_doubling(enlarged: Any, convolution: Any) -> bool:
         how["mode"] == "nearest"
         and rounding in DOUBLING
         and after == [rows, channels, 2 * height, 2 * width]
-        and weights.get_node().get_type_name() == "Constant"
+        and constant(weights) is not None
         and kernel[2:] == [3, 3]
         and list(convolution.get_output_shape(0)[2:]) == [2 * height, 2 * width]
         and attributes["strides"] == attributes["pads_begin"] == attributes["dilations"] == [1, 1]
     )
+
+
+def constant(output: Any) -> Any:
+    """The Constant that gives a value, also through a conversion from half precision, or None."""
+    node = output.get_node()
+    if node.get_type_name() == "Convert":
+        node = node.input_value(0).get_node()
+    return node if node.get_type_name() == "Constant" else None

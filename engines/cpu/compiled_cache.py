@@ -1,0 +1,131 @@
+"""Cache of graphs that OpenVINO has compiled, so that a machine compiles each graph of a bundle once.
+
+    ~/.cache/animate-rt/compiled/<key>      the file that OpenVINO writes, then a SHA-256 of the key and it
+
+The key is the digest of all that decides the content: graph, weights, precision, OpenVINO and processor. An
+entry that is damaged, or was made for another key, is not used. ANIMATE_RT_COMPILED_GB limits the size of all
+entries; 0 switches the cache off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import mmap
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...errors import ConfigError
+from ...text import message_of, one_line, quoted
+from ..cache import cache_folder, shrink
+from ..files import open_regular
+
+log = logging.getLogger("animate_rt.cache")
+
+LIMIT = "ANIMATE_RT_COMPILED_GB"
+DEFAULT_GB = 16.0  # two bundles at full size
+FORMAT = 1  # of what is compiled: to be raised with the options that it is compiled with
+ROOM = 3  # the disk must have room for this many times the weights
+DIGEST_BYTES = 32
+HEAD_BYTES = 4096  # OpenVINO's first line has about 220
+
+Content = NDArray[np.uint8]
+
+
+class CompiledCache:
+    """Compiled graphs by the digest of all they depend on. The least recently used are deleted first."""
+
+    def __init__(self, folder: Path, num_bytes: int):
+        self.folder, self.num_bytes = folder, num_bytes
+
+    def get(
+        self,
+        key: dict[str, Any],
+        num_weights: int,
+        load: Callable[[Content], Any],
+        make: Callable[[str], Any],
+    ) -> Any:
+        """What `load` makes of the entry of this key, or else `make`, after which there is such an entry.
+
+        `make` is called with a folder, where it puts one file, or with "" if nothing can be cached.
+        """
+        digest = hashlib.sha256(json.dumps({**key, "format": FORMAT}, sort_keys=True).encode())
+        entry = self.folder / digest.hexdigest()
+        try:
+            loaded = load(read_entry(entry, digest.digest()))
+            with suppress(OSError):
+                os.utime(entry)
+            return loaded
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # OpenVINO's are of many classes
+            log.warning("%s: compiled again: %s", entry, one_line(message_of(error)))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if shutil.disk_usage(self.folder).free < ROOM * num_weights:
+                return make("")
+            temporary = tempfile.TemporaryDirectory(dir=self.folder, prefix=".")
+        except OSError as error:
+            log.warning("compiled graphs cannot be cached: %s", error)
+            return make("")
+        with temporary as folder:
+            made = make(folder)
+            try:
+                for file in Path(folder).iterdir():
+                    write_entry(file, entry, digest.digest())
+                shrink(self.folder, self.num_bytes)
+            except OSError as error:
+                log.warning("%s: cannot be cached: %s", entry, error)
+        return made
+
+
+def compiled_cache() -> CompiledCache | None:
+    """The cache of this user, or None if it is switched off. Raises ConfigError."""
+    given, root = os.environ.get(LIMIT, ""), cache_folder()
+    try:
+        limit = float(given) if given else DEFAULT_GB
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise ConfigError(f"{LIMIT}: expected gigabytes, or 0 to switch it off, found {quoted(given)}")
+    return CompiledCache(root / "compiled", int(limit * 1e9)) if root and limit else None
+
+
+def read_entry(entry: Path, key: bytes) -> Content:
+    """Map an entry, without OpenVINO's first line. Raises OSError, or ValueError if it is damaged."""
+    with open_regular(entry) as file:
+        size = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        if size <= 0:
+            raise ValueError("it is too short")
+        if digest_of(file, size, key) != file.read(DIGEST_BYTES):
+            raise ValueError("its SHA-256 does not match")
+        content = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), np.uint8)
+    begin = content[:HEAD_BYTES].tobytes().find(b"\n") + 1
+    return content[begin:]
+
+
+def write_entry(file: Path, entry: Path, key: bytes) -> None:
+    """Add the digest to a file and make it an entry."""
+    file.chmod(0o600)
+    with file.open("r+b") as content:
+        content.write(digest_of(content, file.stat().st_size, key))
+    file.replace(entry)
+
+
+def digest_of(file: Any, size: int, key: bytes) -> bytes:
+    """SHA-256 of the key and the first `size` bytes of a file, after which it is left."""
+    digest, buffer = hashlib.sha256(key), memoryview(bytearray(1 << 20))
+    while size > 0 and (count := file.readinto(buffer[: min(size, len(buffer))])):
+        digest.update(buffer[:count])
+        size -= count
+    return digest.digest()

@@ -1,0 +1,54 @@
+"""How much memory of this machine a process can still take.
+
+That is what the kernel says is available, or what a control group leaves of its limit if that is less: a
+container's limit, for instance. Both count pages of files that can be dropped as free.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+# Of a control group: limit, use, and the line of memory.stat with pages of files that can be dropped.
+VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
+VERSION_2 = "memory.max", "memory.current", "inactive_file"
+
+
+def free_bytes(root: Path = Path("/")) -> int:
+    """Bytes of memory that can still be allocated."""
+    try:
+        machine = numbers(root / "proc/meminfo")["MemAvailable:"] * 1024
+    except (OSError, KeyError):
+        machine = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min([machine, *left_by_groups(root)])
+
+
+def left_by_groups(root: Path) -> Iterator[int]:
+    """What each control group of this process that has a limit leaves of it."""
+    with suppress(OSError):
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            _number, controllers, path = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            group = top / path.strip("/")
+            for folder in (group, *group.parents):
+                with suppress(OSError, ValueError, KeyError):  # there is none, or it has no limit: "max"
+                    yield left_by(folder, VERSION_1 if controllers else VERSION_2)
+                if folder == top:
+                    break
+
+
+def left_by(group: Path, files: tuple[str, str, str]) -> int:
+    """Bytes that one control group leaves of its limit."""
+    limit, used, droppable = files
+    in_use = int((group / used).read_text()) - numbers(group / "memory.stat")[droppable]
+    return max(0, int((group / limit).read_text()) - max(0, in_use))
+
+
+def numbers(path: Path) -> dict[str, int]:
+    """The lines of a file that begin with a name and a number."""
+    parts = (line.split() for line in path.read_text().splitlines())
+    return {words[0]: int(words[1]) for words in parts if len(words) > 1 and words[1].isdigit()}

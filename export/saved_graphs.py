@@ -1,0 +1,107 @@
+"""Graphs of a bundle in OpenVINO's own format, saved after the passes that a CPU needs."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+import numpy as np
+
+from ..engines.contract import Memory
+from ..engines.cpu.openvino import EXACT, apply_passes, compiling, import_openvino, new_core
+from ..engines.cpu.saved_graph import HALVED, check_saved_graph
+from ..engines.precision import Precision
+from .graph_memory import memory_of
+from .weight_file import WeightFile
+
+HALF = {"f16", "bf16"}
+
+
+def save_graphs(
+    folder: Path,
+    graphs: Iterable[str],
+    weights: WeightFile,
+    precision: Precision,
+    progress: Callable[[str], None],
+) -> dict[str, Memory]:
+    """Save `graphs/<graph>.onnx` in a bundle's folder as `engines/<graph>.xml`, one after another.
+
+    Constants that the file of weights lacks are added to it. `progress` is called with each graph's name.
+    Returns the memory that each takes when it computes in that precision.
+    Raises DeviceError or OutOfMemory if OpenVINO cannot read a graph, BundleCorrupt if the graph has
+    operations that are not allowed in a bundle.
+    """
+    (folder / "engines").mkdir()
+    memory = {}
+    for graph in graphs:
+        progress(graph)
+        source, target = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.xml"
+        weights.file.flush()
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            text, constants = Path(temporary) / "graph.xml", Path(temporary) / "graph.bin"
+            with compiling(graph, "use a smaller size or window", "use another version of openvino"):
+                import_openvino().serialize(apply_passes(new_core().read_model(source)), text, constants)
+            try:
+                saved = with_weights(text, constants, weights)
+                target.write_bytes(ElementTree.tostring(saved))
+            except (ElementTree.ParseError, ValueError) as error:  # a full disk does not stop it
+                raise OSError(errno.ENOSPC, f"{graph}: OpenVINO saved only a part of it") from error
+        check_saved_graph(target, weights.size)
+        memory[graph] = memory_of(saved, EXACT.get(graph, precision))
+    return memory
+
+
+def with_weights(text: Path, constants: Path, weights: WeightFile) -> Element:
+    """A saved graph, with its constants in the file of weights instead of its own.
+
+    Conversions from half precision are marked, so that OpenVINO keeps the weights in two bytes as long as it
+    can. What says how the graph was made is left out.
+    """
+    graph = ElementTree.parse(text).getroot()
+    layers = {layer.attrib["id"]: layer for layer in graph.iter("layer")}  # each after those that it reads
+    content = np.memmap(constants, np.uint8, "r")
+    for data in graph.findall("layers/layer[@type='Const']/data"):
+        offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
+        if offset + size > len(content):
+            raise ValueError("a constant that is not in the file")
+        data.set("offset", str(weights.store(content[offset : offset + size].tobytes())))
+    for layer in conversions_of_weights(graph, layers):
+        mark = ElementTree.SubElement(layer, "rt_info")
+        ElementTree.SubElement(mark, "attribute", name=HALVED, version="0")
+    for information in graph.findall("rt_info"):
+        graph.remove(information)
+    return graph
+
+
+def conversions_of_weights(graph: Element, layers: dict[str, Element]) -> list[Element]:
+    """Layers that convert a constant from half precision, for layers whose results depend on an input.
+
+    The results of other layers are constants, which OpenVINO computes when it compiles the graph. Behind a
+    marked conversion it would compute them in each run, with other last bits.
+    """
+    reads, readers = defaultdict(list), defaultdict(list)
+    for edge in graph.iter("edge"):
+        reads[edge.attrib["to-layer"]].append(edge.attrib["from-layer"])
+        readers[edge.attrib["from-layer"]].append(edge.attrib["to-layer"])
+    depending = {name for name, layer in layers.items() if layer.get("type") == "Parameter"}
+    for name in layers:
+        if not depending.isdisjoint(reads[name]):
+            depending.add(name)
+    halves = {layer.get("id") for layer in layers.values() if is_half(layer)}
+    return [
+        layer
+        for name, layer in layers.items()
+        if layer.get("type") == "Convert"
+        and halves.issuperset(reads[name])
+        and depending.issuperset(readers[name])
+    ]
+
+
+def is_half(layer: Element) -> bool:
+    data = layer.find("data")
+    return layer.get("type") == "Const" and data is not None and data.get("element_type") in HALF
