@@ -101,6 +101,7 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
 def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
     """Copy an OpenVINO bundle with another precision; only the manifest differs, as OpenVINO converts the
     same graphs when it compiles them."""
+    from ..engines.cpu.openvino import EXACT
     from ..export.graph_memory import memory_of
 
     manifest = open_bundle(bundle).manifest
@@ -108,7 +109,9 @@ def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
         for kind in ("graphs", "engines"):
             shutil.copytree(bundle / kind, folder / kind, copy_function=os.link)
         memory = {
-            graph: memory_of(ElementTree.parse(folder / manifest.engine(graph)).getroot(), precision)
+            graph: memory_of(
+                ElementTree.parse(folder / manifest.engine(graph)).getroot(), EXACT.get(graph, precision)
+            )
             for graph in manifest.graphs
         }
         seal(folder, dataclasses.replace(manifest, precision=precision, memory=memory))

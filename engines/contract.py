@@ -98,7 +98,7 @@ class Memory:
 
     weights: int
     activations: int  # in use only while it runs; shared by engines that never run at the same time
-    loading: int = 0  # besides its weights, while it is loaded; of a file that is mapped, mostly
+    loading: int = 0  # besides its weights, while it is loaded: mostly pages of a mapped file
 
     def __post_init__(self) -> None:
         for size in (self.weights, self.activations, self.loading):

@@ -1,8 +1,7 @@
 """How much memory a graph in OpenVINO's format takes, computed from its text: OpenVINO does not say.
 
 It keeps each weight in the precision that it computes in, and compiles every operation to machine code.
-Tensors that are not needed at the same time share memory. docs/benchmarks.md compares the result with what
-the kernel counts.
+Tensors that are not needed at the same time share memory.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ every graph far below protobuf's limit of 2 GB, whatever the model's size.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,25 +29,25 @@ class WeightFile:
     def __init__(self, file: BinaryIO, *, halve: bool = False):
         self.file, self.halve = file, halve
         self.offsets: dict[bytes, int] = {}  # by SHA-256 of the content
-        self.num_halved = 0  # bytes stored for float32 weights that take two bytes each
+        self.halved_bytes = 0  # of the weights that take two bytes each
 
     def take_from(self, model: ir.Model) -> None:
         """Move a model's weights into this file; the model keeps references to them."""
         initializers = model.graph.initializers
-        kinds = HALVES if model.opset_imports.get("", 0) >= OPSET_OF_BFLOAT16 else HALVES[:1]
+        halve = self.halve and model.opset_imports.get("", 0) >= OPSET_OF_BFLOAT16 and len(model.graph) > 0
         for value in list(initializers.values()):
             tensor = value.const_value
             if tensor is None or tensor.nbytes < EXTERNAL_BYTES:
                 continue
             name = value.name or ""
             listed = value.is_graph_input()  # as old files do with their weights
-            half = halved(tensor, kinds) if self.halve and not listed else None
+            half = halved(tensor) if halve and not listed and f"{name}.half" not in initializers else None
             if half is None:
                 value.const_value = self.add(tensor, name)
                 continue
             size = self.size
             kept = self.add(half, f"{name}.half")
-            self.num_halved += self.size - size
+            self.halved_bytes += self.size - size
             stored = ir.Value(
                 name=kept.name, shape=value.shape, type=ir.TensorType(half.dtype), const_value=kept
             )
@@ -84,16 +83,16 @@ class WeightFile:
 
     def __str__(self) -> str:
         """How large the file is, and how much of it is in half precision."""
-        halved, rest = self.num_halved / 1e6, (self.size - self.num_halved) / 1e6
+        halved, rest = self.halved_bytes / 1e6, (self.size - self.halved_bytes) / 1e6
         return f"{halved:.1f} MB in half precision without loss, {rest:.1f} MB as they are"
 
 
-def halved(tensor: ir.TensorProtocol, kinds: Sequence[ir.DataType]) -> ir.Tensor[Any] | None:
-    """A float32 tensor in the first of these types that changes no bit of it, or None."""
+def halved(tensor: ir.TensorProtocol) -> ir.Tensor[Any] | None:
+    """A float32 tensor in the first type of HALVES that changes no bit of it, or None."""
     if tensor.dtype != ir.DataType.FLOAT:
         return None
     values = np.ascontiguousarray(tensor.numpy())
-    for dtype in kinds:
+    for dtype in HALVES:
         with np.errstate(over="ignore"):
             half = values.astype(dtype.numpy())
         if np.array_equal(half.astype(np.float32).view(np.uint32), values.view(np.uint32)):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from animate_rt import ConfigError
+from animate_rt import BundleCorrupt, ConfigError
 from animate_rt.engines.backends import load_engine, open_device
 from animate_rt.engines.bundle import MANIFEST, Bundle, open_bundle, seal
 from animate_rt.engines.cpu import compiled_cache, openvino
@@ -110,7 +110,35 @@ def test_other_weights_are_compiled_again(loads: Loads, tmp_path: Path) -> None:
     assert loads.compiled == 2
 
 
-@pytest.mark.parametrize("damage", ["a bit", "the end", "all", "a foreign one", "a folder", "no first line"])
+def test_what_was_made_of_replaced_files_is_not_kept(
+    loads: Loads, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads.bundle = open_bundle(shutil.copytree(loads.bundle.path, tmp_path / "bundle"))
+    first, compiling = loads(), openvino.compile_graph
+    (entry,) = loads.entries
+    entry.unlink()
+
+    def while_replaced(*arguments: Any) -> Any:
+        path = loads.bundle.path / "graphs" / "weights.bin"
+        content = path.read_bytes()
+        path.write_bytes(bytes(len(content)))
+        try:
+            return compiling(*arguments)
+        finally:
+            path.write_bytes(content)
+
+    monkeypatch.setattr(openvino, "compile_graph", while_replaced)
+    with pytest.raises(BundleCorrupt):
+        loads()
+    assert loads.entries == []
+    monkeypatch.setattr(openvino, "compile_graph", compiling)
+    loads.bundle = open_bundle(loads.bundle.path)
+    assert np.array_equal(loads(), first)
+
+
+@pytest.mark.parametrize(
+    "damage", ["a bit", "the end", "all", "a foreign one", "a folder", "no first line", "writable by all"]
+)
 def test_an_entry_that_is_not_right_is_compiled_again(
     loads: Loads, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,6 +156,8 @@ def test_an_entry_that_is_not_right_is_compiled_again(
         (other,) = set(loads.entries) - {entry}
         content = bytearray(other.read_bytes())
     entry.write_bytes(b"" if damage == "all" else content)
+    if damage == "writable by all":
+        entry.chmod(0o622)
     if damage == "a folder":
         entry.unlink()
         entry.mkdir()
@@ -164,6 +194,29 @@ def test_the_least_recently_used_entries_are_deleted(loads: Loads, monkeypatch: 
     loads()
     assert entry not in loads.entries
     assert len(loads.entries) == 1
+
+
+def test_an_entry_that_is_larger_than_the_cache_is_not_kept(
+    loads: Loads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LIMIT, "1e-6")
+    loads()
+    assert loads.compiled == 1
+    assert loads.entries == []
+
+
+def test_a_file_that_cannot_be_written_does_no_harm(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiling = openvino.compile_graph
+
+    def compile_graph(path: Path, weights: Path, precision: Any, folder: str = "") -> Any:
+        if folder:
+            raise RuntimeError("Could not create file")
+        return compiling(path, weights, precision)
+
+    monkeypatch.setattr(openvino, "compile_graph", compile_graph)
+    loads()
+    assert loads.compiled == 1
+    assert loads.entries == []
 
 
 def test_the_cache_can_be_switched_off(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:

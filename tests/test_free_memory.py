@@ -20,11 +20,12 @@ def write(root: Path, files: dict[str, object]) -> Path:
 
 def group(folder: str, limit: object, used: int, droppable: int, version: int) -> dict[str, object]:
     names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
-    line = "inactive_file" if version == 2 else "total_inactive_file"
+    files = ("inactive_file", "active_file") if version == 2 else ("total_inactive_file", "total_active_file")
+    parts = droppable // 3, droppable - droppable // 3
     return {
         f"sys/fs/cgroup/{folder}/memory.{names[0]}": limit,
         f"sys/fs/cgroup/{folder}/memory.{names[1]}": used,
-        f"sys/fs/cgroup/{folder}/memory.stat": f"anon 5\n{line} {droppable}",
+        f"sys/fs/cgroup/{folder}/memory.stat": f"anon 5\n{files[0]} {parts[0]}\n{files[1]} {parts[1]}",
     }
 
 

@@ -16,6 +16,7 @@ import math
 import mmap
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...errors import ConfigError
+from ...errors import AnimateError, ConfigError
 from ...text import message_of, one_line, quoted
 from ..cache import cache_folder, shrink
 from ..files import open_regular
@@ -34,7 +35,7 @@ log = logging.getLogger("animate_rt.cache")
 
 LIMIT = "ANIMATE_RT_COMPILED_GB"
 DEFAULT_GB = 16.0  # two bundles at full size
-FORMAT = 1  # of what is compiled: to be raised with the options that it is compiled with
+FORMAT = 1  # of an entry
 ROOM = 3  # the disk must have room for this many times the weights
 DIGEST_BYTES = 32
 HEAD_BYTES = 4096  # OpenVINO's first line has about 220
@@ -68,25 +69,39 @@ class CompiledCache:
             return loaded
         except FileNotFoundError:
             pass
+        except MemoryError:  # compiling would take more
+            raise
         except Exception as error:  # OpenVINO's are of many classes
             log.warning("%s: compiled again: %s", entry, one_line(message_of(error)))
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if shutil.disk_usage(self.folder).free < ROOM * num_weights:
+                log.warning("%s: compiled graphs are not cached: the disk is nearly full", self.folder)
                 return make("")
-            temporary = tempfile.TemporaryDirectory(dir=self.folder, prefix=".")
+            temporary = tempfile.TemporaryDirectory(dir=self.folder, prefix=".", ignore_cleanup_errors=True)
         except OSError as error:
             log.warning("compiled graphs cannot be cached: %s", error)
             return make("")
         with temporary as folder:
-            made = make(folder)
             try:
-                for file in Path(folder).iterdir():
-                    write_entry(file, entry, digest.digest())
-                shrink(self.folder, self.num_bytes)
+                made = make(folder)
+            except (MemoryError, AnimateError):
+                raise
+            except Exception as error:  # OpenVINO also stops if it cannot write the file
+                log.warning("%s: compiled again: %s", entry, one_line(message_of(error)))
+                return make("")
+            try:
+                self.keep(Path(folder), entry, digest.digest())
             except OSError as error:
                 log.warning("%s: cannot be cached: %s", entry, error)
         return made
+
+    def keep(self, folder: Path, entry: Path, key: bytes) -> None:
+        """Make an entry of the only file in a folder, unless it is larger than the cache may be."""
+        files = list(folder.iterdir())
+        if len(files) == 1 and files[0].stat().st_size + DIGEST_BYTES <= self.num_bytes:
+            write_entry(files[0], entry, key)
+            shrink(self.folder, self.num_bytes)
 
 
 def compiled_cache() -> CompiledCache | None:
@@ -104,10 +119,13 @@ def compiled_cache() -> CompiledCache | None:
 def read_entry(entry: Path, key: bytes) -> Content:
     """Map an entry, without OpenVINO's first line. Raises OSError, or ValueError if it is damaged."""
     with open_regular(entry) as file:
-        size = os.fstat(file.fileno()).st_size - DIGEST_BYTES
+        status = os.fstat(file.fileno())
+        size = status.st_size - DIGEST_BYTES
+        if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError("it belongs to another user, or others may write to it")
         if size <= 0:
             raise ValueError("it is too short")
-        if digest_of(file, size, key) != file.read(DIGEST_BYTES):
+        if digest_to(file, size, key) != file.read(DIGEST_BYTES):
             raise ValueError("its SHA-256 does not match")
         content = np.frombuffer(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_COPY), np.uint8)
     begin = content[:HEAD_BYTES].tobytes().find(b"\n") + 1
@@ -118,12 +136,12 @@ def write_entry(file: Path, entry: Path, key: bytes) -> None:
     """Add the digest to a file and make it an entry."""
     file.chmod(0o600)
     with file.open("r+b") as content:
-        content.write(digest_of(content, file.stat().st_size, key))
+        content.write(digest_to(content, file.stat().st_size, key))
     file.replace(entry)
 
 
-def digest_of(file: Any, size: int, key: bytes) -> bytes:
-    """SHA-256 of the key and the first `size` bytes of a file, after which it is left."""
+def digest_to(file: Any, size: int, key: bytes) -> bytes:
+    """SHA-256 of the key and the next `size` bytes of a file, which are read."""
     digest, buffer = hashlib.sha256(key), memoryview(bytearray(1 << 20))
     while size > 0 and (count := file.readinto(buffer[: min(size, len(buffer))])):
         digest.update(buffer[:count])

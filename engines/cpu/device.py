@@ -16,6 +16,7 @@ from math import prod
 from queue import SimpleQueue
 from threading import Lock, Thread
 from time import perf_counter
+from traceback import clear_frames
 
 import numpy as np
 
@@ -149,6 +150,7 @@ class CPUStream:
                     failure = OutOfMemory(f"{name}: no room in memory; {SMALLER}")
                     failure.__cause__ = error
                 except BaseException as error:  # raised when the host waits for the next event
+                    clear_frames(error.__traceback__)  # they would keep engines that are unloaded
                     return error
             return failure
 

@@ -1,7 +1,7 @@
 """How much memory of this machine a process can still take.
 
 That is what the kernel says is available, or what a control group leaves of its limit if that is less: a
-container's limit, for instance. Both count pages of files that can be dropped as free.
+container's limit, for instance. Both count as free what the kernel can drop: pages of files, above all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-# Of a control group: limit, use, and the line of memory.stat with pages of files that can be dropped.
-VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"
-VERSION_2 = "memory.max", "memory.current", "inactive_file"
+# Of a control group: limit, use, and the lines of memory.stat with what can be dropped.
+VERSION_1 = "memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")
+VERSION_2 = "memory.max", "memory.current", ("inactive_file", "active_file", "slab_reclaimable")
 
 
 def free_bytes(root: Path = Path("/")) -> int:
@@ -35,16 +35,17 @@ def left_by_groups(root: Path) -> Iterator[int]:
             top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
             group = top / path.strip("/")
             for folder in (group, *group.parents):
-                with suppress(OSError, ValueError, KeyError):  # there is none, or it has no limit: "max"
+                with suppress(OSError, ValueError):  # there is none, or it has no limit: "max"
                     yield left_by(folder, VERSION_1 if controllers else VERSION_2)
                 if folder == top:
                     break
 
 
-def left_by(group: Path, files: tuple[str, str, str]) -> int:
+def left_by(group: Path, files: tuple[str, str, tuple[str, ...]]) -> int:
     """Bytes that one control group leaves of its limit."""
     limit, used, droppable = files
-    in_use = int((group / used).read_text()) - numbers(group / "memory.stat")[droppable]
+    statistics = numbers(group / "memory.stat")
+    in_use = int((group / used).read_text()) - sum(statistics.get(name, 0) for name in droppable)
     return max(0, int((group / limit).read_text()) - max(0, in_use))
 
 

@@ -248,6 +248,8 @@ def load_or_compile(bundle: SealedBundle, graph: str, precision: Precision) -> A
         "precision": precision,
         "openvino": import_openvino().get_version(),
         "processor": processor(core),
+        "threads": len(os.sched_getaffinity(0)),  # what is compiled is made for so many
+        "options": str(options(core, precision)),
     }
 
     def load(content: Any) -> Any:
@@ -258,7 +260,9 @@ def load_or_compile(bundle: SealedBundle, graph: str, precision: Precision) -> A
         return compiled
 
     def make(folder: str) -> Any:
-        return compile_graph(path, weights, precision, folder)
+        compiled = compile_graph(path, weights, precision, folder)
+        bundle.verify()  # only what was made of the files in the key may be kept under it
+        return compiled
 
     return cache.get(key, weights.stat().st_size, load, make)
 

@@ -19,8 +19,9 @@ from ...errors import BundleCorrupt
 from ...text import escaped, quoted
 from ..files import read_bytes
 
-MAX_TEXT = 1 << 26  # bytes; SD 1.5's UNet has 6 million
-MAX_ELEMENTS = 2_000_000
+MAX_TEXT = 1 << 25  # bytes; SD 1.5's UNet has 6 million
+MAX_ELEMENTS = 500_000
+MAX_ELEMENT = 10_000  # bytes of one element
 MAX_RANK = 16
 # Each element, and the elements in it.
 ELEMENTS = {
@@ -81,20 +82,17 @@ class Reader:
     def __init__(self, num_weights: int) -> None:
         self.num_weights = num_weights
         self.inside = [""]
-        self.num_elements = 0
         self.operation = ""
 
     def read(self, text: bytes) -> None:
-        parser = expat.ParserCreate()
+        check_sizes(text)
+        parser = expat.ParserCreate("utf-8")  # whatever encoding the text states: it is ASCII
         parser.StartDoctypeDeclHandler = refuse_document_type
         parser.StartElementHandler = self.begin
         parser.EndElementHandler = self.end
         parser.Parse(text, True)
 
     def begin(self, element: str, attributes: dict[str, str]) -> None:
-        self.num_elements += 1
-        if self.num_elements > MAX_ELEMENTS:
-            raise ValueError(f"expected at most {MAX_ELEMENTS:,} elements, found more")
         if element not in ELEMENTS.get(self.inside[-1], ()):
             raise ValueError(
                 f"expected a graph of OpenVINO, found {quoted(element)} in {self.inside[-1] or 'the file'}"
@@ -123,6 +121,17 @@ class Reader:
                 f"expected constants in the {self.num_weights} bytes of the file of weights, "
                 f"found one that ends at {offset + size}"
             )
+
+
+def check_sizes(text: bytes) -> None:
+    """Raise ValueError for what would take a parser long, and for letters that parsers read differently."""
+    if not text.isascii():
+        raise ValueError("expected XML in ASCII, found other bytes")
+    if text.count(b"<") > 2 * MAX_ELEMENTS:  # where an element begins, and where it ends
+        raise ValueError(f"expected at most {MAX_ELEMENTS:,} elements, found more")
+    longest = max(map(len, text.split(b"<")))  # attributes cannot have this character
+    if longest > MAX_ELEMENT:
+        raise ValueError(f"expected elements of at most {MAX_ELEMENT:,} bytes, found one of {longest:,}")
 
 
 def operation(attributes: dict[str, str]) -> str:

@@ -20,7 +20,7 @@ from .solvers import num_estimates
 from .windows import KnownLength
 
 MAX_FRAMES = 20_000  # the plan is made window by window
-SURELY = 1.2  # a plan may state so many times what is taken
+SURELY = 1.2  # what a plan states may be more than what is taken, by this factor
 STREAM_GRAPHS = (
     contract.PREPARE,
     (contract.VAE_DECODER,),
@@ -38,8 +38,9 @@ class MemoryPlan:
     # Peak of latents, sums of predictions, estimates, pose features and cached features, plus the time rows.
     clip: int
     peak_frames: int  # frames that have these buffers at the peak
-    # The most until the engines are loaded, with pages of files, which the system can drop.
+    # The most while the engines for a first clip are loaded, with pages of files, which the system can drop.
     loading: int | None
+    encoders: int  # weights of the engines that are loaded again for each later reference
 
     @property
     def total(self) -> int:
@@ -76,8 +77,9 @@ def plan_memory(bundle: Bundle, settings: ClipSettings, num_frames: int) -> Memo
         clip=clip + time_rows,
         peak_frames=peak_frames,
         loading=loading_peak(memory, loaded, unets)
-        if any(of_one.loading for of_one in memory.values())
+        if any(needed.loading for needed in memory.values())
         else None,
+        encoders=sum(memory[graph].weights for graph in contract.REFERENCE if not kept),
     )
 
 
@@ -125,6 +127,7 @@ def memory_report(bundle: Bundle, num_frames: int, options: ClipOptions) -> str:
         ("latents, pose features", *(f"{megabytes(p.clip)} ({p.peak_frames} frames)" for p in plans)),
         ("total", *(megabytes(plan.total) for plan in plans)),
         *([("while loading", *(megabytes(plan.loading) for plan in plans))] if plans[0].loading else []),
+        *([("later references", *(megabytes(plan.encoders) for plan in plans))] if plans[0].encoders else []),
     ]
     lines = [f"{name:24}{one:>28}{other:>28}" for name, one, other in columns]
     first = next(iter(settings.values()))

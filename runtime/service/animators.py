@@ -170,7 +170,7 @@ def memory_of(bundle: Bundle) -> int:
     """Bytes that a loaded bundle takes: its plan, plus twice its files where the plan states no weights."""
     plan = plan_memory(bundle, ClipOptions().resolve(bundle.manifest), bundle.manifest.bucket.window)
     files = sum(opened.file.num_bytes for opened in bundle.hashed.values())
-    return plan.total + (2 * files if plan.weights is None else 0)
+    return plan.total + plan.encoders + (2 * files if plan.weights is None else 0)
 
 
 def has_changed(animator: Animator) -> bool:

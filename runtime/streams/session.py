@@ -67,7 +67,8 @@ class Session:
         One that is not loaded yet is loaded. `waiting` is called again and again while another thread loads,
         and may raise to give up. Raises BundleCorrupt if the bundle has changed since it was opened.
         """
-        if graph not in self.engines:
+        engine = self.engines.get(graph)
+        if engine is None:
             while not self.loading.acquire(timeout=WAIT_S):
                 waiting()
             try:
@@ -75,9 +76,10 @@ class Session:
                 if graph not in self.engines:
                     self.bundle.verify()
                     self._load([graph])
+                engine = self.engines[graph]
             finally:
                 self.loading.release()
-        return self.engines[graph]
+        return engine
 
     @contextmanager
     def encoders(self, waiting: Callable[[], None]) -> Iterator[None]:
@@ -89,10 +91,14 @@ class Session:
                 self.engine(graph, waiting)
             yield
         finally:
+            unloaded: list[object] = []
             with self.scheduler.lock:
                 self.num_encoding -= 1
                 if not (self.num_encoding or self.keeps_encoders or self.scheduler.closed):
-                    self._unload(contract.REFERENCE)
+                    unloaded = self._take_out(contract.REFERENCE)
+            if unloaded:
+                unloaded.clear()  # without the lock, as it takes long
+                self.device.trim()
 
     def bound(self, stream: EngineStream, graph: str) -> BoundEngine:
         """Return a loaded engine bound to a stream. Called with the scheduler held."""
@@ -129,13 +135,15 @@ class Session:
             raise
         self.engines |= loaded
 
-    def _unload(self, graphs: Iterable[str]) -> None:
-        """Forget engines of the stream `prepare`. What was issued to them still runs."""
+    def _take_out(self, graphs: Iterable[str]) -> list[object]:
+        """Engines of the stream `prepare`, which the session forgets. What was issued to them still runs."""
+        found: list[object] = []
         for graph in graphs:
-            self.engines.pop(graph, None)
+            found.append(self.engines.pop(graph, None))
             if bound := self.prepare.bound_engines.pop(graph, None):
                 self.pool.give(*bound.io_buffers.values())
-        self.device.trim()
+                found.append(bound)
+        return found
 
     def _stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
         memory = self.bundle.manifest.memory
