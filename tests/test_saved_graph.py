@@ -99,7 +99,7 @@ CHANGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a long shape": (replaced(rb'shape="', b'shape="' + b"1," * 2_000_000), "at most 10,000 bytes"),
     "half of it": (lambda text: text[: len(text) // 2], "expected XML, found "),
     "nothing": (lambda _text: b"", "expected XML, found no element"),
-    "a picture": (lambda _text: b"\x89PNG\r\n\x1a\n" + bytes(100), "expected XML, found "),
+    "a picture": (lambda _text: b"\x89PNG\r\n\x1a\n" + bytes(100), "expected XML in ASCII, found "),
     "levels": (replaced(LAYERS, b"<layers>" * 10_000), "found layers in layers"),
     "an escape": (replaced(rb'type="MatMul"', b'type="&#x9b;31m&#10;"'), r"found \\x9b31m of"),
 }
