@@ -123,20 +123,19 @@ def test_what_was_made_of_replaced_files_is_not_kept(
     (entry,) = loads.entries
     entry.unlink()
 
+    path, (place, size) = loads.bundle.path / "graphs" / "weights.bin", first_weight(loads.bundle.path)
+    content = path.read_bytes()
+
     def while_replaced(*arguments: Any) -> Any:
-        path = loads.bundle.path / "graphs" / "weights.bin"
-        content, (place, size) = path.read_bytes(), first_weight(loads.bundle.path)
         path.write_bytes(content[:place] + bytes(size) + content[place + size :])
-        try:
-            return compiling(*arguments)
-        finally:
-            path.write_bytes(content)
+        return compiling(*arguments)
 
     monkeypatch.setattr(openvino, "compile_graph", while_replaced)
     with pytest.raises(BundleCorrupt):
         loads()
     assert loads.entries == []
     monkeypatch.setattr(openvino, "compile_graph", compiling)
+    path.write_bytes(content)
     loads.bundle = open_bundle(loads.bundle.path)
     assert np.array_equal(loads(), first)
 
