@@ -26,7 +26,7 @@ from animate_rt import (
 from animate_rt.benchmarks.puppets.world.scene import Scene
 from animate_rt.runtime.marks.credentials import Credentials, Origin, document
 from animate_rt.runtime.marks.metadata import GENERATED, boxes
-from animate_rt.runtime.media.picture import write_png
+from animate_rt.runtime.media.picture import save_png16, write_png
 from PIL import Image
 
 from .certificates import NAME, write_certificate
@@ -98,6 +98,16 @@ def test_the_watermark_is_found_when_the_signature_was_removed(signed: Path, tmp
     stripped.write_bytes(content.replace(b"uuid\xd8\xfe\xc3\xd6", b"free\xd8\xfe\xc3\xd6"))
     found = detect(stripped)
     assert found.signature.state == "none"
+    assert found.reading.payload == PAYLOAD
+
+
+def test_pngs_with_16_bits_have_all_marks(certificate: tuple[Path, Path, Any], tmp_path: Path) -> None:
+    marks = Marks(PAYLOAD, credentials=Credentials.read(*certificate[:2]))
+    save_png16(tmp_path / "a.png", marks.marker(256, 256)(FRAMES[0]))
+    marks.finish(tmp_path / "a.png")
+    found = detect(tmp_path / "a.png")
+    assert found.signature.state == "valid"
+    assert found.metadata.source_type == GENERATED
     assert found.reading.payload == PAYLOAD
 
 
