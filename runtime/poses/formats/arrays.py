@@ -33,7 +33,8 @@ def read_npz(content: bytes) -> Keypoints:
     try:
         with zipfile.ZipFile(BytesIO(content)) as archive:
             arrays = {name: array_of(member(archive, f"{name}.npy")) for name in MEMBERS}
-    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, NotImplementedError, RuntimeError) as error:
+    # zipfile raises RuntimeError for what is encrypted, or of a version that it does not know.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError) as error:
         raise InputError("expected an .npz file, found a damaged one") from error
     frames, size, rate = (arrays[name] for name in MEMBERS)
     if frames.ndim != 3 or frames.shape[1:] != (NUM_POINTS, 3) or frames.dtype.kind != "f":
