@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -204,6 +205,12 @@ def bundle(case: Case, bundles: Any) -> Path:
 def small_bundle(small: Case, bundles: Any) -> Path:
     path: Path = bundles(small)
     return path
+
+
+@pytest.fixture
+def copied(small_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle of `small`, which a test may change."""
+    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import pytest
 from animate_rt import Animator, BundleCorrupt, BundleError, BundleMismatch, InputMissing, OutputError
 from animate_rt.engines.bundle import MANIFEST, new_bundle, open_bundle
-from animate_rt.engines.files import canonical, digest_of
 
+from .manifests import edit_manifest
 from .slow import SLOW
 
 FLIPS_PER_FILE = 12
-
-
-@pytest.fixture
-def copy(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
 def names(bundle: Path) -> list[str]:
@@ -43,23 +35,23 @@ def test_the_manifest_lists_every_file(small_bundle: Path) -> None:
     assert sorted([*bundle.manifest.files, MANIFEST]) == names(small_bundle)
 
 
-def test_a_flipped_bit_in_any_file_is_refused(copy: Path) -> None:
+def test_a_flipped_bit_in_any_file_is_refused(copied: Path) -> None:
     chance = random.Random(0)
-    for name in names(copy):
-        path = copy / name
+    for name in names(copied):
+        path = copied / name
         bits = path.stat().st_size * 8
         for bit in {0, bits - 1, *(chance.randrange(bits) for _ in range(FLIPS_PER_FILE))}:
             flip(path, bit)
             with pytest.raises(BundleCorrupt):
-                Animator.load(copy)
+                Animator.load(copied)
             flip(path, bit)
-    open_bundle(copy)
+    open_bundle(copied)
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=SLOW)])
-def test_a_flipped_bit_in_the_manifest_is_refused(copy: Path, count: int) -> None:
+def test_a_flipped_bit_in_the_manifest_is_refused(copied: Path, count: int) -> None:
     """White space and the digest included. Reading only the manifest is fast, so many bits are tried."""
-    path = copy / MANIFEST
+    path = copied / MANIFEST
     content = path.read_bytes()
     chance = random.Random(1)
     for bit in chance.sample(range(len(content) * 8), count):
@@ -67,46 +59,38 @@ def test_a_flipped_bit_in_the_manifest_is_refused(copy: Path, count: int) -> Non
         changed[bit // 8] ^= 1 << bit % 8
         path.write_bytes(changed)
         with pytest.raises(BundleCorrupt):
-            open_bundle(copy)
+            open_bundle(copied)
 
 
 @pytest.mark.parametrize("damage", ["missing", "short", "empty"])
-def test_missing_and_truncated_files_are_named(copy: Path, damage: str) -> None:
-    path = copy / "graphs" / "vae_decoder.onnx"
+def test_missing_and_truncated_files_are_named(copied: Path, damage: str) -> None:
+    path = copied / "graphs" / "vae_decoder.onnx"
     if damage == "missing":
         path.unlink()
     else:
         os.truncate(path, 100 if damage == "short" else 0)
     with pytest.raises(BundleCorrupt, match=r"graphs/vae_decoder\.onnx"):
-        open_bundle(copy)
+        open_bundle(copied)
 
 
-def reseal(bundle: Path, **changed: Any) -> None:
-    """Change fields of the manifest and its digest accordingly."""
-    document = json.loads((bundle / MANIFEST).read_bytes()) | changed
-    document.pop("digest")
-    document["digest"] = digest_of(document)
-    (bundle / MANIFEST).write_bytes(canonical(document))
-
-
-def test_another_schema_is_a_mismatch(copy: Path) -> None:
-    reseal(copy, schema=99)
+def test_another_schema_is_a_mismatch(copied: Path) -> None:
+    edit_manifest(copied, lambda document: document.update(schema=99))
     with pytest.raises(BundleMismatch, match="schema 2, found 99"):
-        open_bundle(copy)
+        open_bundle(copied)
 
 
-def test_graphs_of_another_version_are_refused_with_the_command_that_rebuilds(copy: Path) -> None:
-    document = json.loads((copy / MANIFEST).read_bytes())
-    document["graphs"]["pose_guider"]["inputs"][0]["name"] = "picture"
-    reseal(copy, graphs=document["graphs"])
+def test_graphs_of_another_version_are_refused_with_the_command_that_rebuilds(copied: Path) -> None:
+    edit_manifest(
+        copied, lambda document: document["graphs"]["pose_guider"]["inputs"][0].update(name="picture")
+    )
     with pytest.raises(BundleMismatch, match=r"pose_guider.*animate-rt build .* --width 64 --height 96"):
-        open_bundle(copy)
+        open_bundle(copied)
 
 
-def test_an_unknown_field_is_a_mismatch(copy: Path) -> None:
-    reseal(copy, colour="blue")
+def test_an_unknown_field_is_a_mismatch(copied: Path) -> None:
+    edit_manifest(copied, lambda document: document.update(colour="blue"))
     with pytest.raises(BundleMismatch, match="build it again"):
-        open_bundle(copy)
+        open_bundle(copied)
 
 
 def test_missing_bundles_and_folders_without_a_manifest(tmp_path: Path) -> None:
@@ -116,30 +100,30 @@ def test_missing_bundles_and_folders_without_a_manifest(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-def test_a_failed_build_keeps_the_old_bundle(copy: Path) -> None:
-    before = (copy / MANIFEST).read_bytes()
+def test_a_failed_build_keeps_the_old_bundle(copied: Path) -> None:
+    before = (copied / MANIFEST).read_bytes()
 
     def fail() -> None:
-        with new_bundle(copy) as folder:
+        with new_bundle(copied) as folder:
             (folder / "half").write_text("done")
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert (copy / MANIFEST).read_bytes() == before
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
+    assert (copied / MANIFEST).read_bytes() == before
+    assert [path.name for path in copied.parent.iterdir()] == [copied.name]
 
 
-def test_only_a_bundle_is_replaced_by_a_bundle(copy: Path, tmp_path: Path) -> None:
-    flip(copy / MANIFEST, 0)
-    link = copy.parent / "link"
-    link.symlink_to(copy)
-    for name in (copy, link):
+def test_only_a_bundle_is_replaced_by_a_bundle(copied: Path, tmp_path: Path) -> None:
+    flip(copied / MANIFEST, 0)
+    link = copied.parent / "link"
+    link.symlink_to(copied)
+    for name in (copied, link):
         with new_bundle(name) as folder:
             (folder / MANIFEST).write_text(name.name)
-        assert names(copy) == [MANIFEST]
-        assert (copy / MANIFEST).read_text() == name.name
-    assert sorted(path.name for path in copy.parent.iterdir()) == sorted([copy.name, "link"])
+        assert names(copied) == [MANIFEST]
+        assert (copied / MANIFEST).read_text() == name.name
+    assert sorted(path.name for path in copied.parent.iterdir()) == sorted([copied.name, "link"])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious").touch()
     (tmp_path / "mine" / MANIFEST).write_text('{"name": "a manifest of something else"}')

@@ -20,11 +20,6 @@ from animate_rt.engines.bundle import MANIFEST, new_bundle, open_bundle
 from animate_rt.export import build_bundle
 
 
-@pytest.fixture
-def copied(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-
-
 def entries(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -18,26 +17,12 @@ from animate_rt.engines import bundle as bundle_module
 from animate_rt.engines.backends import load_engine, open_device
 from animate_rt.engines.bundle import MANIFEST, open_bundle
 from animate_rt.engines.cpu import openvino
-from animate_rt.engines.files import TICK_NS, Hashed, canonical, digest_of, hashed
+from animate_rt.engines.files import TICK_NS, Hashed, hashed
+
+from .manifests import list_files_again
 
 GRAPH = "time_embedding"
 GARBLED = 100
-
-
-@pytest.fixture
-def copied(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-
-
-def reseal(path: Path) -> None:
-    """Write the manifest again, as anyone can, with the digests of the files that are there now."""
-    document = json.loads((path / MANIFEST).read_bytes())
-    for name in document["files"]:
-        found = hashed(path / name).file
-        document["files"][name] = {"sha256": found.sha256, "num_bytes": found.num_bytes}
-    del document["digest"]
-    document["digest"] = digest_of(document)
-    (path / MANIFEST).write_bytes(canonical(document))
 
 
 @pytest.fixture
@@ -116,14 +101,14 @@ def test_weights_from_a_file_that_is_not_listed_are_refused(copied: Path) -> Non
     path = copied / "graphs" / f"{GRAPH}.onnx"
     (copied / "graphs" / "weightz.bin").write_bytes((copied / "graphs" / "weights.bin").read_bytes())
     path.write_bytes(path.read_bytes().replace(b"weights.bin", b"weightz.bin", 1))
-    reseal(copied)
+    list_files_again(copied)
     with pytest.raises(BundleCorrupt, match=r"weights in weights\.bin, found weightz\.bin; build"):
         open_bundle(copied)
 
 
 def test_a_graph_that_breaks_the_contract_is_refused(copied: Path) -> None:
     shutil.copy(copied / "engines" / "pose_guider.xml", copied / "engines" / f"{GRAPH}.xml")
-    reseal(copied)
+    list_files_again(copied)
     with pytest.raises(BundleMismatch, match="time_embedding: frame: expected nothing, found input uint8"):
         load_engine(open_bundle(copied), GRAPH, open_device("openvino"))
 
@@ -141,7 +126,7 @@ def test_garbled_graphs_are_refused_in_one_line(copied: Path) -> None:
             elif content[at] in b"0123456789":
                 content[at] = chance.choice(b"0123456789")
         path.write_bytes(content)
-        reseal(copied)
+        list_files_again(copied)
         try:
             load_engine(open_bundle(copied), GRAPH, device)
         except AnimateError as error:

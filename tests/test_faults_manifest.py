@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 from animate_rt import AnimateError, BundleCorrupt, BundleError, BundleMismatch, ConfigError
 from animate_rt.engines.bundle import MANIFEST, MAX_MANIFEST, open_bundle
-from animate_rt.engines.files import canonical, digest_of
 from animate_rt.engines.json_document import from_json
 from animate_rt.engines.model import ModelConfig, NoiseConfig, SamplingConfig
+
+from .manifests import sealed
 
 DOCUMENTS = 600
 LIMIT_S = 10
@@ -51,11 +52,6 @@ def linked(copied: Path, tmp_path: Path) -> Path:
     path = Path(shutil.copytree(copied, tmp_path / "bundle", copy_function=os.link))
     (path / MANIFEST).unlink()
     return path
-
-
-def sealed(document: dict[str, Any]) -> bytes:
-    document = {key: value for key, value in document.items() if key != "digest"}
-    return canonical(document | {"digest": digest_of(document)})
 
 
 def put(path: str, value: Any) -> Edit:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,20 +11,16 @@ from typing import Any
 import onnx
 import pytest
 from animate_rt import BundleCorrupt, BundleMismatch
-from animate_rt.engines.bundle import MANIFEST, open_bundle
-from animate_rt.engines.files import canonical, digest_of, hashed
+from animate_rt.engines.bundle import open_bundle
+from animate_rt.engines.files import hashed
 from animate_rt.engines.graph_file import MAX_GRAPH, weight_files
 from google.protobuf.message import DecodeError
 
 from .damage import thread_cpu_s
+from .manifests import edit_manifest
 
 GRAPH, OTHER = "time_embedding", "other.bin"
 MUTATIONS = 2000
-
-
-@pytest.fixture
-def copied(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +30,8 @@ def model(small_bundle: Path) -> bytes:
 
 def list_file(path: Path, name: str, num_bytes: int, sha256: str = "0" * 64) -> None:
     """Write the size and digest of a file into a bundle's manifest, as anyone can."""
-    document = json.loads((path / MANIFEST).read_bytes())
-    document["files"][name] = {"sha256": sha256, "num_bytes": num_bytes}
-    del document["digest"]
-    (path / MANIFEST).write_bytes(canonical(document | {"digest": digest_of(document)}))
+    file = {"sha256": sha256, "num_bytes": num_bytes}
+    edit_manifest(path, lambda document: document["files"].update({name: file}))
 
 
 def tensors(message: Any) -> Iterator[Any]:

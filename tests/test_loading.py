@@ -152,11 +152,6 @@ def rebuilt(path: Path) -> None:
 REPLACED = "was replaced or changed after it was opened"
 
 
-@pytest.fixture
-def copied(small_bundle: Path, tmp_path: Path) -> Path:
-    return shutil.copytree(small_bundle, tmp_path / "bundle")
-
-
 def test_a_bundle_replaced_after_loading(copied: Path) -> None:
     """Clips that need nothing more from it go on; others are refused, and never made with other weights."""
     with Animator(open_bundle(copied), load=ArithmeticEngine) as animator:

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from animate_rt import BundleMismatch, CheckpointError
 from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
-from animate_rt.engines.files import canonical, digest_of
 from animate_rt.engines.inspect import report
 from animate_rt.export import build_bundle, load_checkpoint
+
+from .manifests import edit_manifest
 
 NETWORKS = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
 
@@ -33,18 +34,6 @@ def musepose(small: Any, tmp_path: Path) -> Path:
 def settings(path: Path, style: Any) -> Path:
     path.write_text(yaml.safe_dump({"pose_style": style}))
     return path
-
-
-def reseal(bundle: Path, style: str | None) -> str:
-    """Set the style in a bundle's manifest, or remove it as in older ones; returns the new digest."""
-    document = json.loads((bundle / MANIFEST).read_bytes())
-    del document["digest"]
-    del document["model"]["pose_style"]
-    if style is not None:
-        document["model"]["pose_style"] = style
-    digest = digest_of(document)
-    (bundle / MANIFEST).write_bytes(canonical(document | {"digest": digest}))
-    return digest
 
 
 def test_the_style_comes_from_the_layout(small: Any, musepose: Path) -> None:
@@ -95,19 +84,17 @@ def test_a_sealed_bundle_keeps_the_style(musepose: Path, small_bundle: Path, tmp
 
 
 def test_a_bundle_without_a_style_opens_as_dwpose_and_keeps_its_digest(
-    small_bundle: Path, tmp_path: Path
+    small_bundle: Path, copied: Path
 ) -> None:
-    old = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-    digest = reseal(old, None)
-    opened = open_bundle(old)
+    edit_manifest(copied, lambda document: document["model"].pop("pose_style"))
+    opened = open_bundle(copied)
     assert opened.manifest.model.pose_style == "dwpose"
-    assert opened.digest == digest
+    assert opened.digest == json.loads((copied / MANIFEST).read_bytes())["digest"]
     assert opened.manifest == open_bundle(small_bundle).manifest
     assert "skeletons in the style dwpose" in report(opened)
 
 
-def test_a_bundle_with_an_unknown_style_is_refused(small_bundle: Path, tmp_path: Path) -> None:
-    bundle = Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-    reseal(bundle, "rain")
+def test_a_bundle_with_an_unknown_style_is_refused(copied: Path) -> None:
+    edit_manifest(copied, lambda document: document["model"].update(pose_style="rain"))
     with pytest.raises(BundleMismatch, match=r"pose_style: expected one of dwpose, musepose, found rain"):
-        open_bundle(bundle)
+        open_bundle(copied)

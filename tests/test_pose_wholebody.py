@@ -18,6 +18,7 @@ from animate_rt.runtime.poses.layouts import WHOLEBODY_133
 from numpy.typing import NDArray
 from PIL import Image
 
+from .manifests import edit_manifest
 from .square_networks import box, picture, places, save_detector, save_landmarks
 from .standin import installed, tensorrt_bundle
 
@@ -158,16 +159,9 @@ def test_bundles_of_the_two_kinds_are_not_mistaken_for_each_other(
 def test_manifests_with_impossible_sizes_are_refused(
     pose_bundles: dict[str, Path], tmp_path: Path, change: dict[str, Any]
 ) -> None:
-    import json
     from shutil import copytree
 
-    from animate_rt.engines.files import canonical, digest_of
-
     path = copytree(pose_bundles["simcc"], tmp_path / "bundle")
-    document = json.loads((path / MANIFEST).read_text())
-    del document["digest"]
-    document["networks"] |= change
-    document["digest"] = digest_of(document)
-    (path / MANIFEST).write_bytes(canonical(document))
+    edit_manifest(path, lambda document: document["networks"].update(change))
     with pytest.raises(BundleError):
         open_pose_bundle(path)
