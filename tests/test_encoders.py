@@ -14,7 +14,7 @@ from animate_rt.engines.contract import REFERENCE
 from animate_rt.engines.device import Device
 from animate_rt.runtime.streams import session
 
-from .arithmetic import ArithmeticEngine
+from .arithmetic import ArithmeticContext, ArithmeticEngine
 from .clips import pictures, render
 
 
@@ -110,6 +110,30 @@ def test_one_that_cannot_be_loaded(arithmetic: Callable[..., Animator], graph: s
         assert animator.session.num_encoding == 0
         assert not loads.alive() & set(REFERENCE)
         failing.clear()
+        render(animator)
+
+
+@pytest.mark.usefixtures("large")
+@pytest.mark.parametrize("error", [DeviceError("no"), MemoryError()])
+def test_one_that_fails_is_not_kept(
+    arithmetic: Callable[..., Animator], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even by the error, which remembers where it was raised."""
+    loads, run = Loads(), ArithmeticContext.run
+
+    def fail(context: ArithmeticContext, bound: Any) -> None:
+        if context.engine.contract == animator.bundle.manifest.graphs["reference_net"]:
+            raise error
+        run(context, bound)
+
+    with arithmetic(load=loads) as animator:
+        monkeypatch.setattr(ArithmeticContext, "run", fail)
+        with pytest.raises(DeviceError) as caught:
+            render(animator)
+        monkeypatch.setattr(ArithmeticContext, "run", run)
+        assert caught.value.__traceback__  # it still says where it was raised
+        assert loads.count("reference_net") == 1
+        assert not loads.alive() & set(REFERENCE)
         render(animator)
 
 

@@ -12,6 +12,7 @@ import platform
 import sys
 import weakref
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import prod
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -139,22 +140,8 @@ class CPUStream:
 
     def call(self, function: Callable[[], object]) -> None:
         """Enqueue a Python function."""
-        name, calling = self.name, self.calling  # a task that held the stream would keep it from ending
-
-        def task(failure: Failure) -> Failure:
-            if failure is None:
-                try:
-                    with calling:
-                        function()
-                except MemoryError as error:
-                    failure = OutOfMemory(f"{name}: no room in memory; {SMALLER}")
-                    failure.__cause__ = error
-                except BaseException as error:  # raised when the host waits for the next event
-                    clear_frames(error.__traceback__)  # they would keep engines that are unloaded
-                    return error
-            return failure
-
-        self.queue.put(task)
+        # Without the stream, as a task that held it would keep it from ending.
+        self.queue.put(partial(call, self.name, self.calling, function))
 
     def copy(self, *pairs: tuple[Buffer, Buffer]) -> None:
         for target, source in pairs:
@@ -211,7 +198,32 @@ def work(queue: SimpleQueue[Task | None]) -> None:
     failure: Failure = None
     while (task := queue.get()) is not None:
         failure = task(failure)
-        del task  # or buffers in its closure would stay alive until the next task
+        del task  # or buffers in its arguments would stay alive until the next task
+        forget_frames(failure)
+
+
+def call(name: str, calling: Lock, function: Callable[[], object], failure: Failure) -> Failure:
+    """Call a function unless something failed before. What it raises is raised again when the host waits.
+
+    The function is an argument, not of a closure: `forget_frames` could not clear that.
+    """
+    if failure is None:
+        try:
+            with calling:
+                function()
+        except MemoryError as error:
+            failure = OutOfMemory(f"{name}: no room in memory; {SMALLER}")
+            failure.__cause__ = error
+        except BaseException as error:
+            return error
+    return failure
+
+
+def forget_frames(failure: Failure) -> None:
+    """Clear the variables of where an error was raised: they would keep engines that are unloaded."""
+    while failure is not None:
+        clear_frames(failure.__traceback__)
+        failure = failure.__cause__ or failure.__context__
 
 
 def apply(update: Update) -> None:

@@ -91,14 +91,10 @@ class Session:
                 self.engine(graph, waiting)
             yield
         finally:
-            unloaded: list[object] = []
             with self.scheduler.lock:
                 self.num_encoding -= 1
-                if not (self.num_encoding or self.keeps_encoders or self.scheduler.closed):
-                    unloaded = self._take_out(contract.REFERENCE)
-            if unloaded:
-                unloaded.clear()  # without the lock, as it takes long
-                self.device.trim()
+            if not self.keeps_encoders:
+                self._unload_encoders()
 
     def bound(self, stream: EngineStream, graph: str) -> BoundEngine:
         """Return a loaded engine bound to a stream. Called with the scheduler held."""
@@ -135,15 +131,20 @@ class Session:
             raise
         self.engines |= loaded
 
-    def _take_out(self, graphs: Iterable[str]) -> list[object]:
-        """Engines of the stream `prepare`, which the session forgets. What was issued to them still runs."""
-        found: list[object] = []
-        for graph in graphs:
-            found.append(self.engines.pop(graph, None))
-            if bound := self.prepare.bound_engines.pop(graph, None):
-                self.pool.give(*bound.io_buffers.values())
-                found.append(bound)
-        return found
+    def _unload_encoders(self) -> None:
+        """Free the engines that run once for each reference, if nobody uses them."""
+        unloaded: list[object] = []
+        with self.loading:  # nobody loads them again before they are freed
+            with self.scheduler.lock:
+                if not (self.num_encoding or self.scheduler.closed):
+                    for graph in contract.REFERENCE:
+                        unloaded.append(self.engines.pop(graph, None))
+                        if bound := self.prepare.bound_engines.pop(graph, None):
+                            self.pool.give(*bound.io_buffers.values())
+                            unloaded.append(bound)
+            if unloaded:
+                unloaded.clear()  # takes long, so other clips go on meanwhile
+                self.device.trim()
 
     def _stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
         memory = self.bundle.manifest.memory
