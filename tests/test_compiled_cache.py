@@ -82,7 +82,7 @@ def test_another_precision_is_compiled_again(loads: Loads) -> None:
     assert loads.compiled == 2
 
 
-def test_another_processor_or_version_is_compiled_again(
+def test_another_processor_version_or_number_of_threads_is_compiled_again(
     loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads()
@@ -90,7 +90,9 @@ def test_another_processor_or_version_is_compiled_again(
     loads()
     monkeypatch.setattr(openvino.import_openvino(), "get_version", lambda: "another")
     loads()
-    assert loads.compiled == len(loads.entries) == 3
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _process: range(99))
+    loads()
+    assert loads.compiled == len(loads.entries) == 4
 
 
 def first_weight(bundle: Path) -> tuple[int, int]:
@@ -203,10 +205,13 @@ def test_the_least_recently_used_entries_are_deleted(loads: Loads, monkeypatch: 
 def test_an_entry_that_is_larger_than_the_cache_is_not_kept(
     loads: Loads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(LIMIT, "1e-6")
+    """Nor are others deleted for it."""
     loads()
-    assert loads.compiled == 1
-    assert loads.entries == []
+    (entry,) = loads.entries
+    monkeypatch.setenv(LIMIT, str((entry.stat().st_size + 1) / 1e9))
+    loads("time_embedding")
+    assert loads.compiled == 2
+    assert loads.entries == [entry]
 
 
 def test_a_file_that_cannot_be_written_does_no_harm(loads: Loads, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,9 @@
 
     ~/.cache/animate-rt/compiled/<key>      the file that OpenVINO writes, then a SHA-256 of the key and it
 
-The key is the digest of all that decides the content: graph, weights, precision, OpenVINO and processor. An
-entry that is damaged, or was made for another key, is not used. ANIMATE_RT_COMPILED_GB limits the size of all
-entries; 0 switches the cache off.
+The key is the digest of all that decides the content, such as graph, weights, precision, OpenVINO and
+processor. An entry is not used if it is damaged, was made for another key, or could be another user's.
+ANIMATE_RT_COMPILED_GB limits the size of all entries; 0 switches the cache off.
 """
 
 from __future__ import annotations
@@ -73,35 +73,46 @@ class CompiledCache:
             raise
         except Exception as error:  # OpenVINO's are of many classes
             log.warning("%s: compiled again: %s", entry, one_line(message_of(error)))
+        return self._make(entry, digest.digest(), ROOM * num_weights, make)
+
+    def _make(self, entry: Path, key: bytes, needed: int, make: Callable[[str], Any]) -> Any:
+        """What `make` makes, and an entry of it if the disk has so many bytes of room."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if shutil.disk_usage(self.folder).free < ROOM * num_weights:
-                log.warning("%s: compiled graphs are not cached: the disk is nearly full", self.folder)
+            free = shutil.disk_usage(self.folder).free
+            if free < needed:
+                room = f"expected {needed / 1e9:.1f} GB of free disk, found {free / 1e9:.1f}"
+                log.warning("%s: compiled graphs are not cached: %s", self.folder, room)
                 return make("")
             temporary = tempfile.TemporaryDirectory(dir=self.folder, prefix=".", ignore_cleanup_errors=True)
         except OSError as error:
             log.warning("compiled graphs cannot be cached: %s", error)
             return make("")
+        made = None
         with temporary as folder:
             try:
                 made = make(folder)
             except (MemoryError, AnimateError):
                 raise
             except Exception as error:  # OpenVINO also stops if it cannot write the file
-                log.warning("%s: compiled again: %s", entry, one_line(message_of(error)))
-                return make("")
-            try:
-                self.keep(Path(folder), entry, digest.digest())
-            except OSError as error:
-                log.warning("%s: cannot be cached: %s", entry, error)
-        return made
+                log.warning("%s: compiled again, and not cached: %s", entry, one_line(message_of(error)))
+            else:
+                self._keep(Path(folder), entry, key)
+        return make("") if made is None else made
 
-    def keep(self, folder: Path, entry: Path, key: bytes) -> None:
-        """Make an entry of the only file in a folder, unless it is larger than the cache may be."""
-        files = list(folder.iterdir())
-        if len(files) == 1 and files[0].stat().st_size + DIGEST_BYTES <= self.num_bytes:
-            write_entry(files[0], entry, key)
-            shrink(self.folder, self.num_bytes)
+    def _keep(self, folder: Path, entry: Path, key: bytes) -> None:
+        """Make an entry of the file in a folder, unless it is larger than the cache may be."""
+        try:
+            for file in list(folder.iterdir())[:1]:
+                size = file.stat().st_size + DIGEST_BYTES
+                if size > self.num_bytes:
+                    limit = f"expected at most {self.num_bytes:,} bytes, found {size:,}"
+                    log.warning("%s: not cached: %s", entry, limit)
+                else:
+                    write_entry(file, entry, key)
+                    shrink(self.folder, self.num_bytes)
+        except OSError as error:
+            log.warning("%s: cannot be cached: %s", entry, error)
 
 
 def compiled_cache() -> CompiledCache | None:
