@@ -101,7 +101,7 @@ def bundles_of(size: str, folder: Path, progress: Callable[[str], None]) -> list
 def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
     """Copy an OpenVINO bundle with another precision; only the manifest differs, as OpenVINO converts the
     same graphs when it compiles them."""
-    from ..engines.cpu.openvino import EXACT
+    from ..engines.cpu.openvino import precision_of
     from ..export.graph_memory import memory_of
 
     manifest = open_bundle(bundle).manifest
@@ -110,7 +110,7 @@ def in_precision(bundle: Path, target: Path, precision: Precision) -> None:
             shutil.copytree(bundle / kind, folder / kind, copy_function=os.link)
         memory = {
             graph: memory_of(
-                ElementTree.parse(folder / manifest.engine(graph)).getroot(), EXACT.get(graph, precision)
+                ElementTree.parse(folder / manifest.engine(graph)).getroot(), precision_of(graph, precision)
             )
             for graph in manifest.graphs
         }

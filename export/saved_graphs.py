@@ -13,7 +13,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..engines.contract import Memory
-from ..engines.cpu.openvino import EXACT, apply_passes, compiling, import_openvino, new_core
+from ..engines.cpu.openvino import apply_passes, compiling, import_openvino, new_core, precision_of
 from ..engines.cpu.saved_graph import HALVED, check_saved_graph
 from ..engines.precision import Precision
 from .graph_memory import memory_of
@@ -52,7 +52,7 @@ def save_graphs(
             except (ElementTree.ParseError, ValueError) as error:  # a full disk does not stop it
                 raise OSError(errno.ENOSPC, f"{graph}: OpenVINO saved only a part of it") from error
         check_saved_graph(target, weights.size)
-        memory[graph] = memory_of(saved, EXACT.get(graph, precision))
+        memory[graph] = memory_of(saved, precision_of(graph, precision))
     return memory
 
 

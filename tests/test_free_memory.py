@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from animate_rt.engines.cpu.device import CPUDevice
-from animate_rt.engines.cpu.free_memory import free_bytes
+from animate_rt.engines.cpu.free_memory import VERSION_1, VERSION_2, free_bytes
 
 NONE = 2**63 - 4096  # version 1's limit of a group without one
 
@@ -20,12 +20,14 @@ def write(root: Path, files: dict[str, object]) -> Path:
 
 def group(folder: str, limit: object, used: int, droppable: int, version: int) -> dict[str, object]:
     names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
-    files = ("inactive_file", "active_file") if version == 2 else ("total_inactive_file", "total_active_file")
-    parts = droppable // 3, droppable - droppable // 3
+    files = (VERSION_2 if version == 2 else VERSION_1)[2]
+    part = droppable // len(files)
+    parts = [part, droppable - part * (len(files) - 1), *[part] * (len(files) - 2)]
+    lines = "\n".join(f"{name} {size}" for name, size in zip(files, parts, strict=True))
     return {
         f"sys/fs/cgroup/{folder}/memory.{names[0]}": limit,
         f"sys/fs/cgroup/{folder}/memory.{names[1]}": used,
-        f"sys/fs/cgroup/{folder}/memory.stat": f"anon 5\n{files[0]} {parts[0]}\n{files[1]} {parts[1]}",
+        f"sys/fs/cgroup/{folder}/memory.stat": f"anon 5\n{lines}",
     }
 
 

@@ -87,7 +87,8 @@ def test_large_models_state_what_stays_loaded(small_bundle: Path, monkeypatch: p
     monkeypatch.setattr(session, "KEPT_BYTES", -1)
     large = plan_memory(bundle, settings, 6)
     encoders = sum(bundle.manifest.memory[graph].weights for graph in REFERENCE)
-    assert (kept.weights or 0) - (large.weights or 0) == encoders
+    assert (kept.weights or 0) - (large.weights or 0) == encoders == large.encoders
+    assert kept.encoders == 0
     assert (kept.loading or 0) > (large.loading or 0) > (large.weights or 0) > 0
 
 

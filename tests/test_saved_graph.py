@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -15,32 +15,17 @@ import pytest
 import torch
 from animate_rt import BundleCorrupt, BundleMismatch
 from animate_rt.engines.backends import load_engine, open_device
-from animate_rt.engines.bundle import MANIFEST, open_bundle
+from animate_rt.engines.bundle import open_bundle
 from animate_rt.engines.cpu import openvino
 from animate_rt.engines.cpu.saved_graph import MAX_TEXT, check_saved_graph
-from animate_rt.engines.files import canonical, digest_of, hashed
 from animate_rt.export.saved_graphs import save_graphs
 from animate_rt.export.weight_file import WEIGHTS, WeightFile
 
 from .damage import thread_cpu_s
+from .manifests import edit_manifest, list_files_again
 
 GRAPH = "time_embedding"
 FIRST_CONSTANT = rb'(element_type="f32" shape="[0-9, ]+" offset=)"[0-9]+"( size=)"[0-9]+"'
-
-
-@pytest.fixture
-def copied(small_bundle: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(small_bundle, tmp_path / "bundle"))
-
-
-def reseal(path: Path) -> None:
-    """Write the manifest again, as anyone can, with the digests of the files that are there now."""
-    document = json.loads((path / MANIFEST).read_bytes())
-    for name in document["files"]:
-        found = hashed(path / name).file
-        document["files"][name] = {"sha256": found.sha256, "num_bytes": found.num_bytes}
-    del document["digest"]
-    (path / MANIFEST).write_bytes(canonical(document | {"digest": digest_of(document)}))
 
 
 def replaced(pattern: bytes, by: bytes) -> Callable[[bytes], bytes]:
@@ -111,7 +96,7 @@ def test_a_graph_with_anything_else_is_refused_in_one_line(copied: Path, change:
     make, message = CHANGES[change]
     path = copied / "engines" / f"{GRAPH}.xml"
     path.write_bytes(make(path.read_bytes()))
-    reseal(copied)
+    list_files_again(copied)
     bundle = open_bundle(copied)
     with pytest.raises(BundleCorrupt, match=message) as caught:
         load_engine(bundle, GRAPH, open_device("openvino"))
@@ -130,22 +115,24 @@ def test_a_text_that_is_too_large_is_not_read(tmp_path: Path) -> None:
         check_saved_graph(path, 0)
 
 
-def test_a_text_of_many_elements_is_refused_soon(tmp_path: Path) -> None:
+def test_a_text_of_many_tags_is_refused_soon(tmp_path: Path) -> None:
     path = tmp_path / "graph.xml"
     path.write_bytes(b"<net><edges>" + b"<edge/>" * 1_000_001)
     began = thread_cpu_s()
-    with pytest.raises(BundleCorrupt, match="at most 500,000 elements"):
+    with pytest.raises(BundleCorrupt, match="at most 1,000,000 tags"):
         check_saved_graph(path, 0)
-    assert thread_cpu_s() - began < 10
+    assert thread_cpu_s() - began < 1
 
 
 def test_bundles_of_earlier_versions_are_refused_in_one_line(copied: Path) -> None:
     """They have no engines for OpenVINO."""
     shutil.rmtree(copied / "engines")
-    document = json.loads((copied / MANIFEST).read_bytes()) | {"schema": 1}
-    document["files"] = {name: file for name, file in document["files"].items() if "engines" not in name}
-    del document["digest"]
-    (copied / MANIFEST).write_bytes(canonical(document | {"digest": digest_of(document)}))
+
+    def edit(document: dict[str, Any]) -> None:
+        document["schema"] = 1
+        document["files"] = {name: file for name, file in document["files"].items() if "engines" not in name}
+
+    edit_manifest(copied, edit)
     with pytest.raises(BundleMismatch, match=r"schema 2, found 1; build it again with this version"):
         open_bundle(copied)
 

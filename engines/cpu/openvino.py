@@ -50,6 +50,11 @@ MESSAGE = 400  # characters of OpenVINO's message in ours
 INSTALL = "pip install 'animate-rt[cpu]'"
 
 
+def precision_of(graph: str, precision: Precision) -> Precision:
+    """The precision in which a graph of a bundle of that precision computes."""
+    return EXACT.get(graph, precision)
+
+
 def version() -> str:
     try:
         return f"openvino {metadata.version('openvino')}"
@@ -78,7 +83,7 @@ def import_openvino() -> Any:
 def load_graph(bundle: SealedBundle, graph: str) -> OpenVINOEngine:
     """Compile one graph of a bundle. Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory."""
     check_saved_graph(bundle.engine(graph), (bundle.path / WEIGHTS).stat().st_size)
-    precision = EXACT.get(graph, bundle.manifest.precision)
+    precision = precision_of(graph, bundle.manifest.precision)
     with compiling(graph, "use a smaller size or window", "build the bundle again"):
         compiled = load_or_compile(bundle, graph, precision)
         check_tensors(bundle, graph, compiled)

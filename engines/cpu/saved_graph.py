@@ -20,7 +20,7 @@ from ...text import escaped, quoted
 from ..files import read_bytes
 
 MAX_TEXT = 1 << 25  # bytes; SD 1.5's UNet has 6 million
-MAX_ELEMENTS = 500_000
+MAX_TAGS = 1_000_000  # an element has one or two
 MAX_ELEMENT = 10_000  # bytes of one element
 MAX_RANK = 16
 # Each element, and the elements in it.
@@ -127,8 +127,8 @@ def check_sizes(text: bytes) -> None:
     """Raise ValueError for what would take a parser long, and for letters that parsers read differently."""
     if not text.isascii():
         raise ValueError("expected XML in ASCII, found other bytes")
-    if text.count(b"<") > 2 * MAX_ELEMENTS:  # where an element begins, and where it ends
-        raise ValueError(f"expected at most {MAX_ELEMENTS:,} elements, found more")
+    if text.count(b"<") > MAX_TAGS:
+        raise ValueError(f"expected at most {MAX_TAGS:,} tags, found more")
     longest = max(map(len, text.split(b"<")))  # attributes cannot have this character
     if longest > MAX_ELEMENT:
         raise ValueError(f"expected elements of at most {MAX_ELEMENT:,} bytes, found one of {longest:,}")

@@ -126,9 +126,11 @@ def memory_report(bundle: Bundle, num_frames: int, options: ClipOptions) -> str:
         ("one reference", *(megabytes(plan.reference) for plan in plans)),
         ("latents, pose features", *(f"{megabytes(p.clip)} ({p.peak_frames} frames)" for p in plans)),
         ("total", *(megabytes(plan.total) for plan in plans)),
-        *([("while loading", *(megabytes(plan.loading) for plan in plans))] if plans[0].loading else []),
-        *([("later references", *(megabytes(plan.encoders) for plan in plans))] if plans[0].encoders else []),
     ]
+    if plans[0].loading:
+        columns.append(("while loading", *(megabytes(plan.loading) for plan in plans)))
+    if plans[0].encoders:
+        columns.append(("later references add", *(megabytes(plan.encoders) for plan in plans)))
     lines = [f"{name:24}{one:>28}{other:>28}" for name, one, other in columns]
     first = next(iter(settings.values()))
     head = (
