@@ -314,8 +314,8 @@ def compile_model(core: Any, model: Any, precision: Precision) -> Any:
 
 
 def options(core: Any, precision: Precision) -> dict[str, Any]:
-    """Options that set the precision: by default OpenVINO chooses bfloat16 if the CPU supports it. Raises
-    DeviceError if the CPU does not support bfloat16."""
+    """Options of a compiled model. They set the precision: by default OpenVINO chooses bfloat16 if the CPU
+    supports it. Raises DeviceError if the CPU does not support bfloat16."""
     ov = import_openvino()
     if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise DeviceError(
@@ -323,6 +323,9 @@ def options(core: Any, precision: Precision) -> dict[str, Any]:
         )
     hint = ov.properties.hint
     return {
+        # Other processes may use the same cores. Threads that cannot move away from them are no faster when
+        # there is no other process, and slower when there is one.
+        hint.enable_cpu_pinning: False,
         hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
         hint.performance_mode: hint.PerformanceMode.LATENCY,
     }
