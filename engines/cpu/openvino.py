@@ -323,9 +323,6 @@ def options(core: Any, precision: Precision) -> dict[str, Any]:
         )
     hint = ov.properties.hint
     return {
-        # Other processes may use the same cores. Threads that cannot move away from them are no faster when
-        # there is no other process, and slower when there is one.
-        hint.enable_cpu_pinning: False,
         hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
         hint.performance_mode: hint.PerformanceMode.LATENCY,
     }
