@@ -5,6 +5,8 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
@@ -80,6 +82,37 @@ def test_a_large_model_does_not(arithmetic: Callable[..., Animator]) -> None:
 
 
 @pytest.mark.usefixtures("large")
+def test_their_memory_is_free_when_the_heap_is_trimmed(
+    arithmetic: Callable[..., Animator], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, seen = Loads(), []
+    with arithmetic(load=loads) as animator:
+        monkeypatch.setattr(animator.session.device, "trim", lambda: seen.append(loads.alive()))
+        render(animator)
+    assert seen[0] == {"pose_guider", "time_embedding", "vae_decoder"}
+
+
+@pytest.mark.usefixtures("large")
+def test_they_are_freed_while_another_clip_loads_an_engine(arithmetic: Callable[..., Animator]) -> None:
+    loads, loading, freed = Loads(), Event(), Event()
+
+    def load(bundle: Any, graph: str, device: Device) -> ArithmeticEngine:
+        if graph == "denoising_unet":
+            loading.set()
+            assert freed.wait(20)
+        return loads(bundle, graph, device)
+
+    with arithmetic(load=load) as animator, ThreadPoolExecutor(1) as threads:
+        with animator.session.encoders(lambda: None):
+            assert loads.alive() >= set(REFERENCE)
+            other = threads.submit(animator.session.engine, "denoising_unet")
+            assert loading.wait(20)
+        assert not loads.alive() & set(REFERENCE)
+        freed.set()
+        other.result(20)
+
+
+@pytest.mark.usefixtures("large")
 def test_clips_that_encode_at_once(arithmetic: Callable[..., Animator]) -> None:
     references = [pictures(1, seed)[0] for seed in range(12)]
     with arithmetic() as animator:
@@ -131,7 +164,8 @@ def test_one_that_fails_is_not_kept(
         with pytest.raises(DeviceError) as caught:
             render(animator)
         monkeypatch.setattr(ArithmeticContext, "run", run)
-        assert caught.value.__traceback__  # it still says where it was raised
+        raised = caught.value.__cause__ or caught.value
+        assert "fail" in [frame.name for frame in extract_tb(raised.__traceback__)]  # where it was raised
         assert loads.count("reference_net") == 1
         assert not loads.alive() & set(REFERENCE)
         render(animator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -185,6 +186,33 @@ def test_clips_may_be_closed_by_the_garbage_collector(arithmetic: Callable[..., 
                 next(Owner(animator).clip)
     finally:
         gc.set_threshold(*before)
+
+
+def test_an_error_that_the_host_has_seen_keeps_the_variables_of_its_frames() -> None:
+    """Streams that wait for what failed get the same error later."""
+
+    def fail() -> None:
+        raise DeviceError("no")
+
+    def ask() -> None:
+        kept = "kept"
+        failed.synchronize()
+        raise AssertionError(kept)
+
+    device = CPUDevice()
+    first, second = device.stream("first"), device.stream("second")
+    first.call(fail)
+    failed = first.record()
+    with pytest.raises(DeviceError, match="no") as caught:
+        ask()
+    second.wait(failed, needs=True)
+    second.call(fail)
+    with pytest.raises(DeviceError, match="no") as again:
+        second.record().synchronize()
+    assert again.value is caught.value
+    frames = [frame for frame, _line in walk_tb(caught.value.__traceback__)]
+    assert [frame.f_locals.get("kept") for frame in frames if frame.f_code.co_name == "ask"] == ["kept"]
+    device.close()
 
 
 def test_a_device_that_fails_to_activate_blocks_no_later_call(arithmetic: Callable[..., Animator]) -> None:

@@ -140,7 +140,8 @@ class CPUStream:
 
     def call(self, function: Callable[[], object]) -> None:
         """Enqueue a Python function."""
-        # Without the stream, as a task that held it would keep it from ending.
+        # Not the stream itself: a task that held it would keep it from ending. And not a closure, which the
+        # frames of a failure would keep.
         self.queue.put(partial(call, self.name, self.calling, function))
 
     def copy(self, *pairs: tuple[Buffer, Buffer]) -> None:
@@ -199,28 +200,35 @@ def work(queue: SimpleQueue[Task | None]) -> None:
     while (task := queue.get()) is not None:
         failure = task(failure)
         del task  # or buffers in its arguments would stay alive until the next task
-        forget_frames(failure)
 
 
 def call(name: str, calling: Lock, function: Callable[[], object], failure: Failure) -> Failure:
-    """Call a function unless something failed before. What it raises is raised again when the host waits.
-
-    The function is an argument, not of a closure: `forget_frames` could not clear that.
-    """
+    """Call a function unless something failed before. Returns the failure, for the host to raise."""
     if failure is None:
-        try:
-            with calling:
-                function()
-        except MemoryError as error:
-            failure = OutOfMemory(f"{name}: no room in memory; {SMALLER}")
-            failure.__cause__ = error
-        except BaseException as error:
-            return error
+        failure = failure_of(calling, function)
+        del function  # the frames of the failure lead to this one
+        forget_frames(failure)
+        if isinstance(failure, MemoryError):
+            cause, failure = failure, OutOfMemory(f"{name}: no room in memory; {SMALLER}")
+            failure.__cause__ = cause
     return failure
 
 
+def failure_of(calling: Lock, function: Callable[[], object]) -> Failure:
+    """What a function raises, or None."""
+    try:
+        with calling:
+            function()
+    except BaseException as error:
+        return error
+    return None
+
+
 def forget_frames(failure: Failure) -> None:
-    """Clear the variables of where an error was raised: they would keep engines that are unloaded."""
+    """Clear the local variables of the functions that an error went through, and those of its causes.
+
+    They would keep engines that are unloaded. Only for an error that no other thread has seen yet.
+    """
     while failure is not None:
         clear_frames(failure.__traceback__)
         failure = failure.__cause__ or failure.__context__

@@ -49,7 +49,7 @@ class Session:
         self.device.activate()
         self.scheduler, self.pool = StreamScheduler(device, observe), Pool(device)
         self.engines: dict[str, Engine] = {}
-        self.loading = Lock()
+        self.loading, self.freeing = Lock(), Lock()  # `freeing` is of the engines that encode references
         self.num_encoding = 0  # threads that use the engines of references
         self.prepare = self._stream("prepare", contract.PREPARE)
         self.denoise = [self._stream(f"denoise {i}", contract.UNETS) for i in range(denoise_streams)]
@@ -84,7 +84,7 @@ class Session:
     @contextmanager
     def encoders(self, waiting: Callable[[], None]) -> Iterator[None]:
         """Keep the engines that run once for each reference loaded in a `with` block. Raises as `engine`."""
-        with self.scheduler:
+        with self.freeing, self.scheduler:  # not before those of the last reference are freed
             self.num_encoding += 1
         try:
             for graph in contract.REFERENCE:
@@ -94,7 +94,10 @@ class Session:
             with self.scheduler.lock:
                 self.num_encoding -= 1
             if not self.keeps_encoders:
-                self._unload_encoders()
+                with self.freeing:
+                    unloaded = self._take_encoders()
+                    unloaded.clear()  # frees them, which takes long, without the scheduler's lock
+                self.device.trim()
 
     def bound(self, stream: EngineStream, graph: str) -> BoundEngine:
         """Return a loaded engine bound to a stream. Called with the scheduler held."""
@@ -131,20 +134,20 @@ class Session:
             raise
         self.engines |= loaded
 
-    def _unload_encoders(self) -> None:
-        """Free the engines that run once for each reference, if nobody uses them."""
-        unloaded: list[object] = []
-        with self.loading:  # nobody loads them again before they are freed
-            with self.scheduler.lock:
-                if not (self.num_encoding or self.scheduler.closed):
-                    for graph in contract.REFERENCE:
-                        unloaded.append(self.engines.pop(graph, None))
-                        if bound := self.prepare.bound_engines.pop(graph, None):
-                            self.pool.give(*bound.io_buffers.values())
-                            unloaded.append(bound)
-            if unloaded:
-                unloaded.clear()  # takes long, so other clips go on meanwhile
-                self.device.trim()
+    def _take_encoders(self) -> list[object]:
+        """The engines that run once for each reference, which the session forgets if nobody uses them.
+
+        What was issued to them still runs.
+        """
+        found: list[object] = []
+        with self.scheduler.lock:
+            if not (self.num_encoding or self.scheduler.closed):
+                for graph in contract.REFERENCE:
+                    found.append(self.engines.pop(graph, None))
+                    if bound := self.prepare.bound_engines.pop(graph, None):
+                        self.pool.give(*bound.io_buffers.values())
+                        found.append(bound)
+        return found
 
     def _stream(self, name: str, graphs: Sequence[str]) -> EngineStream:
         memory = self.bundle.manifest.memory
