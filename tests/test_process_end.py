@@ -70,6 +70,21 @@ print(1 + len(list(clip)), "frames", flush=True)
 animator.close()
 """
 
+# A library's exit handler may wait for threads that a fork does not have, as TBB's does now and then. Here
+# one aborts. What C code has printed still arrives.
+FORK_AND_END = """
+import ctypes
+next(clip)
+c_library = ctypes.CDLL(None)
+c_library.on_exit(c_library.abort, None)
+child = os.fork()
+if child == 0:
+    c_library.puts(b"printed")
+    sys.exit(7)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+os._exit(0)
+"""
+
 # Bundles may be loaded in processes that are forked before.
 FORK_FIRST = """
 import os, sys
@@ -112,6 +127,12 @@ def test_an_animator_used_after_fork_says_so(small_bundle: Path) -> None:
     assert [line[: line.index(";") + 2] for line in lines[:-2]] == [used] * 6 + [loaded], done
     assert lines[-2:] == ["7", "40 frames"]
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc's on_exit")
+def test_a_fork_ends_without_exit_handlers_of_libraries(small_bundle: Path) -> None:
+    done = run(small_bundle, BEGIN + FORK_AND_END)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "printed\n7\n", "")
 
 
 def test_processes_forked_before_load_bundles(small_bundle: Path) -> None:

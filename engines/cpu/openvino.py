@@ -15,6 +15,8 @@ from threading import Event, Lock
 from typing import Any, cast
 from weakref import WeakSet
 
+import numpy as np
+
 from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory, Rejected
 from ...text import escaped, message_of, one_line, quoted
 from ..bundle import SealedBundle
@@ -51,7 +53,7 @@ INSTALL = "pip install 'animate-rt[cpu]'"
 
 
 def precision_of(graph: str, precision: Precision) -> Precision:
-    """The precision in which a graph of a bundle of that precision computes."""
+    """The precision in which a graph computes, in a bundle of `precision`."""
     return EXACT.get(graph, precision)
 
 
@@ -74,9 +76,10 @@ def import_openvino() -> Any:
                 openvino = importlib.import_module("openvino")
             finally:
                 del sys.modules[CONVERTER]
-        # The first call fills a table of types. Two threads that make it at the same time can wait for each
-        # other for ever: one holds the table's lock, the other the interpreter's.
+        # The first call of each kind fills a table of types. Two threads that make it at the same time can
+        # wait for each other for ever: one holds the table's lock, the other the interpreter's.
         openvino.Type.f32.to_dtype()
+        openvino.Tensor(np.zeros(1, np.float32))
     return openvino
 
 
@@ -211,14 +214,19 @@ def reason(error: Exception) -> str:
 
 
 def after_fork() -> None:
-    """Keep the compiled models of the parent process until a forked child ends.
+    """Let a forked child end without OpenVINO's threads, which it does not have.
 
-    Freeing one waits for OpenVINO's threads, which do not exist in the child.
+    Freeing a compiled model waits for them, so those of the parent process are kept. So does the exit handler
+    of TBB, now and then, so the child ends before that handler: glibc calls the last registered one first.
     """
-    if USED.is_set():
-        FORKED.set()
     for compiled in COMPILED:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(compiled))
+    if USED.is_set():
+        FORKED.set()
+        c_library = ctypes.CDLL(None)
+        if hasattr(c_library, "on_exit"):
+            c_library.on_exit(c_library._exit, None)  # with the exit status
+            c_library.on_exit(c_library.fcloseall, None)  # before it: writes what C files still hold
 
 
 if hasattr(os, "register_at_fork"):
@@ -323,6 +331,9 @@ def options(core: Any, precision: Precision) -> dict[str, Any]:
         )
     hint = ov.properties.hint
     return {
+        # Other processes may use the same cores. Threads that cannot move away from them are no faster when
+        # there is no other process, and slower when there is one.
+        hint.enable_cpu_pinning: False,
         hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
         hint.performance_mode: hint.PerformanceMode.LATENCY,
     }
