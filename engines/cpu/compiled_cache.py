@@ -3,12 +3,14 @@
     ~/.cache/animate-rt/compiled/<key>      the file that OpenVINO writes, then a SHA-256 of the key and it
 
 The key is the digest of all that decides the content, such as graph, weights, precision, OpenVINO and
-processor. An entry is not used if it is damaged, was made for another key, or could be another user's.
+processor. An entry is not used if it is damaged, was made for another key,
+belongs to another user, or can be written by others.
 ANIMATE_RT_COMPILED_GB limits the size of all entries; 0 switches the cache off.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -76,19 +78,17 @@ class CompiledCache:
         return self._make(entry, digest.digest(), ROOM * num_weights, make)
 
     def _make(self, entry: Path, key: bytes, needed: int, make: Callable[[str], Any]) -> Any:
-        """What `make` makes, and an entry of it if the disk has so many bytes of room."""
+        """What `make` makes, and an entry of it if the disk has `needed` bytes free."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             free = shutil.disk_usage(self.folder).free
             if free < needed:
-                room = f"expected {needed / 1e9:.1f} GB of free disk, found {free / 1e9:.1f}"
-                log.warning("%s: compiled graphs are not cached: %s", self.folder, room)
-                return make("")
+                found = f"expected {needed / 1e9:.1f} GB of free disk, found {free / 1e9:.1f}"
+                raise OSError(errno.ENOSPC, found, os.fspath(self.folder))
             temporary = tempfile.TemporaryDirectory(dir=self.folder, prefix=".", ignore_cleanup_errors=True)
         except OSError as error:
             log.warning("compiled graphs cannot be cached: %s", error)
             return make("")
-        made = None
         with temporary as folder:
             try:
                 made = make(folder)
@@ -98,19 +98,24 @@ class CompiledCache:
                 log.warning("%s: compiled again, and not cached: %s", entry, one_line(message_of(error)))
             else:
                 self._keep(Path(folder), entry, key)
-        return make("") if made is None else made
+                return made
+        return make("")
 
     def _keep(self, folder: Path, entry: Path, key: bytes) -> None:
-        """Make an entry of the file in a folder, unless it is larger than the cache may be."""
+        """Make an entry of the only file in a folder, unless it is larger than the cache may be."""
         try:
-            for file in list(folder.iterdir())[:1]:
-                size = file.stat().st_size + DIGEST_BYTES
-                if size > self.num_bytes:
-                    limit = f"expected at most {self.num_bytes:,} bytes, found {size:,}"
-                    log.warning("%s: not cached: %s", entry, limit)
-                else:
-                    write_entry(file, entry, key)
-                    shrink(self.folder, self.num_bytes)
+            files = list(folder.iterdir())
+            size = DIGEST_BYTES + sum(file.stat().st_size for file in files)
+            if len(files) != 1:
+                log.warning("%s: not cached: expected one file of OpenVINO, found %d", entry, len(files))
+            elif size > self.num_bytes:
+                log.warning(
+                    "%s: not cached: expected at most %d bytes, found %d; set %s higher, or to 0",
+                    *(entry, self.num_bytes, size, LIMIT),
+                )
+            else:
+                write_entry(files[0], entry, key)
+                shrink(self.folder, self.num_bytes)
         except OSError as error:
             log.warning("%s: cannot be cached: %s", entry, error)
 
