@@ -41,15 +41,15 @@ def original(small_bundle: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def copied(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unchanged(small_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Links to a file change its times, and other processes use the shared bundle at the same time."""
     return Path(shutil.copytree(small_bundle, tmp_path_factory.mktemp("copied") / "bundle"))
 
 
 @pytest.fixture
-def linked(copied: Path, tmp_path: Path) -> Path:
+def linked(unchanged: Path, tmp_path: Path) -> Path:
     """A copy of the bundle whose manifest can be replaced; its other files are hard links."""
-    path = Path(shutil.copytree(copied, tmp_path / "bundle", copy_function=os.link))
+    path = Path(shutil.copytree(unchanged, tmp_path / "bundle", copy_function=os.link))
     (path / MANIFEST).unlink()
     return path
 

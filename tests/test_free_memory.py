@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 from animate_rt.engines.cpu.device import CPUDevice
-from animate_rt.engines.cpu.free_memory import VERSION_1, VERSION_2, free_bytes
+from animate_rt.engines.cpu.free_memory import free_bytes
 
+DROPPABLE = {
+    1: ("total_inactive_file", "total_active_file"),
+    2: ("inactive_file", "active_file", "slab_reclaimable"),
+}
 NONE = 2**63 - 4096  # version 1's limit of a group without one
 
 
@@ -20,10 +24,10 @@ def write(root: Path, files: dict[str, object]) -> Path:
 
 def group(folder: str, limit: object, used: int, droppable: int, version: int) -> dict[str, object]:
     names = ("max", "current") if version == 2 else ("limit_in_bytes", "usage_in_bytes")
-    files = (VERSION_2 if version == 2 else VERSION_1)[2]
-    part = droppable // len(files)
-    parts = [part, droppable - part * (len(files) - 1), *[part] * (len(files) - 2)]
-    lines = "\n".join(f"{name} {size}" for name, size in zip(files, parts, strict=True))
+    first, *others = DROPPABLE[version]
+    part = droppable // len(DROPPABLE[version])
+    sizes = {first: droppable - part * len(others), **dict.fromkeys(others, part)}
+    lines = "\n".join(f"{name} {size}" for name, size in sizes.items())
     return {
         f"sys/fs/cgroup/{folder}/memory.{names[0]}": limit,
         f"sys/fs/cgroup/{folder}/memory.{names[1]}": used,

@@ -76,8 +76,7 @@ class TensorFile:
             raise CheckpointError(
                 f"{path}: expected weights saved by torch or safetensors, {error}"
             ) from error
-        # zipfile raises RuntimeError for an archive of a version that it does not know.
-        except (*DAMAGE, zipfile.BadZipFile, struct.error, RuntimeError) as error:
+        except (*DAMAGE, zipfile.BadZipFile, struct.error, NotImplementedError) as error:
             raise self.damaged from error
 
     @property
