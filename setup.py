@@ -13,6 +13,7 @@ EXPORT = [
     "onnxscript>=0.7",
     "safetensors>=0.5",
     "pyyaml>=6",
+    "nncf>=3.4",  # of precision int8
 ]
 CUDA = ["cuda-core[cu13]>=1.2"]
 VERIFY = ["polygraphy>=0.53", "onnxruntime>=1.22"]

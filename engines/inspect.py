@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
+
 from ..text import escaped
 from .bundle import Bundle
 from .contract import TensorSpec
-from .manifest import Manifest
+from .cpu.quantized_layers import Layers
+from .manifest import WEIGHTS, Manifest
+from .precision import QUANTIZED
+
+WIDTH = 110  # characters of a line with names of layers
+LOSSY = " (lossy: convolutions and linear layers of the denoising UNet in 8 bits)"
 
 
 def report(bundle: Bundle) -> str:
@@ -13,7 +20,7 @@ def report(bundle: Bundle) -> str:
     manifest = bundle.manifest
     width = max(len(name) for name, _ in settings(bundle))
     lines = [f"{name:<{width}}  {value}" for name, value in settings(bundle)]
-    return "\n".join([*lines, "", *graph_table(manifest)])
+    return "\n".join([*lines, "", *graph_table(manifest), *quantized_table(bundle)])
 
 
 def settings(bundle: Bundle) -> list[tuple[str, str]]:
@@ -29,7 +36,8 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
         ),
         ("digest", bundle.digest),
         ("backend", f"{manifest.backend}, built with {manifest.backend_version}"),
-        ("precision", manifest.precision),
+        ("precision", f"{manifest.precision}{LOSSY if manifest.calibration else ''}"),
+        *((f"calibrated on {name}", digest) for name, digest in manifest.calibration.items()),
         *([("devices", ", ".join(manifest.compute_capabilities))] if manifest.compute_capabilities else []),
         ("size", f"{bucket.width}x{bucket.height} pixels, window of {bucket.window} frames"),
         (
@@ -60,6 +68,21 @@ def graph_table(manifest: Manifest) -> list[str]:
         lines.append(f"{name}  ({file.num_bytes / 1e3:.0f} kB)")
         lines += [f"  in   {line}" for line in specs(contract.inputs)]
         lines += [f"  out  {line}" for line in specs(contract.outputs)]
+    return lines
+
+
+def quantized_table(bundle: Bundle) -> list[str]:
+    """In precision int8, how many layers of each quantized graph are in 8 bits, and the others by name."""
+    lines = []
+    for graph in QUANTIZED:
+        if bundle.manifest.precision == "int8" and graph in bundle.manifest.graphs:
+            weights = bundle.manifest.files[WEIGHTS].num_bytes
+            num_quantized, left = Layers.read(bundle.engine(graph), weights).table()
+            number = num_quantized + sum(map(len, left.values()))
+            lines += ["", f"{graph}: {num_quantized} of {number} convolutions and matrix products in 8 bits"]
+            for why, names in left.items():
+                text = f"in float, because {why}: {escaped(', '.join(names))}"
+                lines += wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
 
 

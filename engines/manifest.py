@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +40,7 @@ class Contents(ABC):
     files: dict[str, File] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        texts = ((self.backend_version,), self.compute_capabilities, self.weights, self.weights.values())
-        for group in texts:
-            if len(group) > MAX_TEXTS:
-                raise ConfigError(f"manifest: expected at most {MAX_TEXTS} texts, found {len(group)}")
-            for text in group:
-                if len(text) > MAX_TEXT or not text.isprintable():
-                    raise ConfigError(
-                        f"manifest: expected up to {MAX_TEXT} printable characters, found {quoted(text)}"
-                    )
+        check_texts((self.backend_version,), self.compute_capabilities, self.weights, self.weights.values())
         if self.memory and self.memory.keys() != self.graphs.keys():
             raise ConfigError(
                 f"manifest: expected the memory of all {len(self.graphs)} graphs or of none, "
@@ -81,6 +74,12 @@ class Manifest(Contents):
     model: ModelConfig
     bucket: ShapeBucket
     feature_cache: bool = False  # whether it has the graphs for it; manifests before it was added lack it
+    # In precision int8: SHA-256 of each clip that its ranges were chosen by, by name.
+    calibration: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super(Manifest, self).__post_init__()
+        check_texts(self.calibration, self.calibration.values())
 
     def contracts(self) -> dict[str, Contract]:
         dtype = PRECISIONS[self.precision].graph_dtype
@@ -94,6 +93,18 @@ class Manifest(Contents):
             f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
             f"{' --feature-cache' if self.feature_cache else ''}"
         )
+
+
+def check_texts(*groups: Collection[str]) -> None:
+    """Raise ConfigError for texts that are long or not printable, and for many of them."""
+    for group in groups:
+        if len(group) > MAX_TEXTS:
+            raise ConfigError(f"manifest: expected at most {MAX_TEXTS} texts, found {len(group)}")
+        for text in group:
+            if len(text) > MAX_TEXT or not text.isprintable():
+                raise ConfigError(
+                    f"manifest: expected up to {MAX_TEXT} printable characters, found {quoted(text)}"
+                )
 
 
 def named(names: Any) -> str:

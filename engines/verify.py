@@ -22,7 +22,7 @@ from .bundle import Bundle
 from .contract import TensorSpec
 from .device import Array, Device
 from .engine import Engine
-from .precision import PRECISIONS
+from .precision import PRECISIONS, QUANTIZED
 from .runner import Runner
 
 MESSAGE = 400  # characters of ONNX Runtime's message in ours
@@ -143,7 +143,9 @@ def compare(
     from polygraphy.comparator import Comparator, PsnrCompareFunc, SimpleCompareFunc
     from polygraphy.logger import G_LOGGER
 
-    tolerance = PRECISIONS[bundle.manifest.precision].tolerance
+    precision = bundle.manifest.precision
+    in_float = precision == "int8" and graph not in QUANTIZED
+    tolerance = PRECISIONS["bf16" if in_float else precision].tolerance
     session = SessionFromOnnx(str(bundle.graph(graph)), providers=["CPUExecutionProvider"])
     runners = [
         OnnxrtRunner(session, "onnxruntime"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -35,6 +37,7 @@ def build_bundle(
     precision: Precision | None = None,
     inference_config: str | os.PathLike[str] | None = None,
     feature_cache: bool = False,
+    calibration: Sequence[str | os.PathLike[str]] = (),
     plans: PlanOptions | None = None,
     progress: Callable[[str], None] = lambda _what: None,
 ) -> None:
@@ -44,12 +47,14 @@ def build_bundle(
     DEFAULT_PRECISION. `base` is a checkpoint directory for files that the first one lacks; few-step weights
     are often only a denoising UNet. `inference_config` is a public inference.yaml; sections that it lacks
     come from the checkpoint's own file, then from its base's, then from the public v2 settings.
-    `feature_cache` adds the graphs that clips with a `cache_interval` run. `plans` is
+    `feature_cache` adds the graphs that clips with a `cache_interval` run. `calibration` is only for
+    precision int8: clips by which the ranges of 8-bit numbers are chosen, folders with a picture named
+    reference and pose frames named pose, or videos of a person; by default the clip of the demo. `plans` is
     only for backend tensorrt. `progress` is called at the start of each step ("export denoising_unet") and
-    repeatedly while a plan is compiled ("compile denoising_unet: timing tactics 1/3"); an exception from it
-    stops the build. An existing bundle at that path is replaced at the end.
+    repeatedly during long ones ("compile denoising_unet: timing tactics 1/3"); an exception from it stops the
+    build. An existing bundle at that path is replaced at the end.
 
-    Raises InputMissing, ConfigError, CheckpointError, BuildError, DeviceError or OutputError, and then leaves
+    Raises InputError, ConfigError, CheckpointError, BuildError, DeviceError or OutputError, and then leaves
     the path as it was.
     """
     if backend not in tuple(DEFAULT_PRECISION):
@@ -66,6 +71,14 @@ def build_bundle(
             "compute capability, optimization level and workspace: expected only with backend tensorrt, "
             f"found with {backend}"
         )
+    if calibration and precision != "int8":
+        raise ConfigError(f"calibration: expected only with precision int8, found with {precision}")
+    clips = []
+    if precision == "int8":
+        from .calibration import find_clips
+        from .quantization import quantize_graphs
+
+        clips = find_clips([Path(path) for path in calibration])
     plans = plans or PlanOptions()
     backend_version = {"openvino": openvino, "tensorrt": tensorrt}[backend].version()
     capabilities = compute_capabilities(plans) if backend == "tensorrt" else ()
@@ -76,8 +89,19 @@ def build_bundle(
         loaded = load_checkpoint(
             checkpoint, inference_config, getattr(torch, dtype), base=base, bucket=bucket
         )
-        model, weights = loaded.config, dict(loaded.weights)
-        graphs = contracts(model, bucket, dtype, feature_cache=feature_cache)
+        graphs = contracts(loaded.config, bucket, dtype, feature_cache=feature_cache)
+        manifest = Manifest(
+            model=loaded.config,
+            bucket=bucket,
+            feature_cache=feature_cache,
+            backend=backend,
+            backend_version=backend_version,
+            compute_capabilities=capabilities,
+            precision=precision,
+            calibration={clip.path.name: clip.digest for clip in clips},
+            weights=dict(loaded.weights),
+            graphs=graphs,
+        )
         memory: dict[str, Memory | None] = {}
         (folder / "graphs").mkdir()
         with (folder / "graphs" / WEIGHTS).open("wb") as file:
@@ -96,22 +120,18 @@ def build_bundle(
                     folder, graphs, stored, precision, lambda graph: progress(f"save {graph}")
                 )
                 progress(f"weights: {stored}")
+            if clips:
+                saved = replace(manifest, memory=known(memory))
+                memory |= quantize_graphs(folder, saved, stored, clips, progress)
         if backend == "tensorrt":
             (folder / "engines").mkdir()
             for graph in graphs:
                 memory[graph] = compile_graph(folder, graph, plans, progress)
-        known = {graph: needed for graph, needed in memory.items() if needed}
         progress("seal")
-        manifest = Manifest(
-            model=model,
-            bucket=bucket,
-            feature_cache=feature_cache,
-            backend=backend,
-            backend_version=backend_version,
-            compute_capabilities=capabilities,
-            memory=known if known.keys() == memory.keys() else {},
-            precision=precision,
-            weights=weights,
-            graphs=graphs,
-        )
-        seal(folder, manifest)
+        seal(folder, replace(manifest, memory=known(memory)))
+
+
+def known(memory: dict[str, Memory | None]) -> dict[str, Memory]:
+    """The memory of all graphs, or nothing if that of one is not known."""
+    stated = {graph: needed for graph, needed in memory.items() if needed}
+    return stated if stated.keys() == memory.keys() else {}

@@ -46,7 +46,18 @@ def add_commands(commands: Commands) -> None:
     command.add_argument(
         "--precision",
         choices=sorted(PRECISIONS),
-        help="fp32 (default) or bf16 with openvino, fp16 (default) or fp32 with tensorrt",
+        help="fp32 (default), bf16 or int8 with openvino, fp16 (default) or fp32 with tensorrt; int8 is "
+        "lossy: the UNet's convolutions and linear layers in 8 bits, all else in bf16 if the CPU has it",
+    )
+    command.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        metavar="CLIP",
+        default=[],
+        help="with --precision int8: clips like those that will be made, by which the ranges of 8-bit "
+        "numbers are chosen; each a folder with a picture named reference and pose frames named pose, or a "
+        "video of a person (default: the clip of animate-rt demo)",
     )
     command.add_argument(
         "--inference-config",
@@ -109,6 +120,8 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace, console: Console) -> None:
     need_export()
+    if options.precision == "int8":
+        need_packages("export", "nncf")
     from .build import build_bundle
 
     build_bundle(
@@ -122,6 +135,7 @@ def build(options: argparse.Namespace, console: Console) -> None:
         base=options.base,
         inference_config=options.inference_config,
         feature_cache=options.feature_cache,
+        calibration=options.calibration,
         plans=plan_options(options),
         progress=console.step,
     )

@@ -11,6 +11,7 @@ from math import prod
 from xml.etree.ElementTree import Element
 
 from ..engines.contract import Memory
+from ..engines.cpu.openvino import float_type, new_core
 from ..engines.cpu.passes.attention import FEW_KEYS
 from ..engines.precision import Precision
 
@@ -25,7 +26,7 @@ IN_PLACE |= {"SoftMax", "Sqrt", "Subtract", "Swish", "Tanh", "Clamp", "Round"}
 
 def memory_of(graph: Element, precision: Precision) -> Memory:
     """The memory of a graph that computes in this precision."""
-    return Nodes(graph, 2 if precision == "bf16" else 4).memory()
+    return Nodes(graph, 2 if float_type(new_core(), precision) == "bf16" else 4).memory()
 
 
 class Nodes:
@@ -98,8 +99,9 @@ class Nodes:
         return self.names.keys() - inside
 
     def size(self, name: str) -> int:
+        item_bytes = 1 if self.kind(name) == "FakeQuantize" else self.item_bytes  # which gives 8 bits
         return sum(
-            prod(shape) * (self.item_bytes if kind == "FP32" else NUMBERS.get(kind, 1))
+            prod(shape) * (item_bytes if kind == "FP32" else NUMBERS.get(kind, 1))
             for kind, shape in self.shapes(name)
         )
 

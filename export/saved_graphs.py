@@ -40,20 +40,26 @@ def save_graphs(
     memory = {}
     for graph in graphs:
         progress(graph)
-        source, target = folder / "graphs" / f"{graph}.onnx", folder / "engines" / f"{graph}.xml"
         weights.file.flush()
         with tempfile.TemporaryDirectory(dir=folder) as temporary:
             text, constants = Path(temporary) / "graph.xml", Path(temporary) / "graph.bin"
             with compiling(graph, "use a smaller size or window", "use another version of openvino"):
-                import_openvino().serialize(apply_passes(new_core().read_model(source)), text, constants)
-            try:
-                saved = with_weights(text, constants, weights)
-                target.write_bytes(ElementTree.tostring(saved))
-            except (ElementTree.ParseError, ValueError) as error:  # a full disk does not stop it
-                raise OSError(errno.ENOSPC, f"{graph}: OpenVINO saved only a part of it") from error
-        check_saved_graph(target, weights.size)
-        memory[graph] = memory_of(saved, precision_of(graph, precision))
+                model = apply_passes(new_core().read_model(folder / "graphs" / f"{graph}.onnx"))
+                import_openvino().serialize(model, text, constants)
+            target = folder / "engines" / f"{graph}.xml"
+            memory[graph] = add_graph(text, constants, target, weights, precision_of(graph, precision))
     return memory
+
+
+def add_graph(text: Path, constants: Path, target: Path, weights: WeightFile, precision: Precision) -> Memory:
+    """Write a graph that OpenVINO has saved as a bundle's file, and return the memory that it takes."""
+    try:
+        saved = with_weights(text, constants, weights)
+        target.write_bytes(ElementTree.tostring(saved))
+    except (ElementTree.ParseError, ValueError) as error:  # a full disk does not stop it
+        raise OSError(errno.ENOSPC, f"{target.stem}: OpenVINO saved only a part of it") from error
+    check_saved_graph(target, weights.size)
+    return memory_of(saved, precision)
 
 
 def with_weights(text: Path, constants: Path, weights: WeightFile) -> Element:

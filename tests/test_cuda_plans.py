@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 from animate_rt.engines.backends import load_engine, open_device
+from animate_rt.engines.build_process import LOG_BYTES, describe_failure
 from animate_rt.engines.bundle import MANIFEST, Bundle, open_bundle, seal
 from animate_rt.engines.contract import POSE_GUIDER, TIME_EMBEDDING
 from animate_rt.engines.cuda import plan, tensorrt
 from animate_rt.engines.cuda.device import CUDADevice
-from animate_rt.engines.cuda.plan import LOG_BYTES, PlanOptions, compute_capabilities, describe_failure
+from animate_rt.engines.cuda.plan import PlanOptions, compute_capabilities
 from animate_rt.errors import AnimateError, BundleError, BundleMismatch, ConfigError, DeviceError
 
 from .standin import installed, tensorrt_bundle
@@ -139,7 +140,7 @@ def test_a_capability_may_be_given_twice(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_log_of_any_size_becomes_one_line() -> None:
     log = BytesIO(b"\xff\x1b[31m" + b"x" * 10**6 + b"\n" + b"y" * 10**4 + b"\nthe end\n")
     log.seek(-LOG_BYTES, SEEK_END)
-    line = describe_failure(1, log)
+    line = describe_failure("TensorRT", 1, log)
     assert line.isprintable()
     assert line.endswith("| the end")
     assert len(line) < 3000

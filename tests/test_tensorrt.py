@@ -20,10 +20,11 @@ import torch
 from animate_rt import BuildError, ConfigError
 from animate_rt.benchmarks.random_checkpoint import write_random_checkpoint
 from animate_rt.engines import verify
+from animate_rt.engines.build_process import GRACE_S
 from animate_rt.engines.bundle import open_bundle, seal
 from animate_rt.engines.contract import Contract, TensorSpec
 from animate_rt.engines.cuda import tensorrt
-from animate_rt.engines.cuda.plan import GRACE_S, PlanOptions, build_plan, compute_capabilities
+from animate_rt.engines.cuda.plan import PlanOptions, build_plan, compute_capabilities
 from animate_rt.engines.model import ModelConfig
 from animate_rt.engines.precision import PRECISIONS
 from animate_rt.export import build_bundle

@@ -6,21 +6,21 @@ import ctypes
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any, cast
+from typing import Any
 from weakref import WeakSet
 
 import numpy as np
 
-from ...errors import AnimateError, BundleMismatch, DeviceError, OutOfMemory, Rejected
-from ...text import escaped, message_of, one_line, quoted
+from ...errors import AnimateError, DeviceError, OutOfMemory, Rejected
+from ...text import escaped, message_of, one_line
 from ..bundle import SealedBundle
-from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
+from ..contract import TIME_EMBEDDING, Contract, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
 from ..manifest import WEIGHTS
@@ -32,6 +32,7 @@ from .passes.convolution import convolution_without_idle_strides
 from .passes.group_norm import group_norm_by_channel
 from .passes.upsampling import convolution_before_upsampling
 from .saved_graph import check_saved_graph
+from .tensors import check_tensors, specs_of
 
 CONVERTER = "openvino.tools.ovc"
 # Graphs with a fixed precision: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -83,12 +84,18 @@ def import_openvino() -> Any:
     return openvino
 
 
-def load_graph(bundle: SealedBundle, graph: str) -> OpenVINOEngine:
-    """Compile one graph of a bundle. Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory."""
+def load_graph(bundle: SealedBundle, graph: str, *, cached: bool = True) -> OpenVINOEngine:
+    """Compile one graph of a bundle, or load it from the cache of compiled graphs.
+
+    Raises BundleCorrupt, BundleMismatch, DeviceError or OutOfMemory.
+    """
     check_saved_graph(bundle.engine(graph), (bundle.path / WEIGHTS).stat().st_size)
     precision = precision_of(graph, bundle.manifest.precision)
     with compiling(graph, "use a smaller size or window", "build the bundle again"):
-        compiled = load_or_compile(bundle, graph, precision)
+        if cached:
+            compiled = load_or_compile(bundle, graph, precision)
+        else:
+            compiled = compile_graph(bundle.engine(graph), bundle.path / WEIGHTS, precision)
         check_tensors(bundle, graph, compiled)
     return OpenVINOEngine(compiled, bundle.manifest.graphs[graph])
 
@@ -172,38 +179,6 @@ class OpenVINOContext:
         except Exception as error:
             raise DeviceError(f"openvino failed: {reason(error)}") from error
         self.engine.runs += 1
-
-
-def specs_of(ports: Iterable[Any]) -> tuple[TensorSpec, ...]:
-    """The inputs or outputs of a compiled model, which have static shapes."""
-    return tuple(
-        TensorSpec(port.any_name, cast("DType", str(port.element_type.to_dtype())), tuple(port.shape))
-        for port in ports
-    )
-
-
-def check_tensors(bundle: SealedBundle, graph: str, compiled: Any) -> None:
-    """Raise BundleMismatch unless the graph's inputs and outputs are those of the contract."""
-    contract = bundle.manifest.graphs[graph]
-    expected = {
-        spec.name: f"{kind} {spec.dtype} [{','.join(map(str, spec.shape))}]"
-        for kind, specs in (("input", contract.inputs), ("output", contract.outputs))
-        for spec in specs
-    }
-    found = {
-        next(
-            iter(port.names & expected.keys()), port.any_name
-        ): f"{kind} {port.element_type.to_dtype()} {port.partial_shape}"
-        for kind, ports in (("input", compiled.inputs), ("output", compiled.outputs))
-        for port in ports
-    }
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            raise BundleMismatch(
-                f"{escaped(str(bundle.path))}: graph {graph}: {quoted(name)}: expected "
-                f"{expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
-                f"build it again: {bundle.manifest.rebuild_command}"
-            )
 
 
 def reason(error: Exception) -> str:
@@ -325,7 +300,7 @@ def options(core: Any, precision: Precision) -> dict[str, Any]:
     """Options of a compiled model. They set the precision: by default OpenVINO chooses bfloat16 if the CPU
     supports it. Raises DeviceError if the CPU does not support bfloat16."""
     ov = import_openvino()
-    if precision == "bf16" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if precision == "bf16" and not has_bfloat16(core):
         raise DeviceError(
             "expected a CPU that computes in bfloat16, found none; build the bundle with --precision fp32"
         )
@@ -334,6 +309,17 @@ def options(core: Any, precision: Precision) -> dict[str, Any]:
         # Other processes may use the same cores. Threads that cannot move away from them are no faster when
         # there is no other process, and slower when there is one.
         hint.enable_cpu_pinning: False,
-        hint.inference_precision: ov.Type.bf16 if precision == "bf16" else ov.Type.f32,
+        hint.inference_precision: getattr(ov.Type, float_type(core, precision)),
         hint.performance_mode: hint.PerformanceMode.LATENCY,
     }
+
+
+def float_type(core: Any, precision: Precision) -> str:
+    """The type in which floats are computed: in int8, of what is not quantized."""
+    in_bfloat16 = precision == "bf16" or (precision == "int8" and has_bfloat16(core))
+    return "bf16" if in_bfloat16 else "f32"
+
+
+def has_bfloat16(core: Any) -> bool:
+    """Whether the CPU computes in bfloat16."""
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -3,43 +3,32 @@
 `tensorrt` builds for the installed GPU. `tensorrt_rtx` has the same API and builds ahead of time for given
 compute capabilities, without a GPU. Networks are strongly typed: the types in the graph set the precision.
 
-A builder may crash or run out of memory and cannot be interrupted, so each plan is compiled in a separate
-process. That process writes its progress to standard output and its log to standard error. It exits when its
-standard input is closed, so it cannot outlive this process.
+Each plan is compiled in a process of its own (build_process.py), as a builder may crash or run out of memory
+and cannot be interrupted.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
-from typing import IO, Any
+from threading import Event
+from typing import Any
 
 from ...atomic import atomic
-from ...errors import BuildError, ConfigError, DeviceError
+from ...errors import ConfigError, DeviceError
 from ...text import message_of, one_line, quoted
+from ..build_process import LINE, Report, run_process, serve
 from ..contract import Memory
 from .plan_cache import TimingCache
 from .tensorrt import provider, version
 
 COMPUTE_CAPABILITIES = ("SM80", "SM86", "SM89", "SM120")  # default of tensorrt_rtx; one plan serves all
 RECIPE = 1  # part of a plan's cache key; increment it when the settings in `compile_plan` change
-LOG_LINES, LOG_BYTES = 5, 20_000  # of the end of TensorRT's log, in one error message
-LINE = 400  # characters of each
-HEARTBEAT_S = 0.2  # between calls of `progress` while TensorRT reports nothing, which can take minutes
-GRACE_S = 1.0  # time for TensorRT to finish its step and stop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,73 +113,10 @@ def build_plan(
     `compute_capabilities`.
     """
     described = dataclasses.asdict(options) | {"compute_capabilities": compute_capabilities(options)}
-    pipe = subprocess.PIPE
-    reported: dict[str, Any] = {}
-    with atomic(plan) as temporary, tempfile.TemporaryFile() as log:
+    with atomic(plan) as temporary:
         job = {"graph": os.fspath(graph), "plan": os.fspath(temporary), "options": described}
-        # -P: do not import modules from the current folder.
-        command = [sys.executable, "-P", "-m", __name__, json.dumps(job)]
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
-            reader = Reader(process)
-            try:
-                while reader.update(reported):
-                    progress(reported.get("progress", ""))
-                process.wait()
-            finally:
-                stop(process)
-                reader.join()
-        if process.returncode != 0:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - LOG_BYTES))
-            raise BuildError(f"{graph.name}: {describe_failure(process.returncode, log)}")
+        reported = run_process(__name__, job, f"{graph.name}: TensorRT", progress)
     return Memory(**reported["memory"]) if "memory" in reported else None
-
-
-class Reader(Thread):
-    """Reads the output of the build process, in a thread: on Windows, waiting for a pipe has no timeout."""
-
-    def __init__(self, process: subprocess.Popen[str]):
-        super().__init__(daemon=True)
-        assert process.stdout is not None
-        self.pipe = process.stdout
-        self.lines: SimpleQueue[str] = SimpleQueue()
-        self.start()
-
-    def run(self) -> None:
-        for line in self.pipe:
-            self.lines.put(line)
-        self.lines.put("")
-
-    def update(self, reported: dict[str, Any]) -> bool:
-        """Add the next line to `reported`, waiting at most HEARTBEAT_S. False at the end of the output."""
-        try:
-            line = self.lines.get(timeout=HEARTBEAT_S)
-        except Empty:
-            return True
-        if line:
-            reported.update(json.loads(line))
-        return bool(line)
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """End the process: close its input, so that TensorRT can release the GPU, then kill it if necessary."""
-    assert process.stdin is not None
-    process.stdin.close()
-    try:
-        process.wait(2 * GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def describe_failure(status: int, log: IO[bytes]) -> str:
-    """Describe in one line why the process failed."""
-    lines = log.read(LOG_BYTES).decode("utf-8", "replace").splitlines()[-LOG_LINES:]
-    reason = " | ".join(one_line(line, LINE) for line in lines)
-    if status == -getattr(signal, "SIGKILL", 9):
-        return (
-            f"TensorRT was killed, probably for lack of memory; free some and build again. {reason}".strip()
-        )
-    how = f"signal {-status}" if status < 0 else f"status {status}"
-    return f"TensorRT ended with {how}: {reason or 'it gave no reason'}"
 
 
 def gpu() -> tuple[str, str]:
@@ -208,13 +134,9 @@ def gpu() -> tuple[str, str]:
         ) from error
 
 
-def compile_plan(
-    graph: Path, plan: Path, options: PlanOptions, report: Callable[[dict[str, Any]], None]
-) -> None:
+def compile_plan(graph: Path, plan: Path, options: PlanOptions, report: Report, stopping: Event) -> None:
     """Compile the plan, in the build process. `report` sends progress and memory to the parent."""
     trt = provider()
-    stopping = Event()
-    Thread(target=exit_with_parent, args=(stopping,), daemon=True).start()
     logger = new_logger(trt)
     builder = trt.Builder(logger)
     # Networks of TensorRT 11 are always strongly typed; 10 needs the flag.
@@ -248,14 +170,6 @@ def compile_plan(
     del monitor  # TensorRT does not keep it alive
 
 
-def exit_with_parent(stopping: Event) -> None:
-    """When standard input is closed, let the build stop, then end this process."""
-    os.read(0, 1)  # not sys.stdin: Python aborts at exit if a thread holds its lock
-    stopping.set()
-    time.sleep(GRACE_S)
-    os._exit(1)
-
-
 def new_logger(trt: Any) -> Any:
     """A logger that writes errors to standard error and records the memory that the plan needs."""
     totals = {
@@ -279,7 +193,7 @@ def new_logger(trt: Any) -> Any:
     return Log()
 
 
-def new_monitor(trt: Any, report: Callable[[dict[str, Any]], None], stopping: Event) -> Any:
+def new_monitor(trt: Any, report: Report, stopping: Event) -> Any:
     """A progress monitor that reports each step and ends the build once `stopping` is set."""
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -301,23 +215,11 @@ def new_monitor(trt: Any, report: Callable[[dict[str, Any]], None], stopping: Ev
     return Monitor()
 
 
-def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches this process; the parent handles it
-    job = json.loads(sys.argv[1])
-    # Everything else printed to standard output, also by native code, goes to the log.
-    output = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    writing = Lock()  # TensorRT calls from several threads
-
-    def report(line: dict[str, Any]) -> None:
-        with writing, suppress(BrokenPipeError):  # the parent is gone: `exit_with_parent` ends this process
-            output.write(json.dumps(line) + "\n")
-            output.flush()
-
+def work(job: dict[str, Any], report: Report, stopping: Event) -> None:
     capabilities = tuple(job["options"].pop("compute_capabilities"))
     options = PlanOptions(**job["options"], compute_capabilities=capabilities)
-    compile_plan(Path(job["graph"]), Path(job["plan"]), options, report)
+    compile_plan(Path(job["graph"]), Path(job["plan"]), options, report, stopping)
 
 
 if __name__ == "__main__":
-    main()
+    serve(work)

@@ -1,4 +1,4 @@
-"""The marks of a shot's result, and what its signature says that it was made from."""
+"""What a result says of itself: its marks, what its signature says that it was made from, lossy options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from ..marks.credentials import Origin
 from ..marks.marks import MarkOptions, Marks
 
 LOG = logging.getLogger("animate_rt")
+
+
+def lossy(bundle: Bundle, clip: ClipOptions) -> list[str]:
+    """What was used that gives other frames, in return for speed."""
+    precision = bundle.manifest.precision
+    used = {f"precision {precision}": precision == "int8"}
+    used[f"cache_interval {clip.cache_interval}"] = clip.cache_interval > 1
+    return [name for name, is_used in used.items() if is_used]
 
 
 def marks_of(

@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -184,7 +184,9 @@ class PartialClip:
         """Where a preview is written before it is published."""
         return self.path / FILES[name]
 
-    def publish(self, num_frames: int, about: str, marks: dict[str, Any] | None = None) -> None:
+    def publish(
+        self, num_frames: int, about: str, marks: dict[str, Any] | None = None, lossy: Sequence[str] = ()
+    ) -> None:
         """Publish the previews, and a result of so many frames, with these marks. `about` is the shot's name.
 
         PNGs are published as links to the frames, so that other processes do not miss them.
@@ -203,7 +205,13 @@ class PartialClip:
         except OSError as error:
             raise unwritable(self.target, error) from error
         sidecar = Sidecar(
-            digest=self.digest, files=files, frames=num_frames, shot=about, marks=marks, **previews
+            digest=self.digest,
+            files=files,
+            frames=num_frames,
+            shot=about,
+            marks=marks,
+            lossy=list(lossy) or None,
+            **previews,
         )
         self.output.publish(self.path, sidecar)
 

@@ -38,7 +38,7 @@ from .frame_range import frame_range, open_frames
 from .inputs import Inputs
 from .kept_files import NotOfThisClip, is_of_clip, read_png
 from .loaded_bundle import check_unchanged
-from .marking import marks_of
+from .marking import lossy, marks_of
 from .output import VIDEO, Output
 from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_contact_sheet, write_overlay
 from .resume import PartialClip
@@ -345,6 +345,6 @@ def render(
                 raise changed
             check_unchanged(animator.bundle, thorough=True)
             shot.output.check_replaceable()
-            partial.publish(num_frames, shot.name, shot.marks.record())
+            partial.publish(num_frames, shot.name, shot.marks.record(), lossy(animator.bundle, shot.options))
         partial.clear()
     return ShotResult(partial.num_frames, num_frames)

@@ -25,6 +25,7 @@ class Sidecar:
     contact_sheet: str | None = None  # SHA-256, if one was written
     overlay: str | None = None  # the same
     marks: dict[str, Any] | None = None  # that it has, and those that were switched off
+    lossy: list[str] | None = None  # options that gave other frames in return for speed
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
@@ -42,13 +43,14 @@ class Sidecar:
         match document:
             case {"digest": str(digest), "files": dict(files), "frames": int(frames), "shot": str(shot)}:
                 sheet, overlay = document.get("contact_sheet"), document.get("overlay")
-                marks = document.get("marks")
+                marks, lossy = document.get("marks"), document.get("lossy")
                 valid = (
                     all(isinstance(value, str) and plain(name) for name, value in files.items())
                     and type(frames) is int
                     and frames >= 0
                     and all(value is None or isinstance(value, str) for value in (sheet, overlay))
                     and (marks is None or isinstance(marks, dict))
+                    and (lossy is None or isinstance(lossy, list))
                 )
                 if valid:
                     return cls(
@@ -59,13 +61,14 @@ class Sidecar:
                         contact_sheet=sheet,
                         overlay=overlay,
                         marks=marks,
+                        lossy=lossy,
                     )
         return None
 
     def content(self) -> bytes:
         """The bytes of the file. A checksum shows when they are damaged."""
         document = asdict(self)
-        for name in ("overlay", "marks"):
+        for name in ("overlay", "marks", "lossy"):
             if document[name] is None:
                 del document[name]  # which older results do not have
         return canonical(document | {"checksum": digest_of(document)})
