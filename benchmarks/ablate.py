@@ -25,6 +25,7 @@ from ..engines.cuda.tensorrt import TensorRTContext
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine
 from ..engines.precision import PRECISIONS
+from ..errors import ConfigError
 from ..runtime.animator import Animator
 from .instruments import host
 from .instruments.single_graph import example, single_engine
@@ -64,6 +65,10 @@ def bench_ablate(
 ) -> Result:
     """Measure every rewrite and feature; `bundle` must be built from `checkpoint`."""
     opened, warnings = open_bundle(bundle), host.busy_warnings()
+    if opened.manifest.precision == "int8":
+        raise ConfigError(
+            "ablate: expected a bundle in float, found one in int8; build it with another precision"
+        )
     workload = workload.with_options(steps=min(STEPS, workload.num_steps))
     with ExitStack() as stack:
         calls = rewrites(checkpoint, inference_config, opened, stack, progress)

@@ -124,6 +124,6 @@ def on_gpu() -> bool:
 
 
 def computes_bf16() -> bool:
-    from ..engines.cpu.openvino import import_openvino
+    from ..engines.cpu.openvino import has_bfloat16, new_core
 
-    return "BF16" in import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return has_bfloat16(new_core())

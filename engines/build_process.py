@@ -1,5 +1,5 @@
-"""Runs a step of a build in a process of its own: a library that may crash, run out of memory, and cannot be
-interrupted.
+"""Runs a step of a build in a child process, because the library that it uses may crash, run out of memory,
+or not react to Ctrl-C.
 
 The process writes lines of JSON, which report progress and results, to standard output, and its log to
 standard error. It exits when its standard input is closed, so it cannot outlive the process that started it.
@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Event, Lock, Thread
 from typing import IO, Any
@@ -42,9 +43,11 @@ def run_process(
     """
     pipe = subprocess.PIPE
     reported: dict[str, Any] = {}
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as log:
+        given = Path(folder) / "job.json"  # a command line has little room
+        given.write_text(json.dumps(job))
         # -P: do not import modules from the current folder.
-        command = [sys.executable, "-P", "-m", module, json.dumps(job)]
+        command = [sys.executable, "-P", "-m", module, os.fspath(given)]
         with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=log, text=True) as process:
             reader = Reader(process)
             try:
@@ -110,7 +113,7 @@ def describe_failure(library: str, status: int, log: IO[bytes]) -> str:
 
 
 def serve(work: Work) -> None:
-    """Do the job on the command line, in the process that `run_process` started.
+    """Do the job in the file on the command line, in the process that `run_process` started.
 
     `work` is called with the job, a function that reports to the parent, and an event that is set when the
     parent has ended or wants no result; the process ends GRACE_S later.
@@ -128,7 +131,7 @@ def serve(work: Work) -> None:
 
     stopping = Event()
     Thread(target=exit_with_parent, args=(stopping,), daemon=True).start()
-    work(json.loads(sys.argv[1]), report, stopping)
+    work(json.loads(Path(sys.argv[1]).read_text()), report, stopping)
 
 
 def exit_with_parent(stopping: Event) -> None:

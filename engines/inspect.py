@@ -36,7 +36,7 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
         ),
         ("digest", bundle.digest),
         ("backend", f"{manifest.backend}, built with {manifest.backend_version}"),
-        ("precision", f"{manifest.precision}{LOSSY if manifest.calibration else ''}"),
+        ("precision", f"{manifest.precision}{LOSSY if manifest.precision == 'int8' else ''}"),
         *((f"calibrated on {name}", digest) for name, digest in manifest.calibration.items()),
         *([("devices", ", ".join(manifest.compute_capabilities))] if manifest.compute_capabilities else []),
         ("size", f"{bucket.width}x{bucket.height} pixels, window of {bucket.window} frames"),
@@ -81,7 +81,7 @@ def quantized_table(bundle: Bundle) -> list[str]:
             number = num_quantized + sum(map(len, left.values()))
             lines += ["", f"{graph}: {num_quantized} of {number} convolutions and matrix products in 8 bits"]
             for why, names in left.items():
-                text = f"in float, because {why}: {escaped(', '.join(names))}"
+                text = f"in float ({why}): {escaped(', '.join(names))}"
                 lines += wrap(text, WIDTH, initial_indent="  ", subsequent_indent="    ")
     return lines
 

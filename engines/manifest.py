@@ -74,12 +74,19 @@ class Manifest(Contents):
     model: ModelConfig
     bucket: ShapeBucket
     feature_cache: bool = False  # whether it has the graphs for it; manifests before it was added lack it
-    # In precision int8: SHA-256 of each clip that its ranges were chosen by, by name.
+    # In precision int8: SHA-256 of each calibration clip, by name.
     calibration: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super(Manifest, self).__post_init__()
         check_texts(self.calibration, self.calibration.values())
+        if bool(self.calibration) != (self.precision == "int8"):
+            raise ConfigError(
+                f"manifest: expected calibration clips in precision int8 and in no other, found "
+                f"{len(self.calibration)} clips and precision {self.precision}"
+            )
+        if self.precision == "int8" and self.backend != "openvino":
+            raise ConfigError(f"manifest: expected backend openvino in precision int8, found {self.backend}")
 
     def contracts(self) -> dict[str, Contract]:
         dtype = PRECISIONS[self.precision].graph_dtype
@@ -92,6 +99,7 @@ class Manifest(Contents):
             f"animate-rt build CHECKPOINT BUNDLE --width {bucket.width} --height {bucket.height} "
             f"--window {bucket.window} --backend {self.backend} --precision {self.precision}"
             f"{' --feature-cache' if self.feature_cache else ''}"
+            f"{' --calibration CLIP...' if self.calibration else ''}"
         )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from ..console import need_packages
 from ..engines.bundle import new_bundle, seal
 from ..engines.contract import Memory, ShapeBucket, contracts
 from ..engines.cpu import openvino
@@ -48,9 +49,9 @@ def build_bundle(
     are often only a denoising UNet. `inference_config` is a public inference.yaml; sections that it lacks
     come from the checkpoint's own file, then from its base's, then from the public v2 settings.
     `feature_cache` adds the graphs that clips with a `cache_interval` run. `calibration` is only for
-    precision int8: clips by which the ranges of 8-bit numbers are chosen, folders with a picture named
-    reference and pose frames named pose, or videos of a person; by default the clip of the demo. `plans` is
-    only for backend tensorrt. `progress` is called at the start of each step ("export denoising_unet") and
+    precision int8: clips used to choose the ranges of 8-bit numbers, folders with a picture named reference
+    and pose frames named pose, or videos of a person; by default the clip of the demo. `plans` is only for
+    backend tensorrt. `progress` is called at the start of each step ("export denoising_unet") and
     repeatedly during long ones ("compile denoising_unet: timing tactics 1/3"); an exception from it stops the
     build. An existing bundle at that path is replaced at the end.
 
@@ -75,6 +76,7 @@ def build_bundle(
         raise ConfigError(f"calibration: expected only with precision int8, found with {precision}")
     clips = []
     if precision == "int8":
+        need_packages("export", "nncf")
         from .calibration import find_clips
         from .quantization import quantize_graphs
 

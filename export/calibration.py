@@ -1,6 +1,6 @@
-"""Calibration: clips made with a bundle, and what the UNet is given in each of their calls.
+"""Calibration: clips made with a bundle, and the UNet's inputs in each call.
 
-A quantized layer needs to know how large the numbers that it computes on become. The clips show that.
+A quantized layer needs the range of its inputs, which is measured on these clips.
 
     folder with reference.* and pose, or a video of a person ─→ Animator ─→ every call's inputs, as .npy files
 """
@@ -18,20 +18,22 @@ from pathlib import Path
 import numpy as np
 
 from ..engines.bundle import Bundle, open_bundle
-from ..engines.contract import UNETS
 from ..engines.cpu.device import CPUStream
 from ..engines.cpu.openvino import load_graph
 from ..engines.device import Array, Buffer, Device, Stream
 from ..engines.engine import Context, Engine
 from ..engines.files import digest_of
-from ..engines.manifest import MAX_TEXT
+from ..engines.manifest import MAX_TEXT, MAX_TEXTS
+from ..engines.precision import QUANTIZED
 from ..errors import ConfigError, InputError, InputMissing
 from ..runtime.animator import Animator
+from ..runtime.clip.memory_plan import check_room
 from ..runtime.clip.progress import Progress
 from ..runtime.media.folder import listed
-from ..runtime.media.picture import Picture
+from ..runtime.media.picture import Picture, check_picture
 from ..runtime.media.pose_sequence import PoseSource, open_pose
 from ..runtime.poses.driving import open_poses
+from ..runtime.poses.extraction.extract import open_models
 from ..runtime.shots.inputs import Inputs
 from ..text import escaped, quoted
 
@@ -48,6 +50,18 @@ class CalibrationClip:
     reference: Path
     pose: Path
 
+    def check(self) -> None:
+        """Raise InputMissing or InputError if it, or the models that find the person, cannot be opened."""
+        open_pose(self.pose, 1)
+        if self.is_video:
+            open_models()
+        else:
+            check_picture(self.reference)
+
+    @property
+    def is_video(self) -> bool:
+        return self.reference == self.pose
+
     @property
     def digest(self) -> str:
         """SHA-256 of the names and contents of its files. Raises InputError."""
@@ -57,16 +71,21 @@ class CalibrationClip:
 def find_clips(paths: Sequence[Path]) -> list[CalibrationClip]:
     """The clips at these paths, or the one of the demo if there are none.
 
-    Raises InputMissing, InputError or ConfigError.
+    Each is opened, so that one that cannot be used is found before the bundle is built. Raises InputMissing,
+    InputError or ConfigError.
     """
+    if len(paths) > MAX_TEXTS:
+        raise ConfigError(f"calibration: expected at most {MAX_TEXTS} clips, found {len(paths)}")
     clips = [find_clip(path) for path in paths or [SHIPPED]]
     names = [clip.path.name for clip in clips]
-    for name in names:
-        if names.count(name) > 1 or len(name) > MAX_TEXT or not name.isprintable():
+    for clip, name in zip(clips, names, strict=True):
+        if names.count(name) > 1:
+            raise ConfigError(f"calibration: expected clips with different names, found {quoted(name)} twice")
+        if len(name) > MAX_TEXT or not name.isprintable():
             raise ConfigError(
-                f"calibration: expected clips with different names of up to {MAX_TEXT} printable characters, "
-                f"found {quoted(name)}{' twice' if names.count(name) > 1 else ''}; rename it"
+                f"calibration: expected a name of up to {MAX_TEXT} printable characters, found {quoted(name)}"
             )
+        clip.check()
     return clips
 
 
@@ -76,8 +95,9 @@ def find_clip(path: Path) -> CalibrationClip:
         return CalibrationClip(path, path, path)
     try:
         entries = listed(path)
-    except OSError as error:
-        raise InputMissing(f"{escaped(str(path))}: expected a calibration clip: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # ValueError for a null character
+        reason = getattr(error, "strerror", error)
+        raise InputMissing(f"{escaped(str(path))}: expected a calibration clip: {reason}") from error
     found = [[entry for entry in entries if entry.stem == stem] for stem in ("reference", "pose")]
     if [len(each) for each in found] != [1, 1]:
         names = ", ".join(quoted(entry.name) for entry in entries[:5]) or "no files"
@@ -93,18 +113,19 @@ def record_calls(
 ) -> list[Call]:
     """Make the first window of each clip, and write what the UNet is given in each call as files of a folder.
 
-    The bundle is one for a CPU. `progress` is called with the task that is being made. Raises what making a
-    clip raises; an exception from `progress` ends it.
+    The bundle is one for a CPU. `progress` is called with each task. Raises InputError, DeviceError or
+    OutOfMemory; an exception from `progress` ends it.
     """
     recorder = Recorder(folder)
     opened = open_bundle(bundle)
+    check_room(opened)
     window, sampling = opened.manifest.bucket.window, opened.manifest.model.sampling
     steps = None if sampling.timesteps else min(STEPS, sampling.steps)
     with Animator(opened, load=recorder.load) as animator:
         for number, clip in enumerate(clips, 1):
             reference: Picture = clip.reference
             pose: PoseSource = clip.pose
-            if clip.reference == clip.pose:
+            if clip.is_video:
                 (reference,) = islice(open_pose(clip.pose, 1), 1)
                 style = opened.manifest.model.pose_style
                 pose = open_poses(clip.pose, align="none", style=style, frames=window)
@@ -133,13 +154,14 @@ class Recorder:
         """Load a graph. It is not kept in the cache of compiled graphs, as the bundle will soon change."""
         engine = load_graph(bundle, graph, cached=False)
         device.trim()
-        return RecordedEngine(engine, self) if graph in UNETS else engine
+        return RecordedEngine(engine, self) if graph in QUANTIZED else engine
 
     def record(self, inputs: dict[str, Array]) -> None:
         self.calls.append({name: self.write(array) for name, array in inputs.items()})
 
     def write(self, array: Array) -> str:
-        name = f"{hashlib.sha256(array.tobytes()).hexdigest()}.npy"
+        kind = f"{array.dtype} {array.shape} ".encode()
+        name = f"{hashlib.sha256(kind + array.tobytes()).hexdigest()}.npy"
         if not (self.folder / name).exists():
             np.save(self.folder / name, array)
         return name

@@ -55,8 +55,8 @@ def add_commands(commands: Commands) -> None:
         nargs="+",
         metavar="CLIP",
         default=[],
-        help="with --precision int8: clips like those that will be made, by which the ranges of 8-bit "
-        "numbers are chosen; each a folder with a picture named reference and pose frames named pose, or a "
+        help="with --precision int8: clips like those that will be made, used to choose the ranges of 8-bit "
+        "numbers; each a folder with a picture named reference and pose frames named pose, or a "
         "video of a person (default: the clip of animate-rt demo)",
     )
     command.add_argument(
@@ -120,8 +120,6 @@ def add_plan_options(command: argparse.ArgumentParser) -> None:
 
 def build(options: argparse.Namespace, console: Console) -> None:
     need_export()
-    if options.precision == "int8":
-        need_packages("export", "nncf")
     from .build import build_bundle
 
     build_bundle(

@@ -99,7 +99,7 @@ class Nodes:
         return self.names.keys() - inside
 
     def size(self, name: str) -> int:
-        item_bytes = 1 if self.kind(name) == "FakeQuantize" else self.item_bytes  # which gives 8 bits
+        item_bytes = 1 if self.kind(name) == "FakeQuantize" else self.item_bytes
         return sum(
             prod(shape) * (item_bytes if kind == "FP32" else NUMBERS.get(kind, 1))
             for kind, shape in self.shapes(name)

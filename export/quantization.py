@@ -5,7 +5,7 @@ that were made with the same bundle (calibration.py). SmoothQuant first moves la
 from inputs into weights. Attention, which multiplies two tensors of the clip, and the first and the last
 convolution stay in float; `engines/cpu/quantized_layers.py` tells them apart.
 
-NNCF runs in a process of its own: its memory, its output and the threads of its OpenVINO end there.
+NNCF runs in a child process, so that its memory and its output end there.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from .calibration import CalibrationClip, Call, record_calls
 from .saved_graphs import add_graph
 from .weight_file import WeightFile
 
-MODULES = ("nncf", "openvino")
 TELEMETRY = "openvino_telemetry"
 SMOOTHING = 0.5  # SmoothQuant's alpha, for linear layers: half of the range goes into the weights
 
@@ -46,9 +45,9 @@ def quantize_graphs(
     clips: Sequence[CalibrationClip],
     progress: Callable[[str], None],
 ) -> dict[str, Memory]:
-    """Quantize the UNets of the bundle in this folder, which is complete but for its manifest.
+    """Quantize the UNets of the bundle in this folder, which has all its files but the manifest.
 
-    Returns the memory that they take. `progress` is called with what is being done, again and again. Raises
+    Returns the memory that they take. `progress` is called repeatedly with the current step. Raises
     InputError if a clip cannot be used, BuildError if NNCF fails, DeviceError or OutOfMemory.
     """
     weights.file.flush()
@@ -76,7 +75,7 @@ def quantize_graphs(
 
 
 def tell(progress: Callable[[str], None], graph: str, done: str) -> None:
-    progress(f"quantize {graph}: {done}")
+    progress(f"quantize {graph}: {done}" if done else f"quantize {graph}")
 
 
 def with_guidance(calls: list[Call], manifest: Manifest, folder: Path) -> list[Call]:
@@ -86,23 +85,17 @@ def with_guidance(calls: list[Call], manifest: Manifest, folder: Path) -> list[C
 
 
 def work(job: dict[str, Any], report: Report, _stopping: Event) -> None:
-    """Quantize one graph, in the process of its own. The job names the files of the inputs of each call."""
+    """Quantize one graph, in the child process. The job names the files of the inputs of each call."""
     openvino, nncf = import_openvino(), import_nncf()
     model = new_core().read_model(job["graph"], job["weights"])
     names = [port.any_name for port in model.inputs]
-    calls: list[Call] = job["calls"]
-
-    def inputs() -> Iterator[dict[str, Any]]:
-        for number, call in enumerate(calls, 1):
-            report({"progress": f"call {number} of {len(calls)}"})
-            yield {name: np.load(Path(job["folder"]) / call[name]) for name in names}
-
+    calls = Calls(job["calls"], names, Path(job["folder"]), report)
     left = Layers.read(Path(job["graph"]), Path(job["weights"]).stat().st_size).left_in_float()
     parameters = importlib.import_module("nncf.quantization.advanced_parameters")
     quantized = nncf.quantize(
         model,
-        nncf.Dataset(Calls(inputs)),
-        subset_size=len(calls),
+        nncf.Dataset(calls),
+        subset_size=len(calls.calls),
         model_type=nncf.ModelType.TRANSFORMER,
         preset=nncf.QuantizationPreset.PERFORMANCE,
         ignored_scope=nncf.IgnoredScope(names=left),
@@ -114,14 +107,21 @@ def work(job: dict[str, Any], report: Report, _stopping: Event) -> None:
     openvino.serialize(quantized, job["text"], job["constants"])
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Calls:
-    """The inputs of all calls, which NNCF iterates over several times."""
+    """The inputs of all calls by name. NNCF reads them once for SmoothQuant and once for the ranges."""
 
-    inputs: Callable[[], Iterator[dict[str, Any]]]
+    calls: list[Call]
+    names: list[str]
+    folder: Path
+    report: Report
+    passes: int = 0
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return self.inputs()
+        self.passes += 1
+        for number, call in enumerate(self.calls, 1):
+            self.report({"progress": f"pass {self.passes}, call {number} of {len(self.calls)}"})
+            yield {name: np.load(self.folder / call[name]) for name in self.names}
 
 
 def import_nncf() -> Any:

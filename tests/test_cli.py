@@ -206,7 +206,7 @@ def test_a_picture_of_a_few_pixels(animate: Run, tmp_path: Path) -> None:
         (["--width", "64", "--height", "96", "--window", "33"], "window: expected 1 to 32"),
         (
             ["--width", "64", "--height", "96", "--window", "6", "--precision", "fp16"],
-            "precision: expected one of fp32, bf16 with backend openvino",
+            "precision: expected one of fp32, bf16, int8 with backend openvino",
         ),
     ],
 )

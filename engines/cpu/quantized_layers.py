@@ -15,9 +15,9 @@ from ...errors import BundleCorrupt
 from ...text import escaped
 from .saved_graph import check_saved_graph
 
-ATTENTION = "it is attention, which multiplies two tensors of the clip"
-FIRST, LAST = "it is the first convolution", "it is the last convolution"
-OTHER = "NNCF left it so"
+ATTENTION = "attention: multiplies two tensors of the clip"
+FIRST, LAST = "the first convolution", "the last convolution"
+OTHER = "NNCF has no rule for it"
 KINDS = {"Convolution", "MatMul"}
 VIEWS = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit"}
 
@@ -35,9 +35,14 @@ class Layers:
                 raise ValueError(f"no layer {name}")
             self.reads[edge.attrib["to-layer"]].append(name)
         self.depending: set[str] = set()
-        for name, layer in self.layers.items():  # each comes after those that it reads
-            if layer.get("type") == "Parameter" or not self.depending.isdisjoint(self.reads[name]):
+        self.in_8_bits: set[str] = set()  # what a FakeQuantize gives, also with another shape
+        for name in self.layers:  # each comes after those that it reads
+            kind = self.kind(name)
+            if kind == "Parameter" or not self.depending.isdisjoint(self.reads[name]):
                 self.depending.add(name)
+            is_view = kind in VIEWS and not self.in_8_bits.isdisjoint(self.reads[name][:1])
+            if kind == "FakeQuantize" or is_view:
+                self.in_8_bits.add(name)
         self.products = [name for name in self.layers if name in self.depending and self.kind(name) in KINDS]
         convolutions = [name for name in self.products if self.kind(name) == "Convolution"]
         self.ends = dict(zip((*convolutions[:1], *convolutions[1:][-1:]), (FIRST, LAST), strict=False))
@@ -68,20 +73,10 @@ class Layers:
         """The number of layers in 8 bits, and the names of the others by reason."""
         left: dict[str, list[str]] = defaultdict(list)
         for name in self.products:
-            if not self.is_quantized(name):
+            if self.in_8_bits.isdisjoint(self.reads[name][:1]):
                 left[self.reason(name) or OTHER].append(self.layers[name].get("name", name))
         return len(self.products) - sum(map(len, left.values())), dict(left)
 
     def reason(self, name: str) -> str:
         """Why a layer stays in float; empty if there is no reason."""
         return ATTENTION if self.depending.issuperset(self.reads[name][:2]) else self.ends.get(name, "")
-
-    def is_quantized(self, name: str) -> bool:
-        """Whether a layer's input comes from a FakeQuantize, perhaps with another shape."""
-        seen = {name}
-        while self.reads[name]:
-            name = self.reads[name][0]
-            if self.kind(name) not in VIEWS or name in seen:
-                return self.kind(name) == "FakeQuantize"
-            seen.add(name)
-        return False

@@ -14,7 +14,7 @@ LOG = logging.getLogger("animate_rt")
 
 
 def lossy(bundle: Bundle, clip: ClipOptions) -> list[str]:
-    """What was used that gives other frames, in return for speed."""
+    """Options that trade accuracy for speed."""
     precision = bundle.manifest.precision
     used = {f"precision {precision}": precision == "int8"}
     used[f"cache_interval {clip.cache_interval}"] = clip.cache_interval > 1

@@ -25,7 +25,7 @@ class Sidecar:
     contact_sheet: str | None = None  # SHA-256, if one was written
     overlay: str | None = None  # the same
     marks: dict[str, Any] | None = None  # that it has, and those that were switched off
-    lossy: list[str] | None = None  # options that gave other frames in return for speed
+    lossy: list[str] | None = None  # options that trade accuracy for speed
 
     @classmethod
     def read(cls, path: Path) -> Self | None:
