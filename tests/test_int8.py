@@ -182,14 +182,14 @@ def test_clips_that_cannot_be_used(small: Any, tmp_path: Path) -> None:
     (tmp_path / "clip" / "reference.png").write_bytes(small.reference.read_bytes())
     with pytest.raises(ConfigError, match=r"^calibration: expected at most 64 clips, found 65$"):
         find_clips(65 * [small.path])
-    with pytest.raises(InputMissing, match="null"):
+    with pytest.raises(InputMissing, match=r"null"):
         find_clip(Path("a\0"))
     (tmp_path / "text.mp4").write_text("no video")
     with pytest.raises(InputError, match=r"text\.mp4"):
         find_clips([tmp_path / "text.mp4"])
     with pytest.raises(InputError, match=r"pose frames named pose, .* found reference\.png$"):
         find_clip(tmp_path / "clip")
-    with pytest.raises(ConfigError, match=r"^calibration: expected clips with different names, found small$"):
+    with pytest.raises(ConfigError, match=r"^calibration: expected clips .* names, found small twice$"):
         find_clips([small.path, small.path])
     with pytest.raises(
         ConfigError, match=r"^calibration: expected only with precision int8, found with fp32$"

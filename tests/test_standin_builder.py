@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from animate_rt.engines import build_process
 from animate_rt.engines.contract import Memory
 from animate_rt.engines.cuda import plan as plans
 from animate_rt.engines.cuda.plan import PlanOptions, build_plan, compute_capabilities, gpu, plan_key
@@ -92,7 +93,7 @@ def test_timings_that_cannot_be_kept_do_not_stop_a_build(tmp_path: Path) -> None
 def test_a_build_that_is_cancelled_leaves_nothing(
     graph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plans, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(build_process, "HEARTBEAT_S", 0.01)
 
     def stop_at_timing(what: str) -> None:
         if what.startswith("tactic timing"):
