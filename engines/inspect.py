@@ -7,7 +7,7 @@ from textwrap import wrap
 from ..text import escaped
 from .bundle import Bundle
 from .contract import TensorSpec
-from .cpu.quantized_layers import Layers
+from .cpu.quantized_layers import QuantizedLayers
 from .manifest import WEIGHTS, Manifest
 from .precision import QUANTIZED
 
@@ -77,7 +77,7 @@ def quantized_table(bundle: Bundle) -> list[str]:
     for graph in QUANTIZED:
         if bundle.manifest.precision == "int8" and graph in bundle.manifest.graphs:
             weights = bundle.manifest.files[WEIGHTS].num_bytes
-            num_quantized, left = Layers.read(bundle.engine(graph), weights).table()
+            num_quantized, left = QuantizedLayers.read(bundle.engine(graph), weights).table()
             number = num_quantized + sum(map(len, left.values()))
             lines += ["", f"{graph}: {num_quantized} of {number} convolutions and matrix products in 8 bits"]
             for why, names in left.items():

@@ -19,9 +19,11 @@ from ..engines.manifest import Manifest
 from ..engines.precision import DEFAULT_PRECISION, PRECISIONS, Backend, Precision
 from ..errors import ConfigError
 from ..text import quoted
+from .calibration import find_clips
 from .checkpoints.checkpoint import load_checkpoint
 from .onnx_graphs import export_graphs
 from .plans import compile_graph
+from .quantization import quantize_graphs
 from .saved_graphs import save_graphs
 from .weight_file import WEIGHTS, WeightFile
 
@@ -77,9 +79,6 @@ def build_bundle(
     clips = []
     if precision == "int8":
         need_packages("export", "nncf")
-        from .calibration import find_clips
-        from .quantization import quantize_graphs
-
         clips = find_clips([Path(path) for path in calibration])
     plans = plans or PlanOptions()
     backend_version = {"openvino": openvino, "tensorrt": tensorrt}[backend].version()

@@ -11,6 +11,7 @@ from math import prod
 from xml.etree.ElementTree import Element
 
 from ..engines.contract import Memory
+from ..engines.cpu.layers import Layers
 from ..engines.cpu.openvino import float_type, new_core
 from ..engines.cpu.passes.attention import FEW_KEYS
 from ..engines.precision import Precision
@@ -37,20 +38,11 @@ class Nodes:
 
     def __init__(self, graph: Element, item_bytes: int):
         self.item_bytes = item_bytes
-        self.layers = {layer.attrib["id"]: layer for layer in graph.iter("layer")}
-        self.reads = defaultdict(list)
-        for edge in graph.iter("edge"):
-            self.reads[edge.attrib["to-layer"]].append(edge.attrib["from-layer"])
-        depending = {name: None for name in self.layers if self.kind(name) == "Parameter"}
-        for name in self.layers:
-            if not depending.keys().isdisjoint(self.reads[name]):
-                depending[name] = None
+        layers = Layers(graph)
+        self.layers, self.reads, self.kind = layers.elements, layers.reads, layers.kind
         self.names = {
-            name: None for name in depending if self.kind(name) not in ("Parameter", "Result")
+            name: None for name in layers.depending if self.kind(name) not in ("Parameter", "Result")
         }  # in their order
-
-    def kind(self, name: str) -> str:
-        return self.layers[name].attrib["type"]
 
     def memory(self) -> Memory:
         in_file = computed = 0

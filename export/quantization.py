@@ -27,7 +27,7 @@ from ..engines.build_process import Report, run_process, serve
 from ..engines.bundle import seal
 from ..engines.contract import Memory
 from ..engines.cpu.openvino import import_openvino, new_core
-from ..engines.cpu.quantized_layers import Layers
+from ..engines.cpu.quantized_layers import QuantizedLayers
 from ..engines.manifest import WEIGHTS, Manifest
 from ..engines.precision import QUANTIZED
 from .calibration import CalibrationClip, Call, record_calls
@@ -90,7 +90,7 @@ def work(job: dict[str, Any], report: Report, _stopping: Event) -> None:
     model = new_core().read_model(job["graph"], job["weights"])
     names = [port.any_name for port in model.inputs]
     calls = Calls(job["calls"], names, Path(job["folder"]), report)
-    left = Layers.read(Path(job["graph"]), Path(job["weights"]).stat().st_size).left_in_float()
+    left = QuantizedLayers.read(Path(job["graph"]), Path(job["weights"]).stat().st_size).left_in_float()
     parameters = importlib.import_module("nncf.quantization.advanced_parameters")
     quantized = nncf.quantize(
         model,

@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from ..engines.contract import Memory
+from ..engines.cpu.layers import Layers
 from ..engines.cpu.openvino import apply_passes, compiling, import_openvino, new_core, precision_of
 from ..engines.cpu.saved_graph import HALVED, check_saved_graph
 from ..engines.precision import Precision
@@ -69,14 +70,13 @@ def with_weights(text: Path, constants: Path, weights: WeightFile) -> Element:
     can. What says how the graph was made is left out.
     """
     graph = ElementTree.parse(text).getroot()
-    layers = {layer.attrib["id"]: layer for layer in graph.iter("layer")}  # each after those that it reads
     content = np.memmap(constants, np.uint8, "r")
     for data in graph.findall("layers/layer[@type='Const']/data"):
         offset, size = int(data.attrib["offset"]), int(data.attrib["size"])
         if offset + size > len(content):
             raise ValueError("a constant that is not in the file")
         data.set("offset", str(weights.store(content[offset : offset + size].tobytes())))
-    for layer in conversions_of_weights(graph, layers):
+    for layer in conversions_of_weights(Layers(graph)):
         mark = ElementTree.SubElement(layer, "rt_info")
         ElementTree.SubElement(mark, "attribute", name=HALVED, version="0")
     for information in graph.findall("rt_info"):
@@ -84,27 +84,23 @@ def with_weights(text: Path, constants: Path, weights: WeightFile) -> Element:
     return graph
 
 
-def conversions_of_weights(graph: Element, layers: dict[str, Element]) -> list[Element]:
+def conversions_of_weights(layers: Layers) -> list[Element]:
     """Layers that convert a constant from half precision, for layers whose results depend on an input.
 
     The results of other layers are constants, which OpenVINO computes when it compiles the graph. Behind a
     marked conversion it would compute them in each run, with other last bits.
     """
-    reads, readers = defaultdict(list), defaultdict(list)
-    for edge in graph.iter("edge"):
-        reads[edge.attrib["to-layer"]].append(edge.attrib["from-layer"])
-        readers[edge.attrib["from-layer"]].append(edge.attrib["to-layer"])
-    depending = {name for name, layer in layers.items() if layer.get("type") == "Parameter"}
-    for name in layers:
-        if not depending.isdisjoint(reads[name]):
-            depending.add(name)
-    halves = {layer.get("id") for layer in layers.values() if is_half(layer)}
+    halves = {name for name, layer in layers.elements.items() if is_half(layer)}
+    readers = defaultdict(set)
+    for reader, names in layers.reads.items():
+        for name in names:
+            readers[name].add(reader)
     return [
         layer
-        for name, layer in layers.items()
-        if layer.get("type") == "Convert"
-        and halves.issuperset(reads[name])
-        and depending.issuperset(readers[name])
+        for name, layer in layers.elements.items()
+        if layers.kind(name) == "Convert"
+        and halves.issuperset(layers.reads[name])
+        and layers.depending.keys() >= readers[name]
     ]
 
 

@@ -18,7 +18,7 @@ from animate_rt import Animator, BuildError, BundleCorrupt, ClipOptions, ConfigE
 from animate_rt.__main__ import main
 from animate_rt.engines.bundle import new_bundle, open_bundle, seal
 from animate_rt.engines.contract import DENOISING_UNET
-from animate_rt.engines.cpu.quantized_layers import ATTENTION, FIRST, LAST, Layers
+from animate_rt.engines.cpu.quantized_layers import ATTENTION, FIRST, LAST, QuantizedLayers
 from animate_rt.engines.inspect import report
 from animate_rt.engines.manifest import WEIGHTS
 from animate_rt.engines.precision import PRECISIONS, QUANTIZED
@@ -75,7 +75,7 @@ def test_the_command_builds_it(small: Any, int8: Path, tmp_path: Path) -> None:
 def test_only_the_unets_are_quantized(int8: Path) -> None:
     opened, weights = open_bundle(int8), (int8 / WEIGHTS).stat().st_size
     for graph in opened.manifest.graphs:
-        num_quantized, left = Layers.read(opened.engine(graph), weights).table()
+        num_quantized, left = QuantizedLayers.read(opened.engine(graph), weights).table()
         if graph not in QUANTIZED:
             assert num_quantized == 0
             continue
@@ -260,7 +260,7 @@ def test_layers_of_a_large_graph() -> None:
     for read, reader in edges:
         SubElement(net, "edge", {"from-layer": str(read), "to-layer": str(reader), "to-port": "0"})
     began = time.process_time()
-    assert Layers(net).table() == (60_000, {})
+    assert QuantizedLayers(net).table() == (60_000, {})
     assert time.process_time() - began < 20
 
 

@@ -72,7 +72,7 @@ def test_activations_are_those_that_live_at_once() -> None:
         f'<layer id="{i}" type="{kind}"><output>{port}</output></layer>' for i, kind in enumerate(kinds)
     )
     edges = "".join(
-        f'<edge from-layer="{a}" to-layer="{b}"/>'
+        f'<edge from-layer="{a}" to-layer="{b}" to-port="{a}"/>'
         for a, b in ((0, 1), (0, 2), (1, 3), (2, 3), (3, 4), (4, 5))
     )
     graph = ElementTree.fromstring(f"<net><layers>{layers}</layers><edges>{edges}</edges></net>")

@@ -6,13 +6,13 @@ import ctypes
 import importlib
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import metadata
 from pathlib import Path
 from threading import Event, Lock
-from typing import Any
+from typing import Any, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -20,11 +20,12 @@ import numpy as np
 from ...errors import AnimateError, DeviceError, OutOfMemory, Rejected
 from ...text import escaped, message_of, one_line
 from ..bundle import SealedBundle
-from ..contract import TIME_EMBEDDING, Contract, TensorSpec
+from ..contract import TIME_EMBEDDING, Contract, DType, TensorSpec
 from ..device import Buffer, Stream
 from ..engine import check_binding
 from ..manifest import WEIGHTS
 from ..precision import Precision
+from ..tensors import check_tensors
 from .compiled_cache import compiled_cache
 from .device import CPUStream
 from .passes.attention import attention_keys_first
@@ -32,7 +33,6 @@ from .passes.convolution import convolution_without_idle_strides
 from .passes.group_norm import group_norm_by_channel
 from .passes.upsampling import convolution_before_upsampling
 from .saved_graph import check_saved_graph
-from .tensors import check_tensors, specs_of
 
 CONVERTER = "openvino.tools.ovc"
 # Graphs with a fixed precision: bfloat16 would round the timestep's angles, up to 999, to whole numbers.
@@ -96,7 +96,7 @@ def load_graph(bundle: SealedBundle, graph: str, *, cached: bool = True) -> Open
             compiled = load_or_compile(bundle, graph, precision)
         else:
             compiled = compile_graph(bundle.engine(graph), bundle.path / WEIGHTS, precision)
-        check_tensors(bundle, graph, compiled)
+        check_tensors(bundle, graph, described(compiled, bundle.manifest.graphs[graph]))
     return OpenVINOEngine(compiled, bundle.manifest.graphs[graph])
 
 
@@ -179,6 +179,26 @@ class OpenVINOContext:
         except Exception as error:
             raise DeviceError(f"openvino failed: {reason(error)}") from error
         self.engine.runs += 1
+
+
+def specs_of(ports: Iterable[Any]) -> tuple[TensorSpec, ...]:
+    """The inputs or outputs of a compiled model, which have static shapes."""
+    return tuple(
+        TensorSpec(port.any_name, cast("DType", str(port.element_type.to_dtype())), tuple(port.shape))
+        for port in ports
+    )
+
+
+def described(compiled: Any, contract: Contract) -> dict[str, str]:
+    """Inputs and outputs of a compiled model, each under that of its names which is in the contract."""
+    names = {spec.name for spec in (*contract.inputs, *contract.outputs)}
+    found = {}
+    for kind, ports in (("input", compiled.inputs), ("output", compiled.outputs)):
+        for port in ports:
+            shape = tuple(port.shape) if port.partial_shape.is_static else port.partial_shape
+            name = next(iter(port.names & names), port.any_name)
+            found[name] = f"{kind} {port.element_type.to_dtype()} {shape}"
+    return found
 
 
 def reason(error: Exception) -> str:

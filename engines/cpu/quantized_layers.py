@@ -13,6 +13,7 @@ from xml.etree.ElementTree import Element
 
 from ...errors import BundleCorrupt
 from ...text import escaped
+from .layers import Layers
 from .saved_graph import check_saved_graph
 
 ATTENTION = "attention: multiplies two tensors of the clip"
@@ -22,33 +23,22 @@ KINDS = {"Convolution", "MatMul"}
 VIEWS = {"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Concat", "Split", "VariadicSplit"}
 
 
-class Layers:
-    """The convolutions and matrix products of a graph, whose results depend on an input."""
+class QuantizedLayers:
+    """The convolutions and matrix products of a graph whose results depend on an input."""
 
     def __init__(self, graph: Element):
-        self.layers = {layer.attrib["id"]: layer for layer in graph.iter("layer")}
-        edges = sorted(graph.iter("edge"), key=lambda edge: int(edge.attrib["to-port"]))
-        self.reads = defaultdict(list)
-        for edge in edges:
-            name = edge.attrib["from-layer"]
-            if name not in self.layers:
-                raise ValueError(f"no layer {name}")
-            self.reads[edge.attrib["to-layer"]].append(name)
-        self.depending: set[str] = set()
+        self.layers = layers = Layers(graph)
         self.in_8_bits: set[str] = set()  # what a FakeQuantize gives, also with another shape
-        for name in self.layers:  # each comes after those that it reads
-            kind = self.kind(name)
-            if kind == "Parameter" or not self.depending.isdisjoint(self.reads[name]):
-                self.depending.add(name)
-            is_view = kind in VIEWS and not self.in_8_bits.isdisjoint(self.reads[name][:1])
-            if kind == "FakeQuantize" or is_view:
+        for name in layers.elements:
+            kind, reads_8_bits = layers.kind(name), not self.in_8_bits.isdisjoint(layers.reads[name][:1])
+            if kind == "FakeQuantize" or (kind in VIEWS and reads_8_bits):
                 self.in_8_bits.add(name)
-        self.products = [name for name in self.layers if name in self.depending and self.kind(name) in KINDS]
-        convolutions = [name for name in self.products if self.kind(name) == "Convolution"]
+        self.products = [name for name in layers.depending if layers.kind(name) in KINDS]
+        convolutions = [name for name in self.products if layers.kind(name) == "Convolution"]
         self.ends = dict(zip((*convolutions[:1], *convolutions[1:][-1:]), (FIRST, LAST), strict=False))
 
     @classmethod
-    def read(cls, path: Path, num_weights: int) -> Layers:
+    def read(cls, path: Path, num_weights: int) -> QuantizedLayers:
         """Read a graph as a build saves it. Raises BundleCorrupt if it is none.
 
         `num_weights` is the number of bytes in the file of weights.
@@ -62,21 +52,19 @@ class Layers:
                 "build the bundle again"
             ) from error
 
-    def kind(self, name: str) -> str:
-        return self.layers[name].attrib["type"]
-
     def left_in_float(self) -> list[str]:
         """Names of the layers that a build leaves in float."""
-        return [self.layers[name].attrib["name"] for name in self.products if self.reason(name)]
+        return [self.layers.elements[name].attrib["name"] for name in self.products if self.reason(name)]
 
     def table(self) -> tuple[int, dict[str, list[str]]]:
         """The number of layers in 8 bits, and the names of the others by reason."""
         left: dict[str, list[str]] = defaultdict(list)
         for name in self.products:
-            if self.in_8_bits.isdisjoint(self.reads[name][:1]):
-                left[self.reason(name) or OTHER].append(self.layers[name].get("name", name))
+            if self.in_8_bits.isdisjoint(self.layers.reads[name][:1]):
+                left[self.reason(name) or OTHER].append(self.layers.elements[name].get("name", name))
         return len(self.products) - sum(map(len, left.values())), dict(left)
 
     def reason(self, name: str) -> str:
         """Why a layer stays in float; empty if there is no reason."""
-        return ATTENTION if self.depending.issuperset(self.reads[name][:2]) else self.ends.get(name, "")
+        is_attention = self.layers.depending.keys() >= set(self.layers.reads[name][:2])
+        return ATTENTION if is_attention else self.ends.get(name, "")

@@ -14,10 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import BundleError, BundleMismatch, ConfigError, DeviceError, OutOfMemory
-from ...text import escaped, one_line, quoted
+from ...text import escaped, one_line
 from ..bundle import SealedBundle
 from ..device import Buffer, Device, Stream
 from ..engine import check_binding
+from ..tensors import check_tensors
 from .device import CUDADevice, CUDAGraph, CUDAStream
 
 LOG = logging.getLogger("animate_rt.tensorrt")
@@ -90,7 +91,7 @@ class TensorRTEngine:
         if self.engine is None:
             raise self.failure("cannot load the plan")
         self.engine.error_recorder = self.errors
-        self._check_tensors(bundle)
+        check_tensors(bundle, graph, self._tensors())
         self.activation_bytes = self.engine.device_memory_size_v2
 
     def context(self, workspace: Buffer | None) -> TensorRTContext:
@@ -105,27 +106,15 @@ class TensorRTEngine:
             return OutOfMemory(f"{self.graph}: TensorRT {what}: {reason}; use a smaller size or window")
         return DeviceError(f"{self.graph}: TensorRT {what}: {reason}")
 
-    def _check_tensors(self, bundle: SealedBundle) -> None:
-        """Raise BundleMismatch unless the plan's inputs and outputs are those of the contract."""
-        engine, contract = self.engine, self.contract
-        expected = {
-            spec.name: f"{mode} {spec.dtype} {spec.shape}"
-            for mode, specs in (("input", contract.inputs), ("output", contract.outputs))
-            for spec in specs
-        }
-        found = {}
+    def _tensors(self) -> dict[str, str]:
+        """The plan's inputs and outputs by name."""
+        engine, found = self.engine, {}
         for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors)):
             mode, dtype = engine.get_tensor_mode(name).name.lower(), engine.get_tensor_dtype(name).name
             found[name] = f"{mode} {DTYPES.get(dtype, dtype)} {tuple(engine.get_tensor_shape(name))}"
             if (location := engine.get_tensor_location(name).name) != "DEVICE":
                 found[name] += f" on the {location}"
-        for name in sorted(expected.keys() | found.keys()):
-            if expected.get(name) != found.get(name):
-                raise BundleMismatch(
-                    f"{escaped(str(bundle.path))}: plan of {self.graph}: {quoted(name)}: "
-                    f"expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}; "
-                    f"build it again: {bundle.manifest.rebuild_command}"
-                )
+        return found
 
 
 class TensorRTContext:

@@ -62,11 +62,17 @@ def groups(folder: Path) -> Iterator[Group]:
     """
     whole = build(WEIGHTS, folder / "whole")
     with Animator.load(in_fastest_precision(whole)) as animator:
-        with Animator.load(whole) as float32, in_float16(WEIGHTS, folder / "float16") as float16:
+        with (
+            Animator.load(whole) as float32,
+            in_float16(WEIGHTS, folder / "float16") as float16,
+            Animator.load(build(WEIGHTS, folder / "int8", precision="int8")) as int8,
+        ):
             found = {"float32": float32, "float16, in ONNX Runtime": float16}
             if precision_of(animator) != "fp32":
                 found[precision_of(animator)] = animator
-            yield Group("Precision", [Setting(name, which, {}) for name, which in found.items()])
+            found["int8"] = int8
+            settings = [Setting(name, which, {}) for name, which in found.items()]
+            yield Group("Precision", settings, compared=True)
 
         def varied(title: str, settings: Mapping[str, Options]) -> Group:
             return Group(title, [Setting(name, animator, options) for name, options in settings.items()])

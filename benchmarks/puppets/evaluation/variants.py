@@ -31,11 +31,14 @@ from ..training.model import SIZE
 BUCKET = ShapeBucket(width=SIZE, height=SIZE, window=FRAMES)
 
 
-def build(checkpoint: Path, bundle: Path, base: Path | None = None, *, feature_cache: bool = False) -> Path:
-    """Build a float32 bundle for the CPU, unless it exists and was built from these weights."""
+def build(checkpoint: Path, bundle: Path, base: Path | None = None, **options: Any) -> Path:
+    """Build a bundle for the CPU, unless it exists and was built from these weights.
+
+    `options` are others of `build_bundle`; the precision is float32 unless they state it.
+    """
     if not bundle.is_dir() or not is_built_from(bundle, checkpoint, base):
         size: dict[str, Any] = {"width": SIZE, "height": SIZE, "window": FRAMES}
-        build_bundle(checkpoint, bundle, **size, base=base, feature_cache=feature_cache)
+        build_bundle(checkpoint, bundle, **size, base=base, **options)
     return bundle
 
 
