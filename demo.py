@@ -11,9 +11,10 @@ from .console import Commands, Console, add_command
 from .export.commands import need_export
 from .runtime.animator import Animator
 from .runtime.media.picture import read_picture
+from .runtime.shots.making import make
 from .runtime.shots.monitor import clip_bar
 from .runtime.shots.output import Output
-from .runtime.shots.shot import Shot, make
+from .runtime.shots.shot import Shot
 
 WEIGHTS = Path(__file__).parent / "weights"
 CHECKPOINT, INPUTS = WEIGHTS / "puppets", WEIGHTS / "demo"

@@ -118,7 +118,9 @@ def contracts(
 
     With `feature_cache` there are those of CACHING and SHALLOW. `dtype` is the type of image embeddings, time
     rows, pose features, deep features and the reference's tensors. Latents, predictions, timesteps and scales
-    are always float32. Raises ConfigError if the model cannot run at this size.
+    are always float32. Pictures are uint8, but for decoded frames that are resized before they are rounded.
+    If a pose frame has several pictures, they lie side by side. Raises ConfigError if the model cannot run at
+    this size.
     """
     bucket.check(model)
     unet, frames = model.unet, bucket.window
@@ -126,8 +128,8 @@ def contracts(
     h, w = height // model.latent_scale, width // model.latent_scale
     encoder = model.image_encoder
 
-    def image(name: str, height: int, width: int) -> TensorSpec:
-        return TensorSpec(name, "uint8", (1, height, width, 3))
+    def image(name: str, height: int, width: int, dtype: DType = "uint8") -> TensorSpec:
+        return TensorSpec(name, dtype, (1, height, width, 3))
 
     def latents(name: str, frames: int) -> TensorSpec:
         return TensorSpec(name, "float32", (frames, unet.latent_channels, h, w))
@@ -148,6 +150,8 @@ def contracts(
     guidance_scale = TensorSpec("guidance_scale", "float32", (1,))
     prediction = (latents("prediction", frames),)
     side = encoder.image_size
+    pictures = max(1, len(model.pose_tracks))
+    decoded: DType = "float32" if model.reference_size else "uint8"
 
     def with_cache(graph: str, halves: int, given: tuple[TensorSpec, ...]) -> dict[str, Contract]:
         """The graphs of one variant. With guidance features have two halves, the unconditional one first."""
@@ -173,12 +177,12 @@ def contracts(
         IMAGE_ENCODER: Contract((image("image", side, side),), (embeds,)),
         VAE_ENCODER: Contract((image("image", height, width),), (latents("latents", 1),)),
         REFERENCE_NET: Contract((latents("latents", 1), embeds), reference),
-        POSE_GUIDER: Contract((image("frame", height, width),), (pose_features(1),)),
+        POSE_GUIDER: Contract((image("frame", height, pictures * width),), (pose_features(1),)),
         TIME_EMBEDDING: Contract((TensorSpec("timestep", "float32", (1,)),), (time_row,)),
         DENOISING_UNET: Contract(guided, prediction),
         DENOISING_UNET_CONDITIONAL: Contract(conditional, prediction),
         **cached,
-        VAE_DECODER: Contract((latents("latents", 1),), (image("frame", height, width),)),
+        VAE_DECODER: Contract((latents("latents", 1),), (image("frame", height, width, decoded),)),
     }
 
 

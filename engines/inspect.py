@@ -39,7 +39,12 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
         ("precision", f"{manifest.precision}{LOSSY if manifest.precision == 'int8' else ''}"),
         *((f"calibrated on {name}", digest) for name, digest in manifest.calibration.items()),
         *([("devices", ", ".join(manifest.compute_capabilities))] if manifest.compute_capabilities else []),
-        ("size", f"{bucket.width}x{bucket.height} pixels, window of {bucket.window} frames"),
+        ("model", model.member),
+        (
+            "size",
+            f"{bucket.width}x{bucket.height} pixels, window of {bucket.window} frames"
+            f"{'; frames are resized to the size of the reference' if model.reference_size else ''}",
+        ),
         (
             "denoising UNet",
             f"widths {join(unet.widths)}, heads {join(unet.heads)}, {unet.layers_per_block} layers per block",
@@ -55,7 +60,12 @@ def settings(bundle: Bundle) -> list[tuple[str, str]]:
             "sampling",
             f"{steps}, guidance scale {sampling.guidance_scale:g}, unless a clip sets others",
         ),
-        ("poses", f"skeletons in the style {model.pose_style}"),
+        (
+            "poses",
+            f"{', '.join(model.pose_tracks)} in each frame"
+            if model.pose_tracks
+            else f"skeletons in the style {model.pose_style}",
+        ),
         *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
     ]
 

@@ -27,6 +27,9 @@ MAX_SCALE = 1e6
 MAX_GUIDANCE_SCALE = 100  # far above useful values, and finite in every precision
 Activation = Literal["quick_gelu", "gelu"]
 PoseStyle = Literal["dwpose", "musepose"]  # the public tool that draws skeletons
+Member = Literal["animate-anyone", "musepose", "champ"]  # of the family of models that share these networks
+Track = Literal["depth", "normal", "semantic_map", "dwpose"]  # what a picture of a pose frame shows
+Resampling = Literal["lanczos", "bicubic"]
 Schedule = int | tuple[int, ...]  # a number of steps, or their timesteps
 Solver = Literal["ddim", "dpm++2m", "unipc"]  # how a step follows from predictions
 
@@ -236,8 +239,17 @@ class ModelConfig:
     noise: NoiseConfig
     sampling: SamplingConfig = SamplingConfig()
     pose_style: PoseStyle = "dwpose"  # of the skeletons in training; manifests before it was added lack it
+    # Of what differs between the members of the family; manifests before these were added lack them.
+    member: Member = "animate-anyone"
+    pose_tracks: tuple[Track, ...] = ()  # the pictures of a pose frame, of models with several
+    pose_resampling: Resampling = "lanczos"  # by which pose pictures are resized
+    reference_size: bool = False  # frames are resized to the size of the reference
 
     def __post_init__(self) -> None:
+        if len(set(self.pose_tracks)) != len(self.pose_tracks):
+            raise ConfigError(
+                f"pose_tracks: expected different names, found {quoted(list(self.pose_tracks))}"
+            )
         if len(self.motion.levels) != len(self.unet.widths):
             raise ConfigError(
                 f"motion modules: expected {len(self.unet.widths)} levels, those of the UNet, "

@@ -30,7 +30,7 @@ def graph_modules(checkpoint: Checkpoint) -> dict[str, nn.Module]:
         contract.DENOISING_UNET_CONDITIONAL: ConditionalUNetGraph(unet),
         **{graph: CachingUNetGraph(unet) for graph in contract.CACHING.values()},
         **{graph: ShallowUNetGraph(unet) for graph in contract.SHALLOW.values()},
-        contract.VAE_DECODER: VAEDecoderGraph(checkpoint.vae),
+        contract.VAE_DECODER: VAEDecoderGraph(checkpoint.vae, rounded=not checkpoint.config.reference_size),
     }
 
 
@@ -148,10 +148,18 @@ def reference_and_guidance(tensors: tuple[Tensor, ...]) -> tuple[list[Reference]
 
 
 class VAEDecoderGraph(Graph):
+    """Frames of 0 to 255: rounded to uint8, or in float32 for frames that are resized before."""
+
+    def __init__(self, network: nn.Module, *, rounded: bool):
+        super().__init__(network)
+        self.rounded = rounded
+
     def forward(self, latents: Tensor) -> Tensor:
         decoded = self.network.decode(latents).float()
-        frames = ((decoded / 2 + 0.5).clamp(0, 1) * 255).round()
-        return frames.permute(0, 2, 3, 1).to(torch.uint8)
+        frames = (decoded / 2 + 0.5).clamp(0, 1) * 255
+        if self.rounded:
+            return frames.round().permute(0, 2, 3, 1).to(torch.uint8)
+        return frames.permute(0, 2, 3, 1)
 
 
 def pixels(image: Tensor) -> Tensor:

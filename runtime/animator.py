@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import partial
@@ -112,7 +112,7 @@ class Animator:
     def animate(
         self,
         reference: Picture,
-        pose: PoseSource,
+        pose: PoseSource | Mapping[str, PoseSource],
         options: ClipOptions | None = None,
         *,
         frames: int | None = None,
@@ -122,13 +122,16 @@ class Animator:
         snapshots: SnapshotSink = NO_SNAPSHOTS,
         **keywords: Unpack[OptionKeywords],
     ) -> Frames:
-        """Return an iterator over the clip's frames, uint8 (H, W, 3) RGB, one per pose frame.
+        """Return an iterator over the clip's frames, uint8 (H, W, 3) RGB, one per pose frame. They have the
+        bundle's size or, if `bundle.manifest.model.reference_size`, that of the reference.
 
         `reference` is a path, a PIL image or a uint8 (H, W, 3) array. `pose` is the path of a video or of a
         directory of images, or an iterable of pictures, which may be endless with open windows in
-        time-skewed order. Both are resized to the bundle's size as the public pipeline does. With `pose_fps`,
-        in frames per second, poses are first resampled in time to that rate; a directory or an iterable is
-        taken to have 24. `frames` limits the number of pose frames used.
+        time-skewed order. If the model is driven by several tracks, as Champ is, `pose` is a mapping from
+        their names to such sources (runtime/media/tracks.py). All pictures are resized to the bundle's size
+        as the public pipeline does. With `pose_fps`, in frames per second, poses are first resampled in time
+        to that rate; a directory or an iterable is taken to have 24. `frames` limits the number of pose
+        frames used.
 
         Options are passed as a ClipOptions, as keywords (`steps=20, seed=7`), or as both; keywords take
         precedence.

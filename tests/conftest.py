@@ -52,6 +52,7 @@ class Case:
     steps: int
     guidance_scale: float
     io: dict[str, NDArray[Any]]
+    base: Path | None = None  # a checkpoint with the networks that this one lacks
 
     @property
     def checkpoint(self) -> Path:
@@ -66,8 +67,10 @@ class Case:
         return self.path / "reference.png"
 
     @property
-    def pose(self) -> Path:
-        return self.path / "pose"
+    def pose(self) -> Any:
+        """The pose frames, or those of each track."""
+        guidance = self.path / "guidance"
+        return {path.name: path for path in guidance.iterdir()} if guidance.is_dir() else self.path / "pose"
 
     @property
     def initial_noise(self) -> Path:
@@ -80,6 +83,7 @@ class Case:
             "height": self.height,
             "window": self.window,
             "inference_config": self.inference_config,
+            **({"base": self.base} if self.base else {}),
         }
 
     @property
@@ -92,7 +96,7 @@ class Case:
         }
 
 
-def load_case(path: Path) -> Case:
+def load_case(path: Path, base: Path | None = None) -> Case:
     from safetensors.numpy import load_file
 
     case = json.loads((path / "case.json").read_text())
@@ -106,6 +110,7 @@ def load_case(path: Path) -> Case:
         steps=case["steps"],
         guidance_scale=case["guidance"],
         io=load_file(path / "io.safetensors"),
+        base=base,
     )
 
 
@@ -118,13 +123,24 @@ def small() -> Case:
 @pytest.fixture(scope="session")
 def sdlike(tmp_path_factory: pytest.TempPathFactory) -> Case:
     """Two layers per block as in SD 1.5, one window. Its weights are drawn again."""
+    return load_case(drawn("sdlike", tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def champ(small: Case, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Champ, driven by a depth map and a skeleton. Its VAE and its image encoder are those of `small`."""
+    return load_case(drawn("champ-two", tmp_path_factory), small.checkpoint)
+
+
+def drawn(name: str, factory: pytest.TempPathFactory) -> Path:
+    """A recorded case whose weights are drawn again, once per run of the suite."""
     from .drawn_weights import with_weights
 
-    folder = shared_folder(tmp_path_factory) / "sdlike"
+    folder = shared_folder(factory) / name
     with alone(folder):
         if not folder.is_dir():
-            with_weights(DATA / "sdlike", folder)
-    return load_case(folder)
+            with_weights(DATA / name, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

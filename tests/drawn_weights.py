@@ -20,18 +20,25 @@ from torch import Tensor
 def with_weights(recorded: Path, folder: Path) -> Path:
     """Copy a recorded case to `folder`, and write the weight files that its weights.txt lists.
 
-    Each line of weights.txt is a file, a key and a shape, in the order in which the recording drew them.
-    Tables of positions are not random and are left out; the loader computes them.
+    Each line of weights.txt is a file, a key, a shape and, if it is not 1, a factor, in the order in which
+    the recording drew them; a line `seed N` starts a new generator. Tables of positions are not random and
+    are left out; the loader computes them.
     """
     shutil.copytree(recorded, folder)
-    seed = json.loads((recorded / "case.json").read_text())["weight_seed"]
-    generator = torch.Generator().manual_seed(seed)
+    case = json.loads((recorded / "case.json").read_text())
+    generator = torch.Generator().manual_seed(case["weight_seed"])
     files: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for line in (recorded / "weights.txt").read_text().splitlines():
-        file, key, shape = line.split("\t")
-        files[file][key] = draw(key, [int(size) for size in shape.split()], generator)
+        name, key, *rest = line.split("\t")
+        if name == "seed":
+            generator = torch.Generator().manual_seed(int(key))
+            continue
+        shape, *factor = rest
+        drawn = draw(key, [int(size) for size in shape.split()], generator, by_reciprocal="family" in case)
+        files[name][key] = drawn * int(factor[0]) if factor else drawn
     for name, weights in files.items():
         path = folder / "checkpoint" / name
+        path.parent.mkdir(exist_ok=True)
         if path.suffix == ".safetensors":
             save_file(weights, path)
         else:
@@ -39,10 +46,12 @@ def with_weights(recorded: Path, folder: Path) -> Path:
     return folder
 
 
-def draw(key: str, shape: list[int], generator: torch.Generator) -> Tensor:
+def draw(key: str, shape: list[int], generator: torch.Generator, *, by_reciprocal: bool) -> Tensor:
+    """Draw one tensor. A product with the reciprocal and a quotient round differently."""
     drawn = torch.randn(shape, generator=generator)
     if len(shape) > 1:
-        drawn = drawn / math.prod(shape[1:]) ** 0.5
+        root = math.prod(shape[1:]) ** 0.5
+        drawn = drawn * (1 / root) if by_reciprocal else drawn / root
     elif key.endswith("weight"):  # of a norm
         drawn = 1 + 0.1 * drawn
     else:

@@ -29,8 +29,9 @@ from animate_rt.engines.model import (
 from animate_rt.errors import DeviceError, OutOfMemory
 from animate_rt.runtime.animator import Animator
 from animate_rt.runtime.clip.options import options_of
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.shot import Shot, make
+from animate_rt.runtime.shots.shot import Shot
 from PIL import Image
 
 from .arithmetic import ArithmeticContext, ArithmeticEngine

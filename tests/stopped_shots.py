@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from animate_rt.runtime.shots.shot import Shot, make
+from animate_rt.runtime.shots.making import make
+from animate_rt.runtime.shots.shot import Shot
 
 from .fixed_cost import open_animator, write_inputs
 

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 import pytest
 import torch
 from animate_rt.export.checkpoints.weights import read_weights
 
-from .conftest import DATA
+from .conftest import DATA, drawn
 
-RECORDED = "e9e3caabbff0e470b0816d36bb960acf4f1fce86609dd4806b2a83e2e5ec7146"
+# SHA-256 of all weights, in the order of weights.txt.
+RECORDED = {
+    "sdlike": "e9e3caabbff0e470b0816d36bb960acf4f1fce86609dd4806b2a83e2e5ec7146",
+    "champ-two": "1f3e9828fd2602c688507c5a036a96bafe0e8e26fa2e2c83291b62b435682a84",
+}
 
 
 @pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"),
     reason="torch computes logarithms another way on this CPU, so some weights are the next float16",
 )
-def test_the_weights_of_sdlike_are_the_recorded_ones(sdlike: Any) -> None:
+@pytest.mark.parametrize("name", RECORDED)
+def test_drawn_weights_are_the_recorded_ones(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     digest = hashlib.sha256()
-    listed = [line.split("\t")[:2] for line in (DATA / "sdlike" / "weights.txt").read_text().splitlines()]
-    weights = {file: read_weights(sdlike.checkpoint / file) for file in dict(listed)}
+    lines = [line.split("\t")[:2] for line in (DATA / name / "weights.txt").read_text().splitlines()]
+    listed = [(file, key) for file, key in lines if file != "seed"]
+    folder = drawn(name, tmp_path_factory) / "checkpoint"
+    weights = {file: read_weights(folder / file) for file in dict(listed)}
     for file, key in listed:
         digest.update(weights[file][key].numpy().tobytes())
-    assert digest.hexdigest() == RECORDED
+    assert digest.hexdigest() == RECORDED[name]

@@ -29,7 +29,7 @@ from animate_rt.runtime.poses.interpolation import at_rate
 from animate_rt.runtime.poses.keypoints import Keypoints
 from animate_rt.runtime.poses.smoothing import smooth
 from animate_rt.runtime.shots.job_list import read_jobs
-from animate_rt.runtime.shots.shot import make
+from animate_rt.runtime.shots.making import make
 from PIL import Image
 
 from . import shot_command

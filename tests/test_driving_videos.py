@@ -16,7 +16,7 @@ import pytest
 from animate_rt.errors import InputError
 from animate_rt.runtime.poses.driving import Driving, DrivingReport, keypoints_of, open_poses
 from animate_rt.runtime.poses.extraction.extract import Report
-from animate_rt.runtime.shots.shot import make
+from animate_rt.runtime.shots.making import make
 from PIL import Image
 
 from . import shot_command

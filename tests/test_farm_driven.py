@@ -11,8 +11,8 @@ import pytest
 from animate_rt import write_keypoints
 from animate_rt.runtime.farm.farm import Farm
 from animate_rt.runtime.farm.worker import Worker
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.shot import make
 from animate_rt.tests import fixed_cost  # not relative: workers import it, too
 
 from . import ray_cluster

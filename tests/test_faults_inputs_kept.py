@@ -14,8 +14,9 @@ from animate_rt.__main__ import main
 from animate_rt.engines.bundle import read_bundle
 from animate_rt.errors import OutputError
 from animate_rt.runtime.shots.checks import check
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.shot import Shot, clear_leftovers, make
+from animate_rt.runtime.shots.shot import Shot, clear_leftovers
 
 from . import shot_command
 from .fixed_cost import example, open_animator, write_inputs

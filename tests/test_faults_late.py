@@ -14,8 +14,8 @@ from animate_rt.errors import ConfigError, InputError
 from animate_rt.runtime.farm.worker import Worker
 from animate_rt.runtime.media.frame_rate import frame_rate
 from animate_rt.runtime.media.writer import open_writer
-from animate_rt.runtime.shots.frame_range import open_frames
 from animate_rt.runtime.shots.output import Output
+from animate_rt.runtime.shots.pose_files import open_frames
 from PIL import Image
 
 from . import shot_command

@@ -18,9 +18,10 @@ from animate_rt.runtime.clip.options import ClipOptions
 from animate_rt.runtime.clip.progress import Progress
 from animate_rt.runtime.farm.worker import Attempt, Worker
 from animate_rt.runtime.shots.loaded_bundle import check_unchanged
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.resume import PartialClip
-from animate_rt.runtime.shots.shot import Shot, is_done, make
+from animate_rt.runtime.shots.shot import Shot, is_done
 
 from .conftest import Case
 from .fixed_cost import example, open_animator, write_inputs

@@ -18,9 +18,10 @@ import pytest
 from animate_rt.__main__ import main
 from animate_rt.errors import OutputError
 from animate_rt.runtime.media.writer import open_writer
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import is_mount_point
 from animate_rt.runtime.shots.resume import PartialClip
-from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
+from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done
 
 from . import shot_command
 from .fixed_cost import example, open_animator, write_inputs

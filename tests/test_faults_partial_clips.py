@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.resume import SNAPSHOT, PartialClip
-from animate_rt.runtime.shots.shot import Shot, is_done, make
+from animate_rt.runtime.shots.shot import Shot, is_done
 from PIL import Image
 
 from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 from animate_rt.engines.files import hashed
 from animate_rt.runtime.shots.checks import check
-from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done, make
+from animate_rt.runtime.shots.making import make
+from animate_rt.runtime.shots.shot import Shot, clear_leftovers, is_done
 
 from .fixed_cost import example, open_animator, write_inputs
 from .forks import fork

@@ -14,8 +14,9 @@ import pytest
 from animate_rt.engines.bundle import MANIFEST, open_bundle, seal
 from animate_rt.errors import InputChanged
 from animate_rt.runtime.clip.progress import Progress
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.resume import PartialClip
-from animate_rt.runtime.shots.shot import is_done, make
+from animate_rt.runtime.shots.shot import is_done
 from PIL import Image
 
 from .fixed_cost import HEIGHT, WIDTH, example, open_animator, write_inputs

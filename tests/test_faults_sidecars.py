@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from animate_rt.runtime.shots.shot import is_done, make
+from animate_rt.runtime.shots.making import make
+from animate_rt.runtime.shots.shot import is_done
 
 from . import shot_command
 from .fixed_cost import example, open_animator

@@ -10,7 +10,8 @@ import pytest
 import torch
 from animate_rt.benchmarks.random_checkpoint import SIZES
 from animate_rt.engines.model import ModelConfig
-from animate_rt.export.checkpoints.families import V2_MOTION, V2_NOISE
+from animate_rt.export.checkpoints.checkpoint import without_unused
+from animate_rt.export.checkpoints.families import GUIDERS, V2_MOTION, V2_NOISE
 from animate_rt.export.checkpoints.settings import (
     Settings,
     image_encoder_config,
@@ -20,7 +21,7 @@ from animate_rt.export.checkpoints.settings import (
     vae_config,
 )
 from animate_rt.export.networks.image_encoder import ImageEncoder
-from animate_rt.export.networks.pose_guider import PoseGuider
+from animate_rt.export.networks.pose_guider import GuidanceEncoder, PoseGuider
 from animate_rt.export.networks.unet import DenoisingUNet, ReferenceNet
 from animate_rt.export.networks.vae import VAE
 
@@ -48,6 +49,7 @@ def shapes(sd15: ModelConfig) -> dict[str, dict[str, tuple[int, ...]]]:
             "denoising_unet": DenoisingUNet(sd15),
             "reference_unet": ReferenceNet(sd15),
             "pose_guider": PoseGuider(sd15.pose_channels, sd15.unet.widths[0]),
+            "guidance_encoder": GuidanceEncoder(sd15.pose_channels, sd15.unet.widths[0]),
             "vae": VAE(sd15.vae),
             "clip_image_encoder": ImageEncoder(sd15.image_encoder),
         }
@@ -78,6 +80,16 @@ def test_full_size_keys_and_shapes_are_the_public_ones(
 ) -> None:
     assert shapes[network] == listed(*files)
     assert len(shapes[network]) == num_keys
+
+
+@pytest.mark.parametrize("name", GUIDERS.values())
+def test_a_guidance_encoder_has_the_keys_that_the_public_code_runs(shapes: Any, name: str) -> None:
+    """35 of 149: the others are known, and left out."""
+    public = listed("champ_guidance_encoder.txt")
+    assert len(public) == 149
+    assert shapes["guidance_encoder"] == without_unused(public, name)
+    assert len(shapes["guidance_encoder"]) == 35
+    assert sum(map(prod, public.values())) - sum(map(prod, shapes["guidance_encoder"].values())) == 1_562_400
 
 
 @pytest.mark.parametrize(

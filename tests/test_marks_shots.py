@@ -16,7 +16,7 @@ from animate_rt.engines.device import Array
 from animate_rt.runtime.marks.commands import CERTIFICATE, KEY
 from animate_rt.runtime.marks.metadata import GENERATED
 from animate_rt.runtime.marks.pattern import Pattern
-from animate_rt.runtime.shots.shot import make
+from animate_rt.runtime.shots.making import make
 from PIL import Image
 
 from . import shot_command

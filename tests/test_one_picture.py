@@ -19,8 +19,9 @@ from animate_rt.runtime.media.animated_picture import is_still
 from animate_rt.runtime.poses.driving import open_poses
 from animate_rt.runtime.poses.formats.reading import read_keypoints
 from animate_rt.runtime.poses.formats.writing import write_keypoints
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.shot import is_done, make
+from animate_rt.runtime.shots.shot import is_done
 from PIL import Image
 
 from . import shot_command

@@ -17,8 +17,9 @@ from animate_rt.runtime.farm.report import FarmReport, ShotReport
 from animate_rt.runtime.media.contact_sheet import GAP
 from animate_rt.runtime.media.picture import contain
 from animate_rt.runtime.shots.job_list import read_jobs
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.previews import Finished
-from animate_rt.runtime.shots.shot import is_done, make
+from animate_rt.runtime.shots.shot import is_done
 from numpy.typing import NDArray
 from PIL import Image
 

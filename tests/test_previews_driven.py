@@ -17,7 +17,8 @@ from animate_rt.runtime.poses.driving import Driving, keypoints_of, open_poses
 from animate_rt.runtime.poses.formats.writing import write_keypoints
 from animate_rt.runtime.poses.sources import driving_pictures
 from animate_rt.runtime.shots.checks import check
-from animate_rt.runtime.shots.shot import Shot, is_done, make
+from animate_rt.runtime.shots.making import make
+from animate_rt.runtime.shots.shot import Shot, is_done
 from PIL import Image
 
 from . import shot_command

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from animate_rt.errors import InputError, InputMissing
 from animate_rt.runtime.clip.snapshot import Snapshot
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
 from animate_rt.runtime.shots.previews import Finished
 from animate_rt.runtime.shots.resume import SNAPSHOT, PartialClip
-from animate_rt.runtime.shots.shot import is_done, make
+from animate_rt.runtime.shots.shot import is_done
 
 from . import stopped_shots
 from .fixed_cost import example, open_animator

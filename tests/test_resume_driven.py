@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 from animate_rt.runtime.poses.driving import Driving
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.resume import KEYPOINTS
-from animate_rt.runtime.shots.shot import make
 
 from .fixed_cost import example, open_animator, write_inputs
 from .slow import SLOW

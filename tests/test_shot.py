@@ -17,8 +17,11 @@ import av
 import numpy as np
 import pytest
 from animate_rt.errors import ConfigError, InputError, OutputError
+from animate_rt.runtime.shots.frame_range import frame_range
+from animate_rt.runtime.shots.making import make
 from animate_rt.runtime.shots.output import Output
-from animate_rt.runtime.shots.shot import frame_range, is_done, make, open_frames
+from animate_rt.runtime.shots.pose_files import open_frames
+from animate_rt.runtime.shots.shot import is_done
 from PIL import Image
 
 from . import shot_command

@@ -16,11 +16,11 @@ from ...engines.model import ModelConfig
 from ...errors import CheckpointError
 from ..networks.image_encoder import ImageEncoder
 from ..networks.motion import positions
-from ..networks.pose_guider import PoseGuider
+from ..networks.pose_guider import GuidanceEncoder, GuidanceEncoders, PoseGuider
 from ..networks.unet import DenoisingUNet, ReferenceNet
 from ..networks.vae import VAE
 from .directory import Directory, Files, listed
-from .families import UNUSED
+from .families import GUIDERS, UNUSED
 from .settings import model_config
 from .weights import WrongWeights, assign, fit, read_weights, sha256_of
 
@@ -38,7 +38,7 @@ class Checkpoint:
     config: ModelConfig
     denoising_unet: DenoisingUNet
     reference_net: ReferenceNet
-    pose_guider: PoseGuider
+    pose_guider: PoseGuider | GuidanceEncoders
     vae: VAE
     image_encoder: ImageEncoder
     weights: Mapping[str, str]  # SHA-256 of each weight file by its relative path
@@ -64,27 +64,30 @@ def load_checkpoint(
     found = Directory(folder, base)
     inference = [*found.inference, *([Path(inference_config)] if inference_config is not None else [])]
     configs = found.unet, found.vae, found.image_encoder, inference
-    config = model_config(*configs, pose_style=found.pose_style)
+    config = model_config(*configs, member=found.member)
+    found.find_guiders(config.pose_tracks)
+    guiders = [GUIDERS[kind] for kind in config.pose_tracks] or ["pose_guider"]
     if bucket:  # except for the window, as only the weights tell the longest one
         replace(bucket, window=1).check(config)
     states = {network: read_weights(*files) for network, files in found.weights.items()}
     names = {network: name_of(files) for network, files in found.weights.items()}
     config = model_config(
         *configs,
-        pose_channels=pose_channels(states["pose_guider"], names["pose_guider"]),
+        pose_channels=pose_channels(states[guiders[0]], names[guiders[0]]),
         max_frames=encoded_frames(states["motion_module"]),
-        pose_style=found.pose_style,
+        member=found.member,
     )
     if bucket:
         bucket.check(config)
     check_layers(config, states, names)
     states["denoising_unet"] = with_motion(states["denoising_unet"], states["motion_module"], names)
     names["denoising_unet"] += f" with {names['motion_module']}"
+    guider = GuidanceEncoder if config.pose_tracks else PoseGuider
     with torch.device("meta"):
         networks = {
             "denoising_unet": DenoisingUNet(config),
             "reference_unet": ReferenceNet(config),
-            "pose_guider": PoseGuider(config.pose_channels, config.unet.widths[0]),
+            **{name: guider(config.pose_channels, config.unet.widths[0]) for name in guiders},
             "vae": VAE(config.vae),
             "image_encoder": ImageEncoder(config.image_encoder),
         }
@@ -100,7 +103,9 @@ def load_checkpoint(
         config=config,
         denoising_unet=networks["denoising_unet"],
         reference_net=networks["reference_unet"],
-        pose_guider=networks["pose_guider"],
+        pose_guider=GuidanceEncoders(networks[name] for name in guiders)
+        if config.pose_tracks
+        else networks["pose_guider"],
         vae=networks["vae"],
         image_encoder=networks["image_encoder"],
         weights=digests,
@@ -112,7 +117,7 @@ def name_of(files: Files) -> str:
 
 
 def without_unused(state: State, network: str) -> dict[str, Tensor]:
-    return {key: weight for key, weight in state.items() if key not in UNUSED.get(network, ())}
+    return {key: weight for key, weight in state.items() if not key.startswith(UNUSED.get(network, ()))}
 
 
 def with_motion(denoising: State, motion: State, names: Mapping[str, str]) -> dict[str, Tensor]:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from ...engines.manifest import MAX_TEXTS
-from ...engines.model import PoseStyle
+from ...engines.model import Member, Track
 from ...errors import CheckpointError, InputMissing
 from ...text import quoted
 from .contents import AGAIN, file_size, read_document
 from .families import (
     CONFIG,
+    GUIDERS,
     IMAGE_ENCODER,
     INFERENCE,
+    MEMBERS,
     NETWORKS,
-    POSE_STYLES,
+    OTHERS,
     SUFFIXES,
     UNET,
     VAE_FOLDER,
@@ -37,9 +39,10 @@ Files = tuple[Path, ...]  # the weights of one network: one file, or all shards 
 class Directory:
     """A checkpoint directory, and its base, which has the files that it lacks.
 
-    `weights` are the weight files of each network; `unet`, `vae` and `image_encoder` are config files;
-    `inference` are the inference.yaml files there are, the base's first. Raises InputMissing if there is no
-    such directory, CheckpointError if a file is missing or if it is not clear which one is meant.
+    `member` is the one whose guiders it has. `weights` are the weight files of each network; those of Champ's
+    guiders are added by `find_guiders`. `unet`, `vae` and `image_encoder` are config files; `inference` are
+    the inference.yaml files there are, the base's first. Raises InputMissing if there is no such directory,
+    CheckpointError if a file is missing or if it is not clear which one is meant.
     """
 
     def __init__(self, folder: str | os.PathLike[str], base: str | os.PathLike[str] | None = None):
@@ -47,8 +50,12 @@ class Directory:
         for path in self.folders:
             if not os.path.isdir(path):  # also of names that no file can have
                 raise InputMissing(f"{path}: expected a checkpoint directory (see the README), found none")
-        networks = ("denoising_unet", "motion_module", "reference_unet", "pose_guider")
+        networks = ("denoising_unet", "motion_module", "reference_unet")
         self.weights = {name: find_weights(self.locate(NETWORKS, name), name) for name in networks}
+        self.guiders = self.locate(NETWORKS, "pose_guider", *GUIDERS.values())
+        self.member = member_of(self.guiders)
+        if self.member != "champ":
+            self.weights["pose_guider"] = find_weights(self.guiders, "pose_guider")
         self.unet = self.locate(UNET, config=True) / CONFIG
         self.vae = self.locate(VAE_FOLDER, *VAE_STEMS, config=True) / CONFIG
         self.image_encoder = self.locate(IMAGE_ENCODER, *IMAGE_ENCODER_STEMS, config=True) / CONFIG
@@ -71,11 +78,10 @@ class Directory:
                     f"{quoted(file.name)}; rename it"
                 )
 
-    @property
-    def pose_style(self) -> PoseStyle:
-        """The style of the skeletons that the Pose Guider was trained on, told from its folder."""
-        folder = os.path.dirname(os.path.abspath(self.weights["pose_guider"][0]))
-        return POSE_STYLES.get(os.path.basename(folder), "dwpose")
+    def find_guiders(self, tracks: tuple[Track, ...]) -> None:
+        """Add the weights of the guider for each of these kinds of pictures."""
+        self.weights |= {GUIDERS[kind]: find_weights(self.guiders, GUIDERS[kind]) for kind in tracks}
+        self._check_names()
 
     def locate(self, places: tuple[str, ...], *stems: str, config: bool = False) -> Path:
         """The first place with weights of one of these stems or, if it should have one, a config file. All
@@ -84,12 +90,37 @@ class Directory:
             names = names_in(folder / place)
             if (config and CONFIG in names) or any(variants(names, stem) for stem in stems):
                 return folder / place
+        self._refuse_others()
         wanted = Path(places[0]) / (CONFIG if config else f"{stems[0]}{{{','.join(SUFFIXES[:3])}}}")
         found = [name for f in self.folders for name in names_in(f) if stems and name.startswith(stems[0])]
         raise CheckpointError(
             f"{self.folders[-1]}: expected {wanted}, found no such file"
             + (f", only {listed(found)}" if found else "")
         )
+
+    def _refuse_others(self) -> None:
+        """Raise CheckpointError if the weights are known to be those of another project."""
+        for folder, place, stem in product(self.folders, NETWORKS, OTHERS):
+            if found := variants(names_in(folder / place), stem):
+                supported = ", ".join(layout.title for layout in MEMBERS.values())
+                raise CheckpointError(
+                    f"{folder}: expected a checkpoint of {supported}, found {OTHERS[stem]}'s "
+                    f"{min(found.values())[0]}; {OTHERS[stem]} is not supported"
+                )
+
+
+def member_of(guiders: Path) -> Member:
+    """The member of the family whose guiders are in this folder. Raises CheckpointError if it has several."""
+    names = names_in(guiders)
+    kinds = [name for name in GUIDERS.values() if variants(names, name)]
+    if kinds and variants(names, "pose_guider"):
+        raise CheckpointError(
+            f"{guiders}: expected the guiders of one model, found pose_guider and {', '.join(kinds)}; keep "
+            "the files of different models in different folders"
+        )
+    if kinds:
+        return "champ"
+    return "musepose" if guiders.resolve().name == MEMBERS["musepose"].folder else "animate-anyone"
 
 
 def find_weights(folder: Path, *stems: str) -> Files:

@@ -1,15 +1,41 @@
-"""Public layouts of checkpoints: their folders, names of files and keys, and settings (SPEC.md 1 and 2.2)."""
+"""Public layouts of checkpoints: their folders, names of files and keys, and settings (SPEC.md 1 and 2.2).
+
+The members of the family have the same UNets. What else differs between them is in `MEMBERS`.
+"""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
-from ...engines.model import PoseStyle
+from ...engines.model import Member, PoseStyle, Resampling, Track
 
-# Folders of Moore-AnimateAnyone, then of MusePose, then those of a plain diffusers repository.
-NETWORKS = (".", "MusePose")
-POSE_STYLES: dict[str, PoseStyle] = {"MusePose": "musepose"}  # by the Pose Guider's folder; dwpose in others
+
+class Layout(NamedTuple):
+    """What the public code of one member fixes; its settings are those of ModelConfig."""
+
+    title: str
+    folder: str  # of its networks
+    pose_style: PoseStyle = "dwpose"
+    pose_resampling: Resampling = "lanczos"
+    reference_size: bool = False
+
+
+MEMBERS: dict[Member, Layout] = {
+    "animate-anyone": Layout("Moore-AnimateAnyone", "."),
+    "musepose": Layout("MusePose", "MusePose", pose_style="musepose"),
+    "champ": Layout("Champ", "champ", pose_resampling="bicubic", reference_size=True),
+}
+# Names of weights that only projects have which are not supported although they share the UNets.
+OTHERS = {
+    "face_locator": "EchoMimic",
+    "temporal_module": "PersonaLive",
+    "motion_unet": "RAIN",
+}
+GUIDERS: dict[Track, str] = {kind: f"guidance_encoder_{kind}" for kind in get_args(Track)}  # Champ's
+
+NETWORKS = tuple(layout.folder for layout in MEMBERS.values())
+# Folders of the public projects, then that of a plain diffusers repository.
 UNET = ("stable-diffusion-v1-5/unet", "sd-image-variations-diffusers/unet", "unet")
 VAE_FOLDER = ("sd-vae-ft-mse", "vae")
 IMAGE_ENCODER = ("image_encoder", "sd-image-variations-diffusers/image_encoder")
@@ -35,6 +61,8 @@ FIRST_PARTS = frozenset(
         *("conv_in", "time_embedding", "down_blocks", "mid_block", "up_blocks", "conv_norm_out", "conv_out"),
         *(
             "blocks",
+            "attentions",
+            "guidance_attention",
             "encoder",
             "decoder",
             "quant_conv",
@@ -47,10 +75,12 @@ FIRST_PARTS = frozenset(
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_ATTENTION_KEY = re.compile(r"(mid_block\.attentions\.0\.)(query|key|value|proj_attn)\.")
 
-# Keys that a file may have although its network does not use them.
+# What keys begin with that a file may have although its network does not use them. The public code of Champ
+# makes an attention after each convolution of a guidance encoder, and runs the last one.
 UNUSED = {
     "reference_unet": ("conv_norm_out.weight", "conv_norm_out.bias", "conv_out.weight", "conv_out.bias"),
     "image_encoder": ("vision_model.embeddings.position_ids",),
+    **dict.fromkeys(GUIDERS.values(), (*(f"attentions.{i}." for i in range(5)), "guidance_attention.")),
 }
 
 V2_MOTION: dict[str, Any] = {
@@ -72,6 +102,11 @@ V2_NOISE: dict[str, Any] = {
     "beta_schedule": "linear",
     "clip_sample": False,
     "steps_offset": 1,
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+ZERO_SNR: dict[str, Any] = {  # what Champ's `enable_zero_snr` stands for
     "prediction_type": "v_prediction",
     "rescale_betas_zero_snr": True,
     "timestep_spacing": "trailing",

@@ -15,11 +15,13 @@ from ...engines.json_document import from_json
 from ...engines.model import (
     Activation,
     ImageEncoderConfig,
+    Member,
     ModelConfig,
     MotionConfig,
     NoiseConfig,
     PoseStyle,
     SamplingConfig,
+    Track,
     UNetConfig,
     VAEConfig,
 )
@@ -27,7 +29,7 @@ from ...errors import CheckpointError, ConfigError
 from ...text import one_line, quoted, shortened_repr
 from .contents import read_document
 from .directory import listed
-from .families import V2
+from .families import GUIDERS, MEMBERS, V2, ZERO_SNR
 
 T = TypeVar("T")
 
@@ -260,6 +262,18 @@ def sampling_config(settings: Settings) -> SamplingConfig:
     return config
 
 
+def with_champ_sections(settings: Settings) -> Settings:
+    """Champ's inference.yaml, with its settings in the sections that the other members have
+    (SPEC-family.md A.4)."""
+    values = dict(settings.values)
+    if settings.get(bool, "enable_zero_snr", False):
+        values["noise_scheduler_kwargs"] = settings.part("noise_scheduler_kwargs").values | ZERO_SNR
+    names = {"num_inference_steps": "steps", "guidance_scale": "guidance_scale"}
+    sampling = {name: values[key] for key, name in names.items() if key in values}
+    values["sampling"] = sampling | settings.part("sampling").values
+    return Settings(values, settings.source)
+
+
 def model_config(
     unet: Path,
     vae: Path,
@@ -268,14 +282,19 @@ def model_config(
     *,
     pose_channels: tuple[int, ...] | None = None,
     max_frames: int | None = None,
-    pose_style: PoseStyle = "dwpose",
+    member: Member = "animate-anyone",
 ) -> ModelConfig:
     """Read the configs of all networks. A section of a later file in `inference` replaces the same section of
     an earlier one; the first replaces the public v2 settings. `pose_channels` and `max_frames` come from the
-    weights; without them the config serves to check sizes before weights are read. `pose_style` is that of
-    the layout, unless a file in `inference` has our own key of that name."""
+    weights; without them the config serves to check sizes before weights are read. The style of the skeletons
+    is that of the member, unless a file in `inference` has our own key pose_style."""
+    layout = MEMBERS[member]
+    pose_style, tracks = layout.pose_style, tuple(GUIDERS) if member == "champ" else ()
     public = {name: Settings(values, f"v2 settings: {name}") for name, values in V2.items()}
     for settings in map(Settings.read, inference):
+        if member == "champ":
+            tracks = settings.get(tuple[Track, ...], "guidance_types", tracks)
+            settings = with_champ_sections(settings)
         public |= {name: settings.part(name) for name in V2 if name in settings.values}
         pose_style = settings.get(PoseStyle, "pose_style", pose_style)
     motion = public["unet_additional_kwargs"]
@@ -291,6 +310,10 @@ def model_config(
             noise=noise_config(public["noise_scheduler_kwargs"]),
             sampling=sampling_config(public["sampling"]),
             pose_style=pose_style,
+            member=member,
+            pose_tracks=tracks,
+            pose_resampling=layout.pose_resampling,
+            reference_size=layout.reference_size,
         )
     except ConfigError as error:  # begins with the part that does not fit the others
         source = sources.get(str(error).partition(":")[0], "weights")

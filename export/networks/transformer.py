@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ...engines.model import UNetConfig
 from .layers import Attention, FeedForward, GroupNorm, LayerNorm, attend
 
 EPS = 1e-6  # of group normalisation; layer normalisation has torch's default, 1e-5
@@ -17,11 +16,11 @@ EPS = 1e-6  # of group normalisation; layer normalisation has torch's default, 1
 class SpatialTransformer(nn.Module):
     """Residual transformer over the positions of one frame (SPEC.md 2.4)."""
 
-    def __init__(self, channels: int, config: UNetConfig, heads: int):
+    def __init__(self, channels: int, groups: int, block: TransformerBlock):
         super().__init__()
-        self.norm = GroupNorm(config.norm_groups, channels, EPS)
+        self.norm = GroupNorm(groups, channels, EPS)
         self.proj_in = nn.Conv2d(channels, channels, 1)
-        self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, config, heads)])
+        self.transformer_blocks = nn.ModuleList([block])
         self.proj_out = nn.Conv2d(channels, channels, 1)
 
     @property
@@ -29,31 +28,35 @@ class SpatialTransformer(nn.Module):
         return self.transformer_blocks[0]
 
     def forward(
-        self, x: Tensor, self_attention: Callable[[Attention, Tensor], Tensor], cross: Tensor
+        self, x: Tensor, self_attention: Callable[[Attention, Tensor], Tensor], cross: Tensor | None = None
     ) -> Tensor:
         """(N, C, h, w) -> (N or 2N, C, h, w).
 
         `self_attention` is called with the block's attention and its normalised input (N, tokens, C) and may
-        return twice the rows; `cross` (rows or 1, C) is the result of the cross-attention.
+        return twice the rows; `cross` (rows or 1, C) is the result of the cross-attention, if there is one.
         """
         tokens = self.proj_in(self.norm(x)).flatten(2).transpose(1, 2)
         attended = self_attention(self.block.attn1, self.block.norm1(tokens))
-        tokens = with_rows_of(attended, tokens) + attended + cross[:, None]
+        tokens = with_rows_of(attended, tokens) + attended
+        if cross is not None:
+            tokens = tokens + cross[:, None]
         tokens = tokens + self.block.ff(self.block.norm3(tokens))
         y = self.proj_out(tokens.transpose(1, 2).unflatten(2, x.shape[2:]))
         return with_rows_of(y, x) + y
 
 
 class TransformerBlock(nn.Module):
-    """The parameters of one block. norm2, attn2.to_q and attn2.to_k have no effect with one context token;
-    they are here because the public weights have them, and the exporter removes them."""
+    """The parameters of one block, with cross-attention if there is a context. norm2, attn2.to_q and
+    attn2.to_k have no effect with one context token; they are here because the public weights have them, and
+    the exporter removes them."""
 
-    def __init__(self, channels: int, config: UNetConfig, heads: int):
+    def __init__(self, channels: int, heads: int, context_dim: int | None = None):
         super().__init__()
         self.attn1 = Attention(channels, heads)
         self.norm1 = LayerNorm(channels)
-        self.attn2 = Attention(channels, heads, config.cross_attention_dim)
-        self.norm2 = LayerNorm(channels)
+        if context_dim is not None:
+            self.attn2 = Attention(channels, heads, context_dim)
+            self.norm2 = LayerNorm(channels)
         self.ff = FeedForward(channels)
         self.norm3 = LayerNorm(channels)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ...engines.model import ModelConfig, MotionConfig, UNetConfig
 from .layers import Attention, Downsample, GroupNorm, ResnetBlock, Upsample
 from .motion import MotionModule
-from .transformer import Reference, SpatialTransformer, read_reference, with_rows_of
+from .transformer import Reference, SpatialTransformer, TransformerBlock, read_reference, with_rows_of
 
 HIDDEN = -1e4  # added to the scores of padding frames: gives weight 0 after softmax and fits into float16
 
@@ -263,8 +263,10 @@ class Block(nn.Module):
         # The two resnets of the middle block share one attention; elsewhere each resnet has its own.
         count = 1 if middle else len(in_channels)
         if middle or config.attention[level]:
+            heads, context_dim = config.heads[level], config.cross_attention_dim
             self.attentions = nn.ModuleList(
-                [SpatialTransformer(width, config, config.heads[level]) for _ in range(count)]
+                SpatialTransformer(width, groups, TransformerBlock(width, heads, context_dim))
+                for _ in range(count)
             )
         if motion is not None and (motion.mid if middle else motion.levels[level]):
             self.motion_modules = nn.ModuleList([MotionModule(width, groups, motion) for _ in range(count)])

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from fractions import Fraction
 from threading import Event
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from ...engines import contract
 from ...engines.device import Array
 from ...engines.manifest import Manifest
-from ...errors import Cancelled, ConfigError
+from ...errors import Cancelled, ConfigError, InputError
 from ...text import quoted
 from ..media.picture import Picture, fit, read_picture, square
 from ..media.pose_sequence import PoseSequence, PoseSource, open_pose
+from ..media.tracks import check_tracks, join
 from .noise import check_length, read_noise
 from .options import ClipOptions, ClipSettings
 from .progress import Progress, ProgressCallback
 from .snapshot import SnapshotSink
 from .windows import KnownLength
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 1 << 25  # of a frame
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class Clip:
     image: Array  # reference for the VAE encoder, uint8 (1, H, W, 3)
     embedded_image: Array  # reference for the image encoder, uint8 (1, side, side, 3)
     pose: PoseSequence
+    frame_size: tuple[int, int] | None  # width and height to which frames are resized
     initial_noise: Array | None  # float32 (frames, 4, h, w)
     on_progress: ProgressCallback
     snapshots: SnapshotSink
@@ -42,7 +49,7 @@ class Clip:
         cls,
         manifest: Manifest,
         reference: Picture,
-        pose: PoseSource,
+        pose: PoseSource | Mapping[str, PoseSource],
         options: ClipOptions,
         *,
         frames: int | None,
@@ -62,7 +69,12 @@ class Clip:
         if not isinstance(snapshots, SnapshotSink):
             raise ConfigError(f"snapshots: expected a SnapshotSink, found {quoted(snapshots)}")
         settings, bucket = options.resolve(manifest), manifest.bucket
-        poses = open_pose(pose, frames, pose_fps)
+        if isinstance(pose, Mapping):
+            tracks = {name: open_pose(source, frames, pose_fps) for name, source in pose.items()}
+            poses = join(tracks, manifest.model, bucket)
+        else:
+            poses = open_pose(pose, frames, pose_fps)
+            check_tracks(manifest.model, poses.tracks)
         if poses.style not in (None, manifest.model.pose_style):
             raise ConfigError(
                 f"pose: expected skeletons in the bundle's style {manifest.model.pose_style}, found "
@@ -78,6 +90,7 @@ class Clip:
             image=fit(picture, bucket.width, bucket.height)[None],
             embedded_image=square(picture, manifest.model.image_encoder.image_size)[None],
             pose=poses,
+            frame_size=frame_size(manifest, picture),
             initial_noise=noise,
             on_progress=progress,
             snapshots=snapshots,
@@ -113,8 +126,22 @@ def check_cancelled(cancelled: Event) -> None:
         raise Cancelled("clip: cancelled on request; call animate() again to make it")
 
 
-def has_known_length(pose: PoseSource) -> bool:
+def frame_size(manifest: Manifest, reference: Image.Image) -> tuple[int, int] | None:
+    """Width and height to which a clip's frames are resized, or None if they stay as they are."""
+    if not manifest.model.reference_size:
+        return None
+    if reference.width * reference.height > MAX_PIXELS:
+        raise InputError(
+            f"reference: expected at most {MAX_PIXELS} pixels, as the frames get its size, found "
+            f"{reference.width}x{reference.height}; make it smaller"
+        )
+    return reference.size
+
+
+def has_known_length(pose: PoseSource | Mapping[str, PoseSource]) -> bool:
     """Return whether the number of pose frames is exact before they are read, as it is not for videos."""
+    if isinstance(pose, Mapping):
+        return all(map(has_known_length, pose.values()))
     return os.path.isdir(pose) if isinstance(pose, str | os.PathLike) else isinstance(pose, Sized)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from ...engines import contract
 from ...engines.device import Array, Buffer, Event
 from ...errors import DeviceError
+from ..media.picture import resize_frame
 from ..streams.pool import Lease
 from ..streams.session import Session
 from .clip import Clip
@@ -23,7 +24,7 @@ from .progress import counter
 class PendingFrame(NamedTuple):
     """A frame that is being copied to the host."""
 
-    frame: Buffer  # uint8 (1, H, W, 3), in host memory
+    frame: Buffer  # uint8 or float32 (1, H, W, 3), in host memory
     latents: Buffer  # float32 (1, 4, h, w), in host memory
     copied: Event
 
@@ -35,6 +36,7 @@ class Decoder:
         with session.scheduler:
             self.decoder = session.bound(session.decode, contract.VAE_DECODER)
         self.scheduler, self.copy_out, self.lease = session.scheduler, session.copy_out, lease
+        self.frame_size = clip.frame_size
         self.max_in_flight = clip.settings.window  # maximum length of `pending`
         self.num_kept = clip.snapshots.num_frames  # leading frames that the caller already has
         self.progress = counter(clip.progress, "decode", lambda: poses.length, self.num_kept)
@@ -88,4 +90,4 @@ class Decoder:
                 "bundle with --precision fp32"
             )
         self.progress()
-        return frame
+        return resize_frame(frame, *self.frame_size) if self.frame_size else frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ...engines.contract import POSE_GUIDER
 from ...engines.device import Array
 from ..media.picture import fit
 from .clip import Clip
@@ -22,7 +23,8 @@ class Lookahead:
     def __init__(self, clip: Clip):
         self.pictures = iter(clip.pose)
         self.estimated_length = clip.pose.num_frames
-        self.bucket = clip.manifest.bucket
+        _, self.height, self.width, _ = clip.manifest.graphs[POSE_GUIDER].inputs[0].shape
+        self.resampling = clip.manifest.model.pose_resampling
         self.progress = counter(clip.progress, "pose", lambda: clip.pose.num_frames)
         self.first_frame = clip.snapshots.start.first_frame  # earlier frames are read but not kept
         self.waiting: dict[int, Array] = {}  # by frame; repeated frames share one array
@@ -38,11 +40,14 @@ class Lookahead:
             else:
                 if self.num_read >= self.first_frame:
                     if self.last is None or self.last[0] is not picture:
-                        self.last = picture, fit(picture, self.bucket.width, self.bucket.height)[None]
+                        self.last = picture, self._fitted(picture)
                     self.waiting[self.num_read] = self.last[1]
                 self.num_read += 1
                 self.progress()
         return self.num_read >= num_frames
+
+    def _fitted(self, picture: Image.Image) -> Array:
+        return fit(picture, self.width, self.height, self.resampling)[None]
 
     def total(self) -> int:
         while not self.ended:

@@ -15,7 +15,8 @@ from ..animator import Animator
 from ..clip.progress import Progress
 from ..shots.checks import check
 from ..shots.loaded_bundle import check_unchanged
-from ..shots.shot import Shot, clear_leftovers, is_done, make
+from ..shots.making import make
+from ..shots.shot import Shot, clear_leftovers, is_done
 from ..shots.status import OverallProgress
 
 

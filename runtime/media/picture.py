@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ...atomic import atomic, unwritable
+from ...engines.model import Resampling
 from ...errors import InputError, InputMissing
 from ...text import quoted
 from .colour import RGB, parse_colour, to_rgb
@@ -102,11 +103,28 @@ def refused(name: str) -> Iterator[None]:
         ) from error
 
 
-def fit(picture: Image.Image, width: int, height: int) -> Frame:
-    """Resize to (height, width, 3) by LANCZOS, as the public pipeline does: the aspect ratio is not kept."""
+def fit(picture: Image.Image, width: int, height: int, resampling: Resampling = "lanczos") -> Frame:
+    """Resize to (height, width, 3), as the public pipelines do: the aspect ratio is not kept."""
     from PIL import Image
 
-    return np.array(picture.resize((width, height), Image.Resampling.LANCZOS))
+    return np.array(picture.resize((width, height), Image.Resampling[resampling.upper()]))
+
+
+def resize_frame(frame: npt.NDArray[np.float32], width: int, height: int) -> Frame:
+    """Resize float32 values of 0 to 255 to (height, width, 3), and round them.
+
+    Each pixel is interpolated between the four nearest ones, with none beyond the edges, as PyTorch's mode
+    bilinear does without antialias: a frame that gets much smaller loses details.
+    """
+    for axis, size in enumerate((height, width)):
+        length = frame.shape[axis]
+        places = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(length / size)
+        places = np.clip(places - np.float32(0.5), 0, length - 1)
+        before = places.astype(np.intp)
+        weights = (places - before).reshape([-1 if i == axis else 1 for i in range(3)])
+        low, high = (frame.take(np.minimum(before + i, length - 1), axis) for i in (0, 1))
+        frame = low + weights * (high - low)
+    return np.rint(frame).astype(np.uint8)
 
 
 def contain(picture: Image.Image, width: int, height: int) -> Frame:

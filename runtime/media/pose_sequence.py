@@ -47,13 +47,15 @@ class PoseSequence:
 
     `frame_rate` is None if the source has none. `num_frames` is an estimate for progress reports, or None.
     A path can be iterated several times, an iterator only once. A repeated frame may be the same object.
-    `style` is the tool whose skeletons these are, if it is known, such as "dwpose".
+    `style` is the tool whose skeletons these are, if it is known, such as "dwpose". `tracks` are the names of
+    those that were joined into this sequence (tracks.py).
     """
 
     read: Callable[[], Iterator[Image.Image]] = field(repr=False)
     frame_rate: Fraction | None
     num_frames: int | None
     style: str | None = None
+    tracks: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Image.Image]:
         return self.read()

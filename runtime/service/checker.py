@@ -26,6 +26,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 from ...engines.bundle import MANIFEST, Bundle, read_bundle
+from ...engines.manifest import Manifest
 from ...errors import AnimateError, InputError, ServiceClosed
 from ...text import message_of, one_line
 from ..marks.detection import detect
@@ -34,7 +35,6 @@ from ..poses.driving import Driving
 from ..poses.formats.reading import read_keypoints
 from ..poses.sources import is_keypoint_source
 from ..shots.checks import check
-from ..shots.frame_range import open_frames
 from ..shots.job_list import JobReader, parse
 from ..shots.shot import Shot
 from .job import error_class
@@ -189,8 +189,12 @@ def examine(job_list: Path, limit: int) -> Examined:
     reader = JobReader(job_list.parent, job_list.parent, manifest_of)
     reader.read(1, parse(job_list.read_bytes()))
     shot = reader.shots[1]
-    check(shot, manifest_of(shot.bundle))
-    found = examine_driven(shot, shot.driving, limit) if shot.driving else examine_drawn(shot, limit)
+    bundle = manifest_of(shot.bundle)
+    check(shot, bundle)
+    if shot.driving:
+        found = examine_driven(shot, shot.driving, limit)
+    else:
+        found = examine_drawn(shot, bundle.manifest, limit)
     if found.num_frames > limit:
         raise InputError(f"poses: expected at most {limit} frames, found more; use a shorter clip")
     if found.num_frames < 1:
@@ -209,17 +213,17 @@ def read_once(path: Path, _inode: int, _modified_ns: int) -> Bundle:
     return read_bundle(path)
 
 
-def examine_drawn(shot: Shot, limit: int) -> Examined:
-    poses = open_frames(shot.pose, shot.frames, shot.pose_fps)
+def examine_drawn(shot: Shot, manifest: Manifest, limit: int) -> Examined:
+    poses = shot.open_drawn(manifest)
     return Examined(sum(1 for _ in islice(poses, limit + 1)), shot.frame_rate(poses))
 
 
 def examine_driven(shot: Shot, driving: Driving, limit: int) -> Examined:
-    if is_keypoint_source(shot.pose):
-        keypoints = read_keypoints(shot.pose, person=driving.person)
+    if is_keypoint_source(shot.driver):
+        keypoints = read_keypoints(shot.driver, person=driving.person)
         number, found_rate = len(keypoints), keypoints.frame_rate
     else:
-        pictures = open_pose(shot.pose, None)
+        pictures = open_pose(shot.driver, None)
         number, found_rate = sum(1 for _ in islice(pictures, limit + 1)), pictures.frame_rate
     own_rate = found_rate or DEFAULT_FRAME_RATE
     part = shot.range().at(own_rate)

@@ -17,7 +17,7 @@ from ...text import escaped, quoted
 from ..clip.options import OptionKeywords, options_of
 from ..media.folder import counts, listed
 from ..media.picture import Picture, read_picture
-from ..shots.job_list import PATHS, SOURCES, parse, with_driving
+from ..shots.job_list import GUIDANCE, PATHS, SOURCES, parse, with_driving
 
 MAX_SUFFIX = 12  # characters of a file name's end that are kept, as it tells some formats apart
 # Keys of a job list that the service decides.
@@ -32,6 +32,7 @@ class JobKeys(OptionKeywords, total=False):
     pose: str | os.PathLike[str]
     driving: str | os.PathLike[str]
     keypoints: str | os.PathLike[str]
+    guidance: dict[str, str | os.PathLike[str]]
     initial_noise: str | os.PathLike[str]
     reference_keypoints: str | os.PathLike[str]
     frames: int | str
@@ -46,12 +47,14 @@ class JobKeys(OptionKeywords, total=False):
 
 
 class ClipRequest:
-    """What one clip is made from: the reference, one of `pose`, `driving` and `keypoints`, and options.
+    """What one clip is made from: the reference, one of `pose`, `driving`, `keypoints` and `guidance`, and
+    options.
 
     `reference` is a path, a PIL image or a uint8 (H, W, 3) array. `size` names one of the service's bundles;
     it may be left out if there is only one. All other arguments are the keys of a job list (docs/farm.md):
-    `pose`, `driving` and `keypoints` are paths, and the fields of ClipOptions are among them. None stands
-    for the default. Raises ConfigError for values that no bundle can use.
+    `pose`, `driving` and `keypoints` are paths, `guidance` has the path of each track, and the fields of
+    ClipOptions are among them. None stands for the default. Raises ConfigError for values that no bundle can
+    use.
     """
 
     def __init__(self, *, reference: Picture, size: str | None = None, **keys: Unpack[JobKeys]):
@@ -78,12 +81,16 @@ class ClipRequest:
         line["reference"] = self._write_reference(folder)
         for key in COPIED:
             if key in line:
-                line[key] = copy_input(Path(line[key]), folder, key)
+                line[key] = copy_input(Path(line[key]), folder, key, PATHS[key])
+        for name, path in line.get(GUIDANCE, {}).items():
+            if not name.isidentifier():  # it becomes a file name
+                raise ConfigError(f"{GUIDANCE}: expected names of tracks, found {quoted(name)}")
+            line[GUIDANCE][name] = copy_input(Path(path), folder, f"{GUIDANCE}_{name}", SOURCES["pose"])
         return line
 
     def _write_reference(self, folder: Path) -> str:
         if isinstance(self.reference, str | os.PathLike):
-            return copy_input(Path(os.fsdecode(self.reference)), folder, "reference")
+            return copy_input(Path(os.fsdecode(self.reference)), folder, "reference", PATHS["reference"])
         from PIL import Image
 
         picture = self.reference
@@ -104,9 +111,11 @@ class ClipRequest:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: paths and fractions as text, tuples as lists."""
+    """A value as JSON has it: paths and fractions as text, tuples as lists; also inside a dict."""
     if isinstance(value, os.PathLike | Fraction):
         return str(value)
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -121,13 +130,12 @@ def to_line(job: dict[str, Any]) -> bytes:
     return json.dumps(job).encode()
 
 
-def copy_input(source: Path, folder: Path, key: str) -> str:
+def copy_input(source: Path, folder: Path, key: str, what: str) -> str:
     """Copy a file, or the files of a folder, and return the name of the copy.
 
-    The copy is named after the key. Of the original name, only an ordinary suffix is kept. Raises InputError,
-    or OutputError if the disk is full.
+    `what` describes it in messages. The copy is named after the key. Of the original name, only an ordinary
+    suffix is kept. Raises InputError, or OutputError if the disk is full.
     """
-    what = PATHS[key]
     try:
         if source.is_dir():
             (folder / key).mkdir()

@@ -10,6 +10,7 @@ import numpy as np
 from ..animator import Animator
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
+from ..media.tracks import track_names
 from .animators import Check
 from .speed import Speed
 
@@ -24,6 +25,8 @@ def warm_up(animator: Animator, speed: Speed, check: Check) -> None:
     manifest = animator.bundle.manifest
     bucket, schedule = manifest.bucket, manifest.model.sampling.schedule
     black = np.zeros((bucket.height, bucket.width, 3), np.uint8)
+    black_poses = [black] * bucket.window
+    tracks = dict.fromkeys(track_names(manifest.model), black_poses)
     steps = STEPS if isinstance(schedule, int) else schedule[:STEPS]
     ended: list[float] = []
 
@@ -33,7 +36,7 @@ def warm_up(animator: Animator, speed: Speed, check: Check) -> None:
             ended.append(monotonic())
 
     options = ClipOptions(steps=steps)
-    with closing(animator.animate(black, [black] * bucket.window, options, progress=on_progress)) as frames:
+    with closing(animator.animate(black, tracks or black_poses, options, progress=on_progress)) as frames:
         for _ in frames:
             pass
     if len(ended) > 1:

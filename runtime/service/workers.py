@@ -16,8 +16,9 @@ from ..clip.windows import KnownLength
 from ..marks.marks import MarkOptions
 from ..poses.sources import is_keypoint_source
 from ..shots.job_list import JobReader, parse
+from ..shots.making import make
 from ..shots.resume import Paused
-from ..shots.shot import Shot, make
+from ..shots.shot import Shot
 from .animators import Animators
 from .jobs import Jobs
 from .review import Review
@@ -147,5 +148,5 @@ def work_of(shot: Shot, num_frames: int, bundle: Bundle) -> Work:
     """What there is to do for a clip."""
     settings = shot.options.resolve(bundle.manifest)
     windows = sum(1 for _ in settings.windows(KnownLength(num_frames)))
-    extracted = 0 if shot.driving is None or is_keypoint_source(shot.pose) else num_frames
+    extracted = 0 if shot.driving is None or is_keypoint_source(shot.driver) else num_frames
     return Work(windows * len(settings.steps), num_frames, extracted)

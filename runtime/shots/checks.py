@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from ...engines.bundle import Bundle
 from ...errors import ConfigError, InputError, OutputError
 from ...text import quoted
-from ..clip.clip import latent_shape
+from ..clip.clip import frame_size, latent_shape
 from ..clip.noise import noise_of, read_noise
 from ..clip.windows import KnownLength
 from ..media.animated_picture import is_still
@@ -19,6 +20,7 @@ from ..media.writer import check_rate, place
 from .driven_poses import check_driven
 from .frame_range import frame_range, must_exist
 from .output import check_name
+from .pose_files import by_track
 from .shot import Shot
 
 
@@ -31,19 +33,21 @@ def check(shot: Shot, bundle: Bundle) -> None:
     shot.check_conflicts()
     check_output(shot)
     settings = shot.options.resolve(bundle.manifest)
-    read_picture(shot.reference, settings.background)
-    if is_still(shot.pose) and not shot.output.picture:
-        raise InputError(
-            f"expected a video or a directory of pictures, found the single picture "
-            f"{quoted(str(shot.pose), MAX_NAME)}: give its directory, or an output like out.png for one "
-            "picture"
-        )
+    frame_size(bundle.manifest, read_picture(shot.reference, settings.background))
+    paths = by_track(shot.pose)
+    for path in paths.values():
+        if is_still(path) and not shot.output.picture:
+            raise InputError(
+                f"expected a video or a directory of pictures, found the single picture "
+                f"{quoted(str(path), MAX_NAME)}: give its directory, or an output like out.png for one "
+                "picture"
+            )
     frames: Iterable[Any]
     if shot.driving is not None:
-        frames = check_driven(shot.pose, shot.driving, shot.range())
+        frames = check_driven(shot.driver, shot.driving, shot.range())
         rate = shot.fps or shot.pose_fps
     else:
-        frames = pose = shot.open_drawn()  # checks the headers of a directory's pictures
+        frames = pose = shot.open_drawn(bundle.manifest)  # checks the headers of a directory's pictures
         rate = shot.frame_rate(pose)
     if rate and (shot.output.video or shot.overlay):
         check_rate(rate)
@@ -53,8 +57,8 @@ def check(shot: Shot, bundle: Bundle) -> None:
     if shot.driving is not None:
         return
     num_frames = None
-    if os.path.isdir(shot.pose):
-        num_frames = count_pictures(shot)
+    if all(map(os.path.isdir, paths.values())):
+        num_frames = min(count_pictures(shot, path) for path in paths.values())
     elif shot.initial_noise or must_exist(shot.frames):
         num_frames = sum(1 for _ in pose)
     if shot.initial_noise and num_frames is not None:
@@ -62,13 +66,13 @@ def check(shot: Shot, bundle: Bundle) -> None:
         noise_of(read_noise(shot.initial_noise, shape), settings.seed, shape, KnownLength(num_frames))
 
 
-def count_pictures(shot: Shot) -> int:
+def count_pictures(shot: Shot, folder: Path) -> int:
     """Count the pictures that a shot uses of a pose directory. Raises InputError if some are missing."""
     start, stop = frame_range(shot.frames)
-    found = open_pose(shot.pose, stop, shot.pose_fps).num_frames or 0
+    found = open_pose(folder, stop, shot.pose_fps).num_frames or 0
     if must_exist(shot.frames):
         if stop is not None and found < stop:
-            raise InputError(f"{shot.pose}: expected pose frames {shot.frames}, found {found}")
+            raise InputError(f"{folder}: expected pose frames {shot.frames}, found {found}")
         found -= start
     return found
 

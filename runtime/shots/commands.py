@@ -10,17 +10,21 @@ from pathlib import Path
 from ...console import Commands, Console, add_command, complain
 from ...engines.bundle import read_bundle
 from ...errors import ConfigError, InputError, OutputError
+from ...text import quoted
 from ..animator import Animator
 from ..clip.options import add_options, options_of
 from ..marks.commands import add_marks, marks_of
 from ..marks.marks import MarkOptions
+from ..media.tracks import check_tracks
 from ..media.writer import place
 from ..poses.commands import add_driving, driving_of, driving_options, rate
 from .checks import check
 from .job_list import read_jobs
+from .making import make
 from .monitor import Monitor
 from .output import Output
-from .shot import Shot, clear_leftovers, is_done, make
+from .pose_files import tracks_in
+from .shot import Shot, clear_leftovers, is_done
 from .status import FORMATS
 
 
@@ -52,6 +56,14 @@ def add_animate(commands: Commands) -> None:
         metavar="VIDEO|KEYPOINTS|IMAGE",
         help="a video of a person, a keypoint file or a folder of them, or one image for one picture: "
         "skeletons are drawn from it",
+    )
+    source.add_argument(
+        "--guidance",
+        type=track,
+        action="append",
+        metavar="NAME=VIDEO|DIR|IMAGE",
+        help="one track of a model that is driven by several, such as Champ: depth, normal, semantic_map, "
+        "mask (the part of the semantic map that counts) or dwpose; give this option once for each",
     )
     command.add_argument(
         "--output",
@@ -114,6 +126,24 @@ def add_animate(commands: Commands) -> None:
     add_resuming(command)
 
 
+def track(text: str) -> tuple[str, Path]:
+    """The name and the path in NAME=PATH."""
+    name, equals, path = text.partition("=")
+    if not (name and equals and path):
+        raise argparse.ArgumentTypeError(
+            f"expected NAME=PATH, as in depth=frames/depth, found {quoted(text)}"
+        )
+    return name, Path(path)
+
+
+def tracks_of(given: list[tuple[str, Path]]) -> dict[str, Path]:
+    """Tracks by name. Raises ConfigError if one is given twice."""
+    tracks = dict(given)
+    if len(tracks) < len(given):
+        raise ConfigError(f"--guidance: expected each track once, found {', '.join(n for n, _ in given)}")
+    return tracks
+
+
 def add_jobs(command: argparse.ArgumentParser) -> None:
     command.add_argument("jobs", type=Path, help="list of shots, one JSON object per line (docs/farm.md)")
 
@@ -152,14 +182,12 @@ def animate(options: argparse.Namespace, console: Console) -> None:
     if options.driving is not None:
         driving = driving_of(options, has_reference=True)
     elif given := driving_options(options):
-        raise ConfigError(
-            f"{', '.join(given)}: expected --driving, found --pose, whose poses are drawn already"
-        )
+        raise ConfigError(f"{', '.join(given)}: expected --driving, found poses that are drawn already")
     one = Shot(
         name=name,
         bundle=options.bundle,
         reference=options.reference,
-        pose=options.pose if driving is None else options.driving,
+        pose=tracks_of(options.guidance) if options.guidance else options.driving or options.pose,
         output=Output.at(options.output, options.first_number, options.bits),
         options=options_of(vars(options)),
         frames=options.frames,
@@ -185,7 +213,9 @@ def shot(options: argparse.Namespace, console: Console) -> None:
 
 def make_one(one: Shot, monitor: Monitor, force: bool) -> None:
     """Make a shot in this process, unless it is already done."""
-    bundle, digest = read_bundle(one.bundle), one.digest()
+    bundle = read_bundle(one.bundle)
+    check_tracks(bundle.manifest.model, tracks_in(one.pose))
+    digest = one.digest()
     if not force and is_done(one, digest):
         clear_leftovers(one, digest)
         monitor.end(one, frames=0, kept=0, already=True)

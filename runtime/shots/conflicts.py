@@ -13,6 +13,7 @@ from ...text import escaped
 from ..media.folder import counts, pictures
 from ..media.pose_sequence import PICTURE_SUFFIXES
 from .output import Output
+from .pose_files import PoseFiles, by_track
 
 Identity: TypeAlias = tuple[int, int]  # device and inode, the same for all links to a file
 LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]+\.partial")  # beside a path of that name, which removes it
@@ -42,24 +43,26 @@ class ReadFiles:
         for place in {Path(os.path.realpath(path)), path.absolute()}:
             self._add_around(place, f"holds the {what} {path}")
 
-    def add_shot(self, bundle: Path, reference: Path, pose: Path, others: Mapping[str, Path | None]) -> None:
+    def add_shot(
+        self, bundle: Path, reference: Path, pose: PoseFiles, others: Mapping[str, Path | None]
+    ) -> None:
         """Add the inputs of a shot, without the files in folders. `others` are paths by what they are."""
         self.add(bundle, "bundle")
         note(self.bundles, [bundle], f"is in the bundle {bundle}")
         self.add(reference, "reference")
-        self.add(pose, "pose sequence")
-        note(self.poses, [pose], f"would be a frame of the pose sequence {pose}")
+        for sequence in by_track(pose).values():
+            self.add(sequence, "pose sequence")
+            note(self.poses, [sequence], f"would be a frame of the pose sequence {sequence}")
         for what, path in others.items():
             if path:
                 self.add(path, what)
 
-    def add_contents(self, bundle: Path, pose: Path) -> None:
+    def add_contents(self, bundle: Path, pose: PoseFiles) -> None:
         """Add the files in a bundle and in a pose folder, to recognize other links to them."""
         files = [file for pattern in ("*", "graphs/*", "engines/*") for file in bundle.glob(pattern)]
         note(self.inputs, files, f"is a file of the bundle {bundle}")
-        if os.path.isdir(pose):
-            frames = pictures(pose, PICTURE_SUFFIXES)
-            note(self.inputs, frames, f"is a frame of the pose sequence {pose}")
+        for path in filter(os.path.isdir, by_track(pose).values()):
+            note(self.inputs, pictures(path, PICTURE_SUFFIXES), f"is a frame of the pose sequence {path}")
 
     def check_output(self, output: Output, previews: Iterable[Path]) -> None:
         """Raise OutputError if writing this output would change or remove something that is read."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...engines.files import digest_of, hashed
 from ...errors import InputChanged, InputError, InputMissing
@@ -14,6 +15,7 @@ from ...text import escaped
 from ..media.folder import pictures
 from ..media.pose_sequence import PICTURE_SUFFIXES
 from ..poses.sources import is_keypoint_source
+from .pose_files import ONLY, PoseFiles, by_track
 
 
 class InputFile(NamedTuple):
@@ -32,7 +34,7 @@ class Inputs:
     """All input files of a shot."""
 
     reference: InputFile
-    pose: InputFile | tuple[InputFile, ...]  # a video, or the pictures of a directory
+    poses: dict[str, InputFile | tuple[InputFile, ...]]  # by track: a video, or the pictures of a directory
     initial_noise: InputFile | None
     reference_keypoints: InputFile | None = None
 
@@ -40,33 +42,35 @@ class Inputs:
     def read(
         cls,
         reference: Path,
-        pose: Path,
+        pose: PoseFiles,
         initial_noise: Path | None,
         reference_keypoints: Path | None = None,
     ) -> Inputs:
         """Read and hash every file. Raises InputError."""
         return cls(
             read_file(reference, "picture"),
-            tuple(read_file(path, "picture") for path in pose_pictures(pose))
-            if os.path.isdir(pose)
-            else read_file(pose, "pose sequence"),
+            {name: read_poses(path) for name, path in by_track(pose).items()},
             read_file(initial_noise, "noise file") if initial_noise else None,
             read_file(reference_keypoints, "keypoint file") if reference_keypoints else None,
         )
 
     @property
     def files(self) -> list[InputFile]:
-        pose = list(self.pose) if not isinstance(self.pose, InputFile) else [self.pose]
-        return [self.reference, *pose, *filter(None, (self.initial_noise, self.reference_keypoints))]
+        poses = [[files] if isinstance(files, InputFile) else files for files in self.poses.values()]
+        others = filter(None, (self.initial_noise, self.reference_keypoints))
+        return [self.reference, *chain.from_iterable(poses), *others]
 
-    def content(self) -> dict[str, str | dict[str, str] | None]:
-        """SHA-256 of each input; of a directory, of each picture by name."""
-        pose = self.pose
+    def content(self) -> dict[str, Any]:
+        """SHA-256 of each input; of a directory, of each picture by name; of tracks, of each by name."""
+        poses = {
+            name: files.sha256
+            if isinstance(files, InputFile)
+            else {file.path.name: file.sha256 for file in files}
+            for name, files in self.poses.items()
+        }
         return {
             "reference": self.reference.sha256,
-            "pose": pose.sha256
-            if isinstance(pose, InputFile)
-            else {file.path.name: file.sha256 for file in pose},
+            **(poses if ONLY in poses else {"tracks": poses}),
             "initial_noise": self.initial_noise and self.initial_noise.sha256,
             **({"reference_keypoints": self.reference_keypoints.sha256} if self.reference_keypoints else {}),
         }
@@ -85,6 +89,13 @@ class Inputs:
             f"{path}: expected an input that stays as it is, but it changed while the clip was made; try "
             "again"
         )
+
+
+def read_poses(path: Path) -> InputFile | tuple[InputFile, ...]:
+    """Hash a video, or the pictures of a directory. Raises InputError."""
+    if os.path.isdir(path):
+        return tuple(read_file(picture, "picture") for picture in pose_pictures(path))
+    return read_file(path, "pose sequence")
 
 
 def pose_pictures(folder: Path) -> list[Path]:

@@ -2,7 +2,8 @@
 
     {"name": "s010", "bundle": "bundle", "reference": "hero.png", "pose": "s010.mp4", "steps": 20}
 
-`name`, `bundle`, `reference` and one of SOURCES are required; the other keys are those of OPTIONAL and the
+`name`, `bundle`, `reference` and one of SOURCES or `guidance` are required; `guidance` is an object with the
+path of each track, for models that are driven by several. The other keys are those of OPTIONAL and the
 fields of ClipOptions, and null stands for their default. Relative paths are relative to the folder of the job
 list.
 """
@@ -24,6 +25,7 @@ from ...text import one_line, quoted
 from ..clip.options import ClipOptions, options_of
 from ..media.frame_rate import frame_rate
 from ..media.timecode import Time
+from ..media.tracks import check_tracks
 from ..poses.driving import Driving
 from .conflicts import ReadFiles
 from .output import Output
@@ -35,6 +37,7 @@ SOURCES = {
     "driving": "a video of a person",
     "keypoints": "a keypoint file or a folder of them",
 }
+GUIDANCE = "guidance"
 PATHS = {
     "bundle": "a directory",
     "reference": "a picture",
@@ -53,6 +56,7 @@ OPTIONAL: dict[str, tuple[type, ...]] = {
     "first_number": (int,),
     "bits": (int,),  # per channel of PNGs: 8 (default) or 16
     "overlay": (bool,),
+    GUIDANCE: (dict,),
     **dict.fromkeys(PATHS.keys() - REQUIRED.keys(), (str,)),
 }
 # With "driving" or "keypoints": the fields of Driving, and others of Shot.
@@ -135,16 +139,18 @@ class JobReader:
         self.reserve(number, job["name"], job.get("format", "mp4"), overlay=job.get("overlay", False))
         paths = {key: self.folder / job.pop(key) for key in PATHS if key in job}
         for key, file in paths.items():
-            if not os.path.exists(file):  # unlike the method, False for a name that no file can have
-                raise InputMissing(
-                    f"{key}: expected {PATHS[key]}, found no {quoted(str(file), MAX_PATH // 4)}"
-                )
+            check_there(key, file, PATHS[key])
             if key in FILES and not os.path.isfile(file):
                 raise InputError(
                     f"{key}: expected a regular file, found another kind, {quoted(str(file), MAX_PATH // 4)}"
                 )
-        options = self.options(self.bundle(paths["bundle"]), job)
-        self.shots[number] = self.shot(job | paths, options)
+        bundle = self.bundle(paths["bundle"])
+        tracks = {name: self.folder / path for name, path in job.pop(GUIDANCE, {}).items()}
+        check_tracks(bundle.manifest.model, tracks)
+        for name, path in tracks.items():
+            check_there(f"{GUIDANCE}: {name}", path, SOURCES["pose"])
+        options = self.options(bundle, job)
+        self.shots[number] = self.shot(job | paths | ({GUIDANCE: tracks} if tracks else {}), options)
 
     def conflicts(self, job_list: Path) -> list[tuple[int, str]]:
         """Return an error for each line whose shot would write something that is read."""
@@ -179,6 +185,8 @@ class JobReader:
         for key in {"start", "duration"} & job.keys():
             job[key] = Time.parse(str(job[key]))
         job = with_driving(job)
+        if GUIDANCE in job:
+            job["pose"] = job.pop(GUIDANCE)
         if "frames" in job:
             job["frames"] = str(job["frames"])
         name, file_format = job.pop("name"), job.pop("format", "mp4")
@@ -209,12 +217,17 @@ class JobReader:
         return options
 
 
+def check_there(key: str, path: Path, what: str) -> None:
+    if not os.path.exists(path):  # unlike the method, False for a name that no file can have
+        raise InputMissing(f"{key}: expected {what}, found no {quoted(str(path), MAX_PATH // 4)}")
+
+
 def with_driving(job: dict[str, Any]) -> dict[str, Any]:
     """Gather what belongs to a driving video. Raises ConfigError if the poses are drawn already."""
-    if "pose" in job:
+    if drawn := [key for key in ("pose", GUIDANCE) if key in job]:
         if given := [key for key in (*DRIVING, *OF_DRIVEN, *DRIVING_PATHS) if key in job]:
             raise ConfigError(
-                f"{', '.join(given)}: expected driving or keypoints, found pose; leave them out"
+                f"{', '.join(given)}: expected driving or keypoints, found {drawn[0]}; leave them out"
             )
         return job
     own = {key: job[key] for key in (*DRIVING, *DRIVING_PATHS) if key in job}
@@ -248,9 +261,9 @@ def parse(line: bytes) -> dict[str, Any]:
         raise ConfigError(f"expected an object with name, bundle, reference and pose, found {quoted(job)}")
     if missing := [key for key in REQUIRED if key not in job]:
         raise ConfigError(f"missing {', '.join(missing)}")
-    if len(sources := [key for key in SOURCES if job.get(key) is not None]) != 1:
+    if len(sources := [key for key in (*SOURCES, GUIDANCE) if job.get(key) is not None]) != 1:
         found = " and ".join(sources) or "none"
-        raise ConfigError(f"expected one of {', '.join(SOURCES)}, found {found}")
+        raise ConfigError(f"expected one of {', '.join((*SOURCES, GUIDANCE))}, found {found}")
     kinds = REQUIRED | OPTIONAL
     if unknown := [key for key in job if key not in kinds and key not in OPTIONS]:
         known = ", ".join((*OPTIONAL, *sorted(OPTIONS)))
@@ -265,11 +278,12 @@ def parse(line: bytes) -> dict[str, Any]:
             f"name: expected up to 100 letters, digits, '_', '.' and '-', as it becomes a file name, "
             f"found {quoted(job['name'])}"
         )
-    for key in PATHS:
-        if key in job and not 0 < len(job[key]) <= MAX_PATH:
+    tracks = {f"{GUIDANCE}: {name}": path for name, path in job.get(GUIDANCE, {}).items()}
+    for key, path in ({key: job[key] for key in PATHS if key in job} | tracks).items():
+        if not isinstance(path, str) or not 0 < len(path) <= MAX_PATH:
             raise ConfigError(
-                f"{key}: expected a path of 1 to {MAX_PATH} characters, found "
-                f"{quoted(job[key]) or 'an empty text'}"
+                f"{one_line(key)}: expected a path of 1 to {MAX_PATH} characters, found "
+                f"{quoted(path) or 'an empty text'}"
             )
     return job
 

@@ -9,6 +9,7 @@ from ...engines.bundle import Bundle
 from ..clip.options import ClipOptions
 from ..marks.credentials import Origin
 from ..marks.marks import MarkOptions, Marks
+from .pose_files import ONLY, PoseFiles, by_track
 
 LOG = logging.getLogger("animate_rt")
 
@@ -22,12 +23,13 @@ def lossy(bundle: Bundle, clip: ClipOptions) -> list[str]:
 
 
 def marks_of(
-    options: MarkOptions, bundle: Bundle, clip: ClipOptions, reference: Path, driver: Path, request: str
+    options: MarkOptions, bundle: Bundle, clip: ClipOptions, reference: Path, pose: PoseFiles, request: str
 ) -> Marks:
-    """The marks of a result. `driver` gives the poses, `request` is a digest. Raises ConfigError."""
+    """The marks of a result. `request` is a digest. Raises ConfigError."""
     if options.metadata and not options.certificate:
         LOG.info("request %s: its metadata is not signed, as there is no C2PA certificate", request[:12])
     settings = clip.resolve(bundle.manifest)
     facts = {"bundle": bundle.digest, "request": request, "seed": settings.seed, "steps": len(settings.steps)}
-    inputs = {"reference": reference, "poses": driver}
+    poses = {"poses" if name == ONLY else name: path for name, path in by_track(pose).items()}
+    inputs = {"reference": reference, **poses}
     return options.marks(request, Origin(inputs=inputs, facts=facts))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,7 @@ class Finished:
     num_frames: int
     width: int
     height: int
+    num_tracks: int = 1  # pictures side by side in each of `poses`
 
     def contact_sheet(self) -> Frame:
         """The reference beside driving frames, poses and frames."""
@@ -56,15 +58,21 @@ class Finished:
             return [scale(picture, width, height) for i, picture in numbered if i in chosen]
 
         rows = [row(self.driving, contain)] if self.driving else []
-        rows += [row(self.poses, fit), [self.frame(i) for i in chosen]]
+        rows += [row(map(partial(self.track, track), self.poses), fit) for track in range(self.num_tracks)]
+        rows += [[self.frame(i) for i in chosen]]
         return contact_sheet(fit(self.reference(), width, height), *rows)
+
+    def track(self, track: int, pose: Image.Image) -> Image.Image:
+        """One of the pictures of a pose frame."""
+        width = pose.width // self.num_tracks
+        return pose.crop((track * width, 0, (track + 1) * width, pose.height))
 
     def overlay(self) -> Iterator[Frame]:
         """For every frame the driving frame, the pose and the frame side by side."""
         poses, driving = held(self.poses), None if self.driving is None else held(self.driving)
         width = 0
         for i in range(self.num_frames):
-            panels = [fit(next(poses), self.width, self.height), self.frame(i)]
+            panels = [fit(next(poses), self.num_tracks * self.width, self.height), self.frame(i)]
             if driving:
                 picture = next(driving)
                 width = width or panel_width(picture, self.height)

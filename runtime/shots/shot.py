@@ -7,48 +7,38 @@ any number of times, by any process on any host, and is made once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
-from functools import cache
-from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ...engines.bundle import Bundle, read_bundle
 from ...engines.files import digest_of
-from ...errors import AnimateError, ConfigError, InputChanged, InputError, OutputError
+from ...engines.manifest import Manifest
+from ...errors import ConfigError
 from ...text import quoted
-from ..animator import Animator
-from ..clip.clip import latent_shape
+from ..clip.clip import frame_size
 from ..clip.options import ClipOptions
-from ..clip.progress import Progress
-from ..clip.snapshot import Snapshot
 from ..marks.marks import MarkOptions
 from ..media.frame_range import FrameRange
 from ..media.picture import read_picture
 from ..media.pose_sequence import DEFAULT_FRAME_RATE, PoseSequence
 from ..media.timecode import Time
 from ..poses.driving import Driving
-from ..poses.sources import driving_pictures
 from .conflicts import ReadFiles
-from .driven_poses import has_keypoints, models_digest, open_driven, sound_of
-from .frame_range import frame_range, open_frames
+from .driven_poses import models_digest
+from .frame_range import frame_range
 from .inputs import Inputs
-from .kept_files import NotOfThisClip, is_of_clip, read_png
-from .loaded_bundle import check_unchanged
-from .marking import lossy, marks_of
-from .output import VIDEO, Output
-from .previews import CONTACT_SHEET, OVERLAY, Finished, encode, write_contact_sheet, write_overlay
+from .output import Output
+from .pose_files import PoseFiles, open_drawn
+from .previews import CONTACT_SHEET, OVERLAY
 from .resume import PartialClip
 from .versions import versions
 
 if TYPE_CHECKING:
-    from PIL import Image
+    pass
 
 SCHEMA = 2  # of `Shot.request`
-ATTEMPTS = 10  # at a shot whose partial clip other processes remove, or which turns out to be of no use
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +48,7 @@ class Shot:
     name: str
     bundle: Path
     reference: Path
-    pose: Path
+    pose: PoseFiles
     output: Output
     options: ClipOptions = field(default_factory=ClipOptions)
     frames: str | None = None  # "48": the first 48 pose frames; "25-72": those, counted from 1
@@ -126,7 +116,7 @@ class Shot:
             return {}
         return {
             "driving": [str(self.driving.align), str(self.driving.person), self.driving.smooth],
-            "models": models_digest(self.pose, self.driving),
+            "models": models_digest(self.driver, self.driving),
             "times": [str(self.start), str(self.duration)],
             "audio": self.audio,
         }
@@ -153,20 +143,25 @@ class Shot:
             }
         files.add_shot(self.bundle, self.reference, self.pose, others)
 
-    def open_drawn(self) -> PoseSequence:
-        """Open the pose frames, which are drawn already. Raises InputError."""
-        return open_frames(self.pose, self.frames, self.pose_fps, still=self.output.picture)
+    @property
+    def driver(self) -> Path:
+        """The driving video or keypoint file."""
+        assert isinstance(self.pose, Path)
+        return self.pose
+
+    def open_drawn(self, manifest: Manifest) -> PoseSequence:
+        """Open the pose frames, which are drawn already. Raises ConfigError or InputError."""
+        return open_drawn(self.pose, manifest, self.frames, self.pose_fps, still=self.output.picture)
+
+    def frame_size(self, manifest: Manifest) -> tuple[int, int]:
+        """Width and height of the result. They are even in a video, which loses a row or a column."""
+        reference = read_picture(self.reference, self.options.background)
+        width, height = frame_size(manifest, reference) or (manifest.bucket.width, manifest.bucket.height)
+        return (width & ~1, height & ~1) if self.output.video else (width, height)
 
     def frame_rate(self, pose: PoseSequence) -> Fraction:
         """Frames per second of the result."""
         return self.fps or pose.frame_rate or DEFAULT_FRAME_RATE
-
-
-class ShotResult(NamedTuple):
-    """Number of frames of a finished shot."""
-
-    num_kept: int  # finished by earlier processes
-    num_frames: int  # in total
 
 
 def is_done(shot: Shot, digest: str) -> bool:
@@ -178,173 +173,3 @@ def clear_leftovers(shot: Shot, digest: str) -> None:
     """Remove the partial clips and temporary files that killed processes may have left beside a done shot."""
     shot.check_conflicts()
     PartialClip(shot.output, digest, shot.previews).clear()
-
-
-def make(
-    shot: Shot,
-    animator: Animator,
-    *,
-    force: bool = False,
-    progress: Callable[[Progress], None] = lambda _progress: None,
-    pause: Callable[[], bool] = lambda: False,
-) -> ShotResult:
-    """Make a shot with its bundle's animator. Resumes an earlier attempt, or starts anew with `force`.
-
-    Once `pause` returns True, Paused is raised after the next snapshot; another call resumes the shot.
-
-    The result is recorded with the digest of the bundle that the animator has loaded, and of the inputs as
-    they were when this began. If they have changed at the end, InputChanged is raised and nothing published.
-    It is also raised if the bundle's files were written to since they were loaded: load them again.
-    """
-    shot.check_conflicts()
-    check_unchanged(animator.bundle, thorough=True)
-    for attempt in range(ATTEMPTS):
-        last = attempt == ATTEMPTS - 1
-        inputs = shot.read_inputs()
-        digest = shot.digest(animator.bundle, inputs)
-        if force:
-            # First, because a process that resumes after a kill may run without `force`.
-            PartialClip(shot.output, digest, shot.previews, inputs=inputs.state()).discard()
-            force = False
-        elif is_done(shot, digest):  # by another process, meanwhile
-            break
-        partial, poses = partial_clip(shot, animator, inputs, digest, progress, pause)
-        try:
-            with partial:
-                return render(shot, animator, poses(), partial, inputs, progress)
-        except InputError as error:
-            changed = error if isinstance(error, InputChanged) else None
-            with suppress(InputError):
-                changed = changed or shot.read_inputs().changed_since(inputs)
-            if changed:
-                partial.clear()  # it may hold frames of either state
-                raise changed from error
-            raise
-        except NotOfThisClip:
-            partial.clear()
-            if last or not partial.can_resume:
-                raise
-        except (AnimateError, OSError) as error:
-            if is_done(shot, digest):  # by another process, which then removed the partial clip
-                break
-            if last or not partial.vanished or not isinstance(error, OutputError | OSError):
-                raise
-    clear_leftovers(shot, digest)
-    return ShotResult(shot.output.num_frames, shot.output.num_frames)
-
-
-def partial_clip(
-    shot: Shot,
-    animator: Animator,
-    inputs: Inputs,
-    digest: str,
-    progress: Callable[[Progress], None],
-    pause: Callable[[], bool],
-) -> tuple[PartialClip, Callable[[], PoseSequence]]:
-    """The partial clip of a shot, and a function that opens its poses once the clip's folder is there."""
-    manifest = animator.bundle.manifest
-    settings, bucket = shot.options.resolve(manifest), manifest.bucket
-
-    @cache
-    def poses() -> PoseSequence:
-        if shot.driving is None:
-            pose = shot.open_drawn()
-        elif partial.can_resume and not has_keypoints(partial.path):
-            raise NotOfThisClip("expected the keypoints from which the kept frames were made, found none")
-        else:
-            pose = open_driven(
-                shot.pose,
-                shot.reference,
-                shot.driving,
-                shot.range(),
-                manifest.model.pose_style,
-                partial.path,
-                progress,
-            )
-        return replace(pose, read=lambda: shot.output.only_one(pose)) if shot.output.picture else pose
-
-    def is_right(snapshot: Snapshot) -> bool:
-        if shot.driving and not has_keypoints(partial.path):
-            return False
-        # The estimate is nearly always exact, and counting reads the whole sequence.
-        pose, shape = poses(), latent_shape(manifest)
-        estimate = pose.num_frames
-        if estimate and is_of_clip(snapshot, settings, estimate, shape):
-            return True
-        return is_of_clip(snapshot, settings, sum(1 for _ in pose), shape)
-
-    partial = PartialClip(
-        shot.output,
-        digest,
-        shot.previews,
-        inputs=inputs.state(),
-        frame_shape=(bucket.height, bucket.width, 3),
-        is_right=is_right,
-        check=lambda: check_unchanged(animator.bundle),
-        pause=pause,
-    )
-    return partial, poses
-
-
-def render(
-    shot: Shot,
-    animator: Animator,
-    pose: PoseSequence,
-    partial: PartialClip,
-    inputs: Inputs,
-    progress: Callable[[Progress], None],
-) -> ShotResult:
-    """Make the frames that are missing in the partial clip, and publish the result."""
-    bucket, num_poses = animator.bundle.manifest.bucket, 0
-
-    def read() -> Iterator[Image.Image]:
-        nonlocal num_poses
-        for num_poses, picture in enumerate(pose, start=1):  # noqa: B007
-            yield picture
-
-    frames = animator.animate(
-        shot.reference,
-        replace(pose, read=read),
-        shot.options,
-        initial_noise=shot.initial_noise,
-        progress=progress,
-        snapshots=partial,
-    )
-    rate, sound = shot.frame_rate(pose), None
-    marks = marks_of(shot.marks, animator.bundle, shot.options, shot.reference, shot.pose, partial.digest)
-    marked = map(marks.marker(bucket.width, bucket.height), frames)  # kept frames are marked too
-    with closing(partial.write(marked, (bucket.height, bucket.width, 3), marks.finish)) as new:
-        if shot.output.video:
-            all_frames = chain(partial.read(), new)
-            if shot.driving and shot.audio:
-                sound = sound_of(shot.pose, shot.range(), same_speed=rate == pose.frame_rate)
-            path, finish = partial.path / VIDEO, marks.of_marked_frames()
-            num_frames = encode(path, bucket.width, bucket.height, rate, all_frames, sound, finish)
-        else:
-            num_frames = partial.num_frames + sum(1 for _ in new)
-    if num_frames != num_poses:
-        raise NotOfThisClip(f"expected {num_poses} frames, one for each pose, made {num_frames}")
-    clip = Finished(
-        reference=lambda: read_picture(shot.reference, shot.options.background),
-        driving=driving_pictures(shot.pose, shot.range()) if shot.driving else None,
-        poses=pose,
-        frame=lambda index: read_png(partial.frame(index)),
-        num_frames=num_frames,
-        width=bucket.width,
-        height=bucket.height,
-    )
-    about = replace(marks.of_marked_frames(), watermark=None)  # their frames may be smaller than the clip's
-    if shot.contact_sheet:
-        write_contact_sheet(partial.preview(CONTACT_SHEET), clip, about)
-    if shot.overlay:
-        write_overlay(partial.preview(OVERLAY), clip, rate, sound, progress, about)
-    with partial.locked():
-        partial.recover()
-        if not is_done(shot, partial.digest):
-            if changed := shot.read_inputs().changed_since(inputs):
-                raise changed
-            check_unchanged(animator.bundle, thorough=True)
-            shot.output.check_replaceable()
-            partial.publish(num_frames, shot.name, shot.marks.record(), lossy(animator.bundle, shot.options))
-        partial.clear()
-    return ShotResult(partial.num_frames, num_frames)
