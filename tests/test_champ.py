@@ -272,7 +272,8 @@ def test_the_command_makes_a_video_of_the_size_of_the_reference(
 ) -> None:
     """A row or a column is left out if it is odd, as H.264 needs even sizes."""
     odd = tmp_path / "odd.png"
-    Image.open(champ.reference).resize((71, 103)).save(odd)
+    with Image.open(champ.reference) as picture:
+        picture.resize((71, 103)).save(odd)
     command = ["animate", str(bundle), "--reference", str(odd), *guidance(champ.pose), "--steps", "2"]
     preview = ["--contact-sheet", str(tmp_path / "sheet.png"), "--overlay", str(tmp_path / "overlay.mp4")]
     assert main([*command, "--output", str(tmp_path / "clip.mp4"), *preview]) == 0
@@ -282,7 +283,8 @@ def test_the_command_makes_a_video_of_the_size_of_the_reference(
     with av.open(str(tmp_path / "overlay.mp4")) as video:  # both tracks, and the frame
         assert next(video.decode(video=0)).width == 3 * 70
     assert main([*command, "--output", str(tmp_path / "pngs")]) == 0
-    assert Image.open(tmp_path / "pngs" / "00000.png").size == (71, 103)
+    with Image.open(tmp_path / "pngs" / "00000.png") as frame:
+        assert frame.size == (71, 103)
 
 
 def test_a_change_in_one_track_makes_the_shot_again(
