@@ -334,6 +334,19 @@ def test_wrong_guidance_is_one_line(
     assert [path.name for path in tmp_path.iterdir()] == ["poses"]
 
 
+def test_directories_of_different_lengths_are_refused_before_loading(
+    champ: Case, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pose = {name: Path(shutil.copytree(path, tmp_path / name)) for name, path in champ.pose.items()}
+    (pose["depth"] / "0005.png").unlink()
+    command = ["animate", str(bundle), "--reference", str(champ.reference), *guidance(pose)]
+    assert main([*command, "--output", str(tmp_path / "clip.mp4")]) == 65
+    error = capsys.readouterr().err
+    assert "expected tracks of one length, found" in error
+    assert "5 in depth" in error
+    assert "pose " not in error  # no progress: nothing was loaded
+
+
 def test_a_job_list_names_the_tracks(
     champ: Case, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

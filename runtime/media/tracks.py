@@ -44,8 +44,8 @@ def join(tracks: Mapping[str, PoseSequence], model: ModelConfig, bucket: ShapeBu
     """Join a model's tracks into a sequence of pictures side by side, in the order of `model.pose_tracks`.
 
     Each picture is resized to the bucket's size by the model's resampling, a semantic map after its pixels
-    outside the mask became black. Raises ConfigError for other tracks than the model's, InputError if their
-    rates or lengths differ, as far as these are known; iterating raises InputError for lengths found later.
+    outside the mask became black. Raises ConfigError for other tracks than the model's, and InputError if
+    their rates differ; iterating raises InputError if their lengths do.
     """
     check_tracks(model, tracks)
     rates = {name: track.frame_rate for name, track in tracks.items() if track.frame_rate is not None}

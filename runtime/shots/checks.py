@@ -58,7 +58,11 @@ def check(shot: Shot, bundle: Bundle) -> None:
         return
     num_frames = None
     if all(map(os.path.isdir, paths.values())):
-        num_frames = min(count_pictures(shot, path) for path in paths.values())
+        counts = {name: count_pictures(shot, path) for name, path in paths.items()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{count} in {name}" for name, count in counts.items())
+            raise InputError(f"guidance: expected tracks of one length, found {found} frames")
+        num_frames = next(iter(counts.values()))
     elif shot.initial_noise or must_exist(shot.frames):
         num_frames = sum(1 for _ in pose)
     if shot.initial_noise and num_frames is not None:

@@ -17,7 +17,6 @@ from ...engines.files import digest_of
 from ...engines.manifest import Manifest
 from ...errors import ConfigError
 from ...text import quoted
-from ..clip.clip import frame_size
 from ..clip.options import ClipOptions
 from ..marks.marks import MarkOptions
 from ..media.frame_range import FrameRange
@@ -155,8 +154,9 @@ class Shot:
 
     def frame_size(self, manifest: Manifest) -> tuple[int, int]:
         """Width and height of the result. They are even in a video, which loses a row or a column."""
-        reference = read_picture(self.reference, self.options.background)
-        width, height = frame_size(manifest, reference) or (manifest.bucket.width, manifest.bucket.height)
+        if not manifest.model.reference_size:
+            return manifest.bucket.width, manifest.bucket.height
+        width, height = read_picture(self.reference, self.options.background).size
         return (width & ~1, height & ~1) if self.output.video else (width, height)
 
     def frame_rate(self, pose: PoseSequence) -> Fraction:
