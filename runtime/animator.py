@@ -128,7 +128,7 @@ class Animator:
         `reference` is a path, a PIL image or a uint8 (H, W, 3) array. `pose` is the path of a video or of a
         directory of images, or an iterable of pictures, which may be endless with open windows in
         time-skewed order. If the model is driven by several tracks, as Champ is, `pose` is a mapping from
-        their names to such sources (runtime/media/tracks.py). All pictures are resized to the bundle's size
+        their names to such sources (runtime/clip/tracks.py). All pictures are resized to the bundle's size
         as the public pipeline does. With `pose_fps`, in frames per second, poses are first resampled in time
         to that rate; a directory or an iterable is taken to have 24. `frames` limits the number of pose
         frames used.

@@ -115,7 +115,7 @@ def test_the_musepose_layout(folder: Path, truth: Checkpoint) -> None:
     for name in ("denoising_unet", "motion_module", "reference_unet", "pose_guider"):
         (folder / f"{name}.pth").rename(folder / "MusePose" / f"{name}.pth")
     (folder / "stable-diffusion-v1-5").rename(folder / "sd-image-variations-diffusers")
-    config = dataclasses.replace(truth.config, pose_style="musepose")
+    config = dataclasses.replace(truth.config, pose_style="musepose", member="musepose")
     assert same(load_checkpoint(folder), dataclasses.replace(truth, config=config))
 
 

@@ -112,7 +112,7 @@ LIMITS = [
     (lines(job("a", pose="")), "found an empty text"),
     (lines(job("a", reference="pose")), "reference: expected a regular file"),
     (lines(job("a", initial_noise="/dev/zero")), "initial_noise: expected a regular file"),
-    (lines(job("a") | {"pose": None}), "expected one of pose, driving, keypoints, found none"),
+    (lines(job("a") | {"pose": None}), "expected one of pose, driving, keypoints, guidance, found none"),
     (lines(job("a") | {"colour": None}), "unknown colour"),
     (b'{"name": "a", "name": "b", "bundle": "bundle"}', "expected each key once, found name twice"),
     (b'{"name": {"\x1b": 1, "\x1b": 2}}', "Invalid control character"),

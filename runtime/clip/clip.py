@@ -16,11 +16,11 @@ from ...errors import Cancelled, ConfigError, InputError
 from ...text import quoted
 from ..media.picture import Picture, fit, read_picture, square
 from ..media.pose_sequence import PoseSequence, PoseSource, open_pose
-from ..media.tracks import check_tracks, join
 from .noise import check_length, read_noise
 from .options import ClipOptions, ClipSettings
 from .progress import Progress, ProgressCallback
 from .snapshot import SnapshotSink
+from .tracks import check_tracks, join
 from .windows import KnownLength
 
 if TYPE_CHECKING:

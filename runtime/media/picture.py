@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 
 from ...atomic import atomic, unwritable
-from ...engines.model import Resampling
 from ...errors import InputError, InputMissing
 from ...text import quoted
 from .colour import RGB, parse_colour, to_rgb
@@ -103,8 +102,11 @@ def refused(name: str) -> Iterator[None]:
         ) from error
 
 
-def fit(picture: Image.Image, width: int, height: int, resampling: Resampling = "lanczos") -> Frame:
-    """Resize to (height, width, 3), as the public pipelines do: the aspect ratio is not kept."""
+def fit(picture: Image.Image, width: int, height: int, resampling: str = "lanczos") -> Frame:
+    """Resize to (height, width, 3), as the public pipelines do: the aspect ratio is not kept.
+
+    resampling: the name of one of Pillow's filters.
+    """
     from PIL import Image
 
     return np.array(picture.resize((width, height), Image.Resampling[resampling.upper()]))

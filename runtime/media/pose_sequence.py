@@ -48,7 +48,7 @@ class PoseSequence:
     `frame_rate` is None if the source has none. `num_frames` is an estimate for progress reports, or None.
     A path can be iterated several times, an iterator only once. A repeated frame may be the same object.
     `style` is the tool whose skeletons these are, if it is known, such as "dwpose". `tracks` are the names of
-    those that were joined into this sequence (tracks.py).
+    those that were joined into this sequence (runtime/clip/tracks.py).
     """
 
     read: Callable[[], Iterator[Image.Image]] = field(repr=False)

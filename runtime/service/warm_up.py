@@ -10,7 +10,7 @@ import numpy as np
 from ..animator import Animator
 from ..clip.options import ClipOptions
 from ..clip.progress import Progress
-from ..media.tracks import track_names
+from ..clip.tracks import track_names
 from .animators import Check
 from .speed import Speed
 

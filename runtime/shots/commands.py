@@ -13,9 +13,9 @@ from ...errors import ConfigError, InputError, OutputError
 from ...text import quoted
 from ..animator import Animator
 from ..clip.options import add_options, options_of
+from ..clip.tracks import check_tracks
 from ..marks.commands import add_marks, marks_of
 from ..marks.marks import MarkOptions
-from ..media.tracks import check_tracks
 from ..media.writer import place
 from ..poses.commands import add_driving, driving_of, driving_options, rate
 from .checks import check

@@ -23,9 +23,9 @@ from ...engines.files import read_bytes
 from ...errors import AnimateError, ConfigError, InputError, InputMissing, OutputError
 from ...text import one_line, quoted
 from ..clip.options import ClipOptions, options_of
+from ..clip.tracks import check_tracks
 from ..media.frame_rate import frame_rate
 from ..media.timecode import Time
-from ..media.tracks import check_tracks
 from ..poses.driving import Driving
 from .conflicts import ReadFiles
 from .output import Output

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from ...engines.manifest import Manifest
 from ...errors import InputError
+from ..clip.tracks import check_tracks, join
 from ..media.animated_picture import is_still
 from ..media.pose_sequence import PoseSequence, open_pose
-from ..media.tracks import check_tracks, join
 from .frame_range import frame_range, must_exist
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from ...engines.contract import ShapeBucket
 from ...engines.model import ModelConfig
 from ...errors import ConfigError, InputError
 from ...text import quoted
-from .picture import fit
-from .pose_sequence import PoseSequence
+from ..media.picture import fit
+from ..media.pose_sequence import PoseSequence
 
 if TYPE_CHECKING:
     from PIL import Image
