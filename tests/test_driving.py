@@ -222,7 +222,7 @@ def test_the_command_animate_is_driven_by_keypoints(
     assert main([*driven, "--start", "0.08", "--duration", "0.32"]) == 0
     assert "is already done" in capsys.readouterr().err
     assert main([*command, "--pose", str(inputs / "pose"), *output, "--align", "scale"]) == 64
-    assert "--align: expected --driving, found --pose" in capsys.readouterr().err
+    assert "--align: expected --driving, found poses that are drawn already" in capsys.readouterr().err
 
 
 def test_job_lists_name_what_drives_a_shot(inputs: Path, walker: Path, tmp_path: Path) -> None:
@@ -249,8 +249,8 @@ def test_job_lists_name_what_drives_a_shot(inputs: Path, walker: Path, tmp_path:
     for error, expected in zip(
         errors,
         [
-            "expected one of pose, driving, keypoints, found pose and driving",
-            "expected one of pose, driving, keypoints, found none",
+            "expected one of pose, driving, keypoints, guidance, found pose and driving",
+            "expected one of pose, driving, keypoints, guidance, found none",
             "align: expected driving or keypoints, found pose",
             "person: expected a point x,y in pixels",
             "align: expected one of none, scale, bones",
